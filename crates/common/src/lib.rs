@@ -1,0 +1,1 @@
+//! Shared by every server: a closed list of small things.

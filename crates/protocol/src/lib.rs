@@ -1,0 +1,1 @@
+//! RocketMQ wire formats: pure codecs without I/O.
