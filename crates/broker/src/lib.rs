@@ -1,1 +1,22 @@
-//! The Broker.
+//! The Broker: takes messages in, keeps them through the store, hands them out, and knows who consumes what.
+//!
+//! `routes.rs` shows every request code and its handler on one page; `broker.rs` holds what the handlers share ([`Shared`])
+//! and starts and stops the server; one file per request family stands in `handler/`; the tables stand beside them.
+//! Nothing here knows how bytes are laid out on disk or on the wire: that is `ferromq-store` and `ferromq-protocol`.
+
+mod broker;
+mod clients;
+mod config;
+mod filter;
+mod groups;
+mod handler;
+mod locks;
+mod longpoll;
+mod offsets;
+mod persist;
+mod registration;
+mod routes;
+mod topics;
+
+pub use broker::{Broker, Shared, StartError};
+pub use config::BrokerConfig;

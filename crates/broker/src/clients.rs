@@ -1,0 +1,5 @@
+//! Connected producers and consumers, as their heartbeats tell.
+
+/// Connected clients by group.
+#[derive(Default)]
+pub struct Clients {}

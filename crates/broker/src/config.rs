@@ -1,0 +1,139 @@
+//! The broker's settings, by RocketMQ's names (`BrokerConfig`), defaults of 5.5.
+
+/// Settings of one broker. Field names are the keys of `broker.conf` in snake case.
+#[derive(Clone, Debug)]
+pub struct BrokerConfig {
+    /// Cluster this broker belongs to.
+    pub broker_cluster_name: String,
+    /// Name of the broker group.
+    pub broker_name: String,
+    /// 0 is the master.
+    pub broker_id: i64,
+    /// Address published to clients.
+    pub broker_ip1: String,
+    /// Address the server listens on.
+    pub bind_address: String,
+    /// Port of the main listener, 0 takes any free port; the fast port is this one less 2.
+    pub listen_port: u16,
+    /// Name servers, separated by semicolons.
+    pub namesrv_addr: Option<String>,
+    /// Bit set of 4 read, 2 write.
+    pub broker_permission: u32,
+    /// Most queues of a topic made by a first send.
+    pub default_topic_queue_nums: u32,
+    /// Whether a first send creates its topic.
+    pub auto_create_topic_enable: bool,
+    /// Whether unknown groups get a default configuration on first use.
+    pub auto_create_subscription_group: bool,
+    /// Whether a topic with the cluster's name exists.
+    pub cluster_topic_enable: bool,
+    /// Whether a topic with the broker's name exists.
+    pub broker_topic_enable: bool,
+    /// Whether the trace topic exists here.
+    pub trace_topic_enable: bool,
+    /// Name of the trace topic.
+    pub msg_trace_topic_name: String,
+    /// Value of TRACE_ON.
+    pub trace_on: bool,
+    /// Value of MSG_REGION.
+    pub region_id: String,
+    /// Whether pulls may wait.
+    pub long_polling_enable: bool,
+    /// Longest wait when `long_polling_enable` is off, milliseconds.
+    pub short_polling_time_mills: u64,
+    /// Period of writing `consumerOffset.json`, milliseconds.
+    pub flush_consumer_offset_interval: u64,
+    /// Whether members of a group are told of changes (code 40).
+    pub notify_consumer_ids_changed_enable: bool,
+    /// Refuse half messages.
+    pub reject_transaction_message: bool,
+    /// Server-side offset reset.
+    pub use_server_side_reset_offset: bool,
+    /// Allow SQL92 expressions.
+    pub enable_property_filter: bool,
+    /// Period of registration, milliseconds, forced into 10 s..60 s.
+    pub register_name_server_period: u64,
+    /// Time-out of one registration, milliseconds.
+    pub register_broker_timeout_mills: u64,
+    /// Register even without a change.
+    pub force_register: bool,
+    /// Register with a compressed body.
+    pub compressed_register: bool,
+    /// Clients without a heartbeat for this long are dropped, milliseconds.
+    pub channel_expired_timeout: u64,
+    /// Subscriptions not refreshed for this long are dropped, milliseconds.
+    pub subscription_expired_timeout: u64,
+    /// Before this time (ms since 1970) sends are refused.
+    pub start_accept_send_request_time_stamp: i64,
+    /// Accept LITE_PULL_MESSAGE.
+    pub lite_pull_message_enable: bool,
+    /// Keep the producers that heartbeats name.
+    pub enable_register_producer: bool,
+    /// Refuse to create or change system topics.
+    pub validate_system_topic_when_update_topic: bool,
+    /// Built-in groups are created at start.
+    pub enable_create_sys_group: bool,
+    /// Threads that read sockets.
+    pub reactors: usize,
+    /// Most connections, both ports together.
+    pub max_connections: usize,
+    /// Idle connections are closed after this, seconds.
+    pub server_channel_max_idle_time_seconds: u64,
+    /// Largest message body, bytes (`maxMessageSize`).
+    pub max_message_size: usize,
+    /// Answer limits for recent and for old data (`maxTransfer...`).
+    pub max_transfer_bytes_on_message_in_memory: u32,
+    /// Messages in one answer, recent data.
+    pub max_transfer_count_on_message_in_memory: u32,
+    /// Messages one QUERY_MESSAGE answers at most.
+    pub max_msgs_num_batch: u32,
+}
+
+impl Default for BrokerConfig {
+    fn default() -> Self {
+        Self {
+            broker_cluster_name: "DefaultCluster".into(),
+            broker_name: "broker-a".into(),
+            broker_id: 0,
+            broker_ip1: "127.0.0.1".into(),
+            bind_address: "0.0.0.0".into(),
+            listen_port: 10911,
+            namesrv_addr: None,
+            broker_permission: 6,
+            default_topic_queue_nums: 8,
+            auto_create_topic_enable: true,
+            auto_create_subscription_group: true,
+            cluster_topic_enable: true,
+            broker_topic_enable: true,
+            trace_topic_enable: false,
+            msg_trace_topic_name: "RMQ_SYS_TRACE_TOPIC".into(),
+            trace_on: true,
+            region_id: "DefaultRegion".into(),
+            long_polling_enable: true,
+            short_polling_time_mills: 1000,
+            flush_consumer_offset_interval: 5000,
+            notify_consumer_ids_changed_enable: true,
+            reject_transaction_message: false,
+            use_server_side_reset_offset: true,
+            enable_property_filter: false,
+            register_name_server_period: 30_000,
+            register_broker_timeout_mills: 24_000,
+            force_register: true,
+            compressed_register: false,
+            channel_expired_timeout: 120_000,
+            subscription_expired_timeout: 600_000,
+            start_accept_send_request_time_stamp: 0,
+            lite_pull_message_enable: true,
+            enable_register_producer: true,
+            validate_system_topic_when_update_topic: true,
+            enable_create_sys_group: true,
+            reactors: 0,
+            max_connections: 20_000,
+            server_channel_max_idle_time_seconds: 120,
+            max_message_size: 4 * 1024 * 1024,
+            max_transfer_bytes_on_message_in_memory: 256 * 1024,
+            max_transfer_count_on_message_in_memory: 32,
+            max_msgs_num_batch: 64,
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Writing of the `config/*.json` files, every few seconds and at shutdown.

@@ -1,0 +1,1 @@
+//! Registration of this broker with its name servers.

@@ -1,0 +1,1 @@
+//! Request code to handler, on one page.
