@@ -1,0 +1,175 @@
+//! Small files that are rewritten whole (`config/*.json` of a broker, `kvConfig.json` of a NameServer), in a way that a crash at
+//! any moment leaves either the old or the new content readable.
+//!
+//! Layout as RocketMQ's `ConfigManager`: the file, its predecessor as `NAME.bak`, the one being written as `NAME.tmp`. The caller
+//! brings the encoder and the decoder, because RocketMQ's files are in fastjson's dialect. One writer per file at a time.
+
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// Most bytes read from one such file (a topic table of 500,000 topics has about 100 MB).
+pub const MAX_FILE_BYTES: u64 = 1024 * 1024 * 1024;
+
+/// Both the file and its `.bak` are there in part, and neither can be used.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "cannot use {}: {main}; its copy {}: {backup}; repair one of the two, or move both away to start empty", path.display(), with_suffix(path, "bak").display()
+)]
+pub struct LoadError {
+    path: PathBuf,
+    main: String,
+    backup: String,
+}
+
+/// What [`load`] found.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Loaded<T> {
+    /// The file itself.
+    Current(T),
+    /// The file is missing, empty or damaged (the text says why); this is its predecessor. Worth a warning.
+    Backup(T, String),
+    /// Neither file nor copy exists: a first start.
+    Absent,
+}
+
+impl<T> Loaded<T> {
+    /// The content, with a warning in the log when it came from the copy.
+    pub fn into_option(self, path: &Path) -> Option<T> {
+        match self {
+            Self::Current(value) => Some(value),
+            Self::Backup(value, why) => {
+                tracing::warn!(
+                    "{} is not usable ({why}), its copy {} is used",
+                    path.display(),
+                    with_suffix(path, "bak").display()
+                );
+                Some(value)
+            }
+            Self::Absent => None,
+        }
+    }
+}
+
+/// Reads a file, or its `.bak` when the file is missing, empty or refused by `decode`.
+pub fn load<T, E: Display>(path: &Path, decode: impl Fn(&[u8]) -> Result<T, E>) -> Result<Loaded<T>, LoadError> {
+    let main = match read(path, &decode) {
+        Ok(Some(value)) => return Ok(Loaded::Current(value)),
+        Ok(None) => None,
+        Err(why) => Some(why),
+    };
+    match (read(&with_suffix(path, "bak"), &decode), main) {
+        (Ok(Some(value)), main) => Ok(Loaded::Backup(value, main.unwrap_or_else(|| "it does not exist".into()))),
+        (Ok(None), None) => Ok(Loaded::Absent),
+        (backup, main) => Err(LoadError {
+            path: path.to_owned(),
+            main: main.unwrap_or_else(|| "it does not exist".into()),
+            backup: backup.err().unwrap_or_else(|| "it does not exist".into()),
+        }),
+    }
+}
+
+fn read<T, E: Display>(path: &Path, decode: impl Fn(&[u8]) -> Result<T, E>) -> Result<Option<T>, String> {
+    let size = match fs::metadata(path) {
+        Ok(metadata) => metadata.len(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.to_string()),
+    };
+    match size {
+        0 => Err("it is empty".into()),
+        size if size > MAX_FILE_BYTES => Err(format!("it has {size} bytes, more than the {MAX_FILE_BYTES} allowed")),
+        _ => decode(&fs::read(path).map_err(|error| error.to_string())?).map(Some).map_err(|error| error.to_string()),
+    }
+}
+
+/// Replaces a file: `.tmp` written and synced, the present file kept as `.bak`, `.tmp` renamed, directory synced.
+/// Creates the directory when it is missing. Nothing is touched when the content is already there.
+pub fn store(path: &Path, content: &[u8]) -> io::Result<()> {
+    if fs::metadata(path).is_ok_and(|metadata| metadata.len() == content.len() as u64)
+        && fs::read(path).is_ok_and(|present| present == content)
+    {
+        return Ok(());
+    }
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::create_dir_all(directory)?;
+    let written = with_suffix(path, "tmp");
+    let mut file = File::create(&written)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    drop(file);
+    match fs::rename(path, with_suffix(path, "bak")) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => fs::rename(&written, path)?,
+    }
+    File::open(directory)?.sync_all()
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(".");
+    name.push(suffix);
+    name.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(bytes: &[u8]) -> Result<String, String> {
+        let text = String::from_utf8(bytes.to_vec()).map_err(|error| error.to_string())?;
+        if text.starts_with('{') { Ok(text) } else { Err("not an object".into()) }
+    }
+
+    #[test]
+    fn a_file_comes_back_and_its_predecessor_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config/topics.json");
+        assert_eq!(load(&path, text).unwrap(), Loaded::Absent);
+        store(&path, b"{1}").unwrap();
+        store(&path, b"{2}").unwrap();
+        assert_eq!(load(&path, text).unwrap(), Loaded::Current("{2}".into()));
+        assert_eq!(fs::read(dir.path().join("config/topics.json.bak")).unwrap(), b"{1}");
+        assert!(!dir.path().join("config/topics.json.tmp").exists());
+    }
+
+    #[test]
+    fn storing_the_same_again_keeps_the_older_copy() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.json");
+        store(&path, b"{1}").unwrap();
+        store(&path, b"{2}").unwrap();
+        store(&path, b"{2}").unwrap();
+        assert_eq!(fs::read(dir.path().join("a.json.bak")).unwrap(), b"{1}");
+    }
+
+    #[test]
+    fn a_missing_empty_or_damaged_file_falls_back_to_the_copy() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.json");
+        store(&path, b"{1}").unwrap();
+        store(&path, b"{2}").unwrap();
+        for damage in [Some(&b""[..]), Some(b"garbage"), None] {
+            match damage {
+                Some(bytes) => fs::write(&path, bytes).unwrap(),
+                None => fs::remove_file(&path).unwrap(),
+            }
+            let loaded = load(&path, text).unwrap();
+            assert!(matches!(&loaded, Loaded::Backup(value, _) if value == "{1}"), "{loaded:?}");
+            assert_eq!(loaded.into_option(&path).as_deref(), Some("{1}"));
+        }
+    }
+
+    #[test]
+    fn two_damaged_files_are_an_error_that_names_both() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.json");
+        fs::write(&path, "x").unwrap();
+        fs::write(dir.path().join("a.json.bak"), "").unwrap();
+        let error = load(&path, text).unwrap_err().to_string();
+        assert!(error.contains("a.json: not an object") && error.contains("a.json.bak: it is empty"), "{error}");
+        fs::remove_file(dir.path().join("a.json.bak")).unwrap();
+        assert!(load(&path, text).is_err(), "a damaged file without a copy is not a first start");
+    }
+}
