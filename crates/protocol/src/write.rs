@@ -1,0 +1,254 @@
+//! Writes one frame straight into the caller's buffer, in either encoding. Lengths are patched when the frame is
+//! finished; a writer that is dropped unfinished leaves the buffer as it was.
+
+use crate::command::Head;
+use crate::frame::{Encoding, MAX_HEADER_BYTES, PREFIX_BYTES};
+use crate::version;
+
+/// What the writer has already put into the header.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    Head,
+    Remark,
+    Fields,
+    Done,
+}
+
+/// One frame under construction. Order: remark, then fields, then one of the `finish` calls.
+#[must_use = "a frame that is not finished is taken back"]
+#[derive(Debug)]
+pub struct FrameWriter<'o> {
+    out: &'o mut Vec<u8>,
+    /// Where the frame starts in `out`.
+    start: usize,
+    encoding: Encoding,
+    stage: Stage,
+    /// Where the length of the binary fields stands; 0 until fields begin.
+    fields_len_at: usize,
+}
+
+impl<'o> FrameWriter<'o> {
+    /// An answer to `request`: its encoding and opaque, flag 1. The language is JAVA, the one name every client of
+    /// every age can read in a response.
+    pub fn response(out: &'o mut Vec<u8>, request: &Head, code: i32) -> Self {
+        Self::begin(out, request.encoding, code, request.opaque, 1, version::language::JAVA)
+    }
+
+    /// A request of ours. Codes that do not fit the binary header's 16 bits are written as JSON whatever `encoding` says.
+    pub fn request(out: &'o mut Vec<u8>, encoding: Encoding, code: i32, opaque: i32, oneway: bool) -> Self {
+        let encoding = if i16::try_from(code).is_ok() { encoding } else { Encoding::Json };
+        Self::begin(out, encoding, code, opaque, if oneway { 2 } else { 0 }, version::language::RUST)
+    }
+
+    fn begin(out: &'o mut Vec<u8>, encoding: Encoding, code: i32, opaque: i32, flag: i32, language: u8) -> Self {
+        let start = out.len();
+        match encoding {
+            Encoding::Json => {
+                out.extend_from_slice(b"\0\0\0\0\0\0\0\0{\"code\":");
+                push_int(out, code);
+                out.extend_from_slice(b",\"flag\":");
+                push_int(out, flag);
+                out.extend_from_slice(b",\"language\":\"");
+                out.extend_from_slice(version::language_name(language).as_bytes());
+                out.extend_from_slice(b"\",\"opaque\":");
+                push_int(out, opaque);
+                out.extend_from_slice(b",\"serializeTypeCurrentRPC\":\"JSON\",\"version\":");
+                push_int(out, version::CURRENT);
+            }
+            Encoding::Binary => {
+                out.extend_from_slice(&[0; PREFIX_BYTES]);
+                out.extend_from_slice(&(code as i16).to_be_bytes());
+                out.push(language);
+                out.extend_from_slice(&(version::CURRENT as i16).to_be_bytes());
+                out.extend_from_slice(&opaque.to_be_bytes());
+                out.extend_from_slice(&flag.to_be_bytes());
+            }
+        }
+        FrameWriter { out, start, encoding, stage: Stage::Head, fields_len_at: 0 }
+    }
+
+    /// The encoding this frame is written in.
+    pub fn encoding(&self) -> Encoding {
+        self.encoding
+    }
+
+    /// Sets the remark. It stands before the fields: once, and before the first of them; later calls are ignored.
+    pub fn remark(&mut self, text: &str) -> &mut Self {
+        debug_assert!(self.stage == Stage::Head, "the remark comes once and before the fields");
+        if self.stage != Stage::Head {
+            return self;
+        }
+        match self.encoding {
+            Encoding::Json => {
+                self.out.extend_from_slice(b",\"remark\":\"");
+                push_escaped(self.out, text);
+                self.out.push(b'"');
+            }
+            Encoding::Binary => push_long(self.out, text.as_bytes()),
+        }
+        self.stage = Stage::Remark;
+        self
+    }
+
+    #[inline]
+    fn key(&mut self, key: &str) {
+        match (self.encoding, self.stage) {
+            (Encoding::Json, Stage::Fields) => self.out.extend_from_slice(b",\""),
+            (Encoding::Json, _) => self.out.extend_from_slice(b",\"extFields\":{\""),
+            (Encoding::Binary, Stage::Fields) => {}
+            (Encoding::Binary, _) => self.open_binary_fields(),
+        }
+        self.stage = Stage::Fields;
+        match self.encoding {
+            Encoding::Json => {
+                push_escaped(self.out, key);
+                self.out.extend_from_slice(b"\":\"");
+            }
+            Encoding::Binary => {
+                let key = &key.as_bytes()[..key.len().min(usize::from(u16::MAX))];
+                self.out.extend_from_slice(&(key.len() as u16).to_be_bytes());
+                self.out.extend_from_slice(key);
+            }
+        }
+    }
+
+    fn open_binary_fields(&mut self) {
+        if self.stage == Stage::Head {
+            self.out.extend_from_slice(&[0; 4]);
+        }
+        self.fields_len_at = self.out.len();
+        self.out.extend_from_slice(&[0; 4]);
+    }
+
+    #[inline]
+    pub fn str(&mut self, key: &str, value: &str) -> &mut Self {
+        self.key(key);
+        match self.encoding {
+            Encoding::Json => {
+                push_escaped(self.out, value);
+                self.out.push(b'"');
+            }
+            Encoding::Binary => push_long(self.out, value.as_bytes()),
+        }
+        self
+    }
+
+    /// A value that needs no escaping: digits, `true`, `false`.
+    #[inline]
+    fn word(&mut self, key: &str, value: &str) -> &mut Self {
+        self.key(key);
+        match self.encoding {
+            Encoding::Json => {
+                self.out.extend_from_slice(value.as_bytes());
+                self.out.push(b'"');
+            }
+            Encoding::Binary => push_long(self.out, value.as_bytes()),
+        }
+        self
+    }
+
+    #[inline]
+    pub fn i32(&mut self, key: &str, value: i32) -> &mut Self {
+        self.word(key, itoa::Buffer::new().format(value))
+    }
+
+    #[inline]
+    pub fn i64(&mut self, key: &str, value: i64) -> &mut Self {
+        self.word(key, itoa::Buffer::new().format(value))
+    }
+
+    #[inline]
+    pub fn bool(&mut self, key: &str, value: bool) -> &mut Self {
+        self.word(key, if value { "true" } else { "false" })
+    }
+
+    /// Ends a frame without a body.
+    pub fn finish(mut self) {
+        let header_end = self.close_header();
+        self.close(header_end);
+    }
+
+    pub fn finish_with_body(mut self, body: &[u8]) {
+        let header_end = self.close_header();
+        self.out.extend_from_slice(body);
+        self.close(header_end);
+    }
+
+    /// Ends the frame with the body that `f` appends in place. `f` must only append.
+    pub fn body_with(mut self, f: impl FnOnce(&mut Vec<u8>)) {
+        let header_end = self.close_header();
+        f(self.out);
+        self.close(header_end);
+    }
+
+    fn close_header(&mut self) -> usize {
+        match self.encoding {
+            Encoding::Json if self.stage == Stage::Fields => self.out.extend_from_slice(b"}}"),
+            Encoding::Json => self.out.push(b'}'),
+            Encoding::Binary => {
+                if self.stage != Stage::Fields {
+                    self.open_binary_fields();
+                }
+                let len = (self.out.len() - self.fields_len_at - 4) as u32;
+                self.out[self.fields_len_at..self.fields_len_at + 4].copy_from_slice(&len.to_be_bytes());
+            }
+        }
+        self.out.len()
+    }
+
+    fn close(&mut self, header_end: usize) {
+        let header_len = header_end - self.start - PREFIX_BYTES;
+        debug_assert!(header_len <= MAX_HEADER_BYTES, "a header of {header_len} bytes cannot be carried");
+        let total = (self.out.len() - self.start - 4) as u32;
+        let kind = if self.encoding == Encoding::Json { 0 } else { 1 << 24 };
+        let mark = (header_len.min(MAX_HEADER_BYTES) as u32) | kind;
+        let prefix = &mut self.out[self.start..self.start + PREFIX_BYTES];
+        prefix[..4].copy_from_slice(&total.to_be_bytes());
+        prefix[4..].copy_from_slice(&mark.to_be_bytes());
+        self.stage = Stage::Done;
+    }
+}
+
+impl Drop for FrameWriter<'_> {
+    fn drop(&mut self) {
+        if self.stage != Stage::Done {
+            self.out.truncate(self.start);
+        }
+    }
+}
+
+fn push_int(out: &mut Vec<u8>, value: i32) {
+    out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+}
+
+fn push_long(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
+    out.extend_from_slice(bytes);
+}
+
+/// Appends `text` as the inside of a JSON string.
+pub fn push_escaped(out: &mut Vec<u8>, text: &str) {
+    let bytes = text.as_bytes();
+    let mut from = 0;
+    for (at, byte) in bytes.iter().enumerate() {
+        if *byte >= 0x20 && *byte != b'"' && *byte != b'\\' {
+            continue;
+        }
+        out.extend_from_slice(&bytes[from..at]);
+        from = at + 1;
+        match byte {
+            b'"' => out.extend_from_slice(b"\\\""),
+            b'\\' => out.extend_from_slice(b"\\\\"),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            other => {
+                const HEX: &[u8; 16] = b"0123456789ABCDEF";
+                let digits = [HEX[usize::from(other >> 4)], HEX[usize::from(other & 15)]];
+                out.extend_from_slice(b"\\u00");
+                out.extend_from_slice(&digits);
+            }
+        }
+    }
+    out.extend_from_slice(&bytes[from..]);
+}
