@@ -143,6 +143,15 @@ impl<'a> Text<'a> {
         self.raw.is_empty()
     }
 
+    /// The byte of a text that has only one: the keys of a short send.
+    #[inline]
+    pub(crate) fn single_byte(&self) -> Option<u8> {
+        match self.raw {
+            [byte] => Some(*byte),
+            _ => None,
+        }
+    }
+
     /// Bytes as they stand in the frame: at least as many as the unescaped text has.
     pub fn raw_len(&self) -> usize {
         self.raw.len()
@@ -150,6 +159,12 @@ impl<'a> Text<'a> {
 
     pub fn eq_str(&self, text: &str) -> bool {
         if self.escaped { *self.bytes() == *text.as_bytes() } else { self.raw == text.as_bytes() }
+    }
+}
+
+impl<'a> From<&'a str> for Text<'a> {
+    fn from(text: &'a str) -> Self {
+        Text::plain(text)
     }
 }
 
@@ -213,17 +228,17 @@ impl<'a> Fields<'a> {
 
     pub fn str(&self, key: &'static str) -> Result<Cow<'a, str>, FieldError> {
         let text = self.text_of(key)?;
-        text.to_str().map_err(|_| invalid(key, "UTF-8 text", text))
+        text.to_str().map_err(|_| FieldError::invalid(key, "UTF-8 text", text))
     }
 
     pub fn i32(&self, key: &'static str) -> Result<i32, FieldError> {
         let text = self.text_of(key)?;
-        text.parse_i32().ok_or_else(|| invalid(key, "32-bit integer", text))
+        text.parse_i32().ok_or_else(|| FieldError::invalid(key, "32-bit integer", text))
     }
 
     pub fn i64(&self, key: &'static str) -> Result<i64, FieldError> {
         let text = self.text_of(key)?;
-        text.parse_i64().ok_or_else(|| invalid(key, "64-bit integer", text))
+        text.parse_i64().ok_or_else(|| FieldError::invalid(key, "64-bit integer", text))
     }
 
     /// Java's reading: anything but `true` is false.
@@ -252,9 +267,12 @@ impl<'a> Fields<'a> {
     }
 }
 
-fn invalid(field: &'static str, expected: &'static str, text: Text<'_>) -> FieldError {
-    const SHOWN: usize = 64;
-    FieldError::Invalid { field, expected, value: text.to_lossy().chars().take(SHOWN).collect() }
+impl FieldError {
+    /// The first characters of the value are kept for the remark.
+    pub(crate) fn invalid(field: &'static str, expected: &'static str, text: Text<'_>) -> FieldError {
+        const SHOWN: usize = 64;
+        FieldError::Invalid { field, expected, value: text.to_lossy().chars().take(SHOWN).collect() }
+    }
 }
 
 /// One request or response, borrowed from its frame.

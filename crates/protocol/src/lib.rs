@@ -7,6 +7,7 @@
 pub mod code;
 pub mod command;
 pub mod frame;
+pub mod header;
 pub mod id;
 pub mod java;
 pub mod properties;

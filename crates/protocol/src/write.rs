@@ -1,7 +1,7 @@
 //! Writes one frame straight into the caller's buffer, in either encoding. Lengths are patched when the frame is
 //! finished; a writer that is dropped unfinished leaves the buffer as it was.
 
-use crate::command::Head;
+use crate::command::{Head, Text};
 use crate::frame::{Encoding, MAX_HEADER_BYTES, PREFIX_BYTES};
 use crate::version;
 
@@ -133,6 +133,20 @@ impl<'o> FrameWriter<'o> {
         self
     }
 
+    /// A text that came in a frame, of either encoding.
+    pub fn text(&mut self, key: &str, value: Text<'_>) -> &mut Self {
+        self.key(key);
+        let bytes = value.bytes();
+        match self.encoding {
+            Encoding::Json => {
+                push_escaped_bytes(self.out, &bytes);
+                self.out.push(b'"');
+            }
+            Encoding::Binary => push_long(self.out, &bytes),
+        }
+        self
+    }
+
     /// A value that needs no escaping: digits, `true`, `false`.
     #[inline]
     fn word(&mut self, key: &str, value: &str) -> &mut Self {
@@ -227,13 +241,49 @@ fn push_long(out: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 /// Appends `text` as the inside of a JSON string.
+#[inline]
 pub fn push_escaped(out: &mut Vec<u8>, text: &str) {
-    let bytes = text.as_bytes();
-    let mut from = 0;
-    for (at, byte) in bytes.iter().enumerate() {
-        if *byte >= 0x20 && *byte != b'"' && *byte != b'\\' {
-            continue;
+    push_escaped_bytes(out, text.as_bytes());
+}
+
+fn push_escaped_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    let clean = clean_prefix(bytes);
+    out.extend_from_slice(&bytes[..clean]);
+    if clean < bytes.len() {
+        escape(out, &bytes[clean..]);
+    }
+}
+
+/// How many bytes at the start surely need no escaping; eight at a time.
+#[inline]
+fn clean_prefix(bytes: &[u8]) -> usize {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGHS: u64 = 0x8080_8080_8080_8080;
+    let mut at = 0;
+    while let Some(chunk) = bytes.get(at..at + 8) {
+        let Ok(chunk) = <[u8; 8]>::try_from(chunk) else { break };
+        let word = u64::from_le_bytes(chunk);
+        let (quotes, escapes) = (word ^ (ONES * u64::from(b'"')), word ^ (ONES * u64::from(b'\\')));
+        // High bits: a byte below 0x20, a quote, a backslash; bytes from 0x80 on never count.
+        let control = word.wrapping_sub(ONES * 0x20) & !word;
+        let hits = (control | (quotes.wrapping_sub(ONES) & !quotes) | (escapes.wrapping_sub(ONES) & !escapes)) & HIGHS;
+        if hits != 0 {
+            return at + (hits.trailing_zeros() / 8) as usize;
         }
+        at += 8;
+    }
+    at + bytes[at..].iter().take_while(|byte| !needs_escape(**byte)).count()
+}
+
+#[inline]
+fn needs_escape(byte: u8) -> bool {
+    byte < 0x20 || byte == b'"' || byte == b'\\'
+}
+
+#[cold]
+fn escape(out: &mut Vec<u8>, bytes: &[u8]) {
+    let mut from = 0;
+    for (at, byte) in bytes.iter().enumerate().filter(|(_, byte)| needs_escape(**byte)) {
         out.extend_from_slice(&bytes[from..at]);
         from = at + 1;
         match byte {
@@ -251,4 +301,22 @@ pub fn push_escaped(out: &mut Vec<u8>, text: &str) {
         }
     }
     out.extend_from_slice(&bytes[from..]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escapes_at_every_place() {
+        for len in 0..40 {
+            for special in ["\"", "\\", "\u{1}", "\n", "\u{1f}"] {
+                let text = format!("{}{special}ä 中{}", "x".repeat(len), "~".repeat(9));
+                let mut out = Vec::new();
+                push_escaped(&mut out, &text);
+                let json = format!("\"{}\"", String::from_utf8(out).unwrap());
+                assert_eq!(serde_json::from_str::<String>(&json).unwrap(), text);
+            }
+        }
+    }
 }
