@@ -1,1 +1,41 @@
-//! Sockets: server, client, connections.
+//! Sockets: a server and a client for remoting frames. Knows how to move commands, never what a code means
+//! (GO_AWAY during shutdown excepted).
+//!
+//! # Layout
+//! - `server.rs`: listeners, reactor threads, limits, graceful shutdown.
+//! - `client.rs`: one pipelined connection per address.
+//! - `connection.rs`: what any thread may do with a connection: push frames, call the peer, close.
+//! - `drive.rs`: the one task of a connection: drain the socket, serve, write all answers at once.
+//! - `requests.rs`: the complete frames of one drain, parsed as they are taken.
+//!
+//! # Threads
+//! Each reactor thread runs its own current-thread runtime, so a request is read, served and answered without any
+//! hand-off. Answers that come later are pushed from whatever thread has them.
+
+mod client;
+mod connection;
+mod drive;
+mod limits;
+mod requests;
+mod server;
+
+use std::sync::Arc;
+
+pub use client::{Client, ClientConfig};
+pub use connection::{Connection, InvokeError, PushError};
+pub use limits::Limits;
+pub use requests::Requests;
+pub use server::{Server, ServerConfig, StartError};
+
+/// What stands behind a connection: the broker, the NameServer, or the client's side for requests of a server.
+pub trait Service: Send + Sync + 'static {
+    /// All complete requests of one socket drain, in order. Writes every immediate answer to `out`, as whole frames.
+    /// Runs on the reactor thread: it must not block.
+    fn serve(&self, conn: &Arc<Connection>, requests: &mut Requests<'_>, out: &mut Vec<u8>);
+
+    /// Called after the answers of a `serve` were handed to the socket: work that need not delay them.
+    fn after_answer(&self) {}
+
+    /// The connection has ended; nothing pushed from now on arrives.
+    fn on_close(&self, _conn: &Arc<Connection>) {}
+}
