@@ -1,0 +1,195 @@
+//! Push consumers: sharing, broadcasting, tags, two groups, and members that come and go.
+
+use crate::common::{ALL, DELIVERY, Stage, bodies, each_once, numbered};
+use ferromq_contract::driver::Msg;
+use ferromq_contract::runner::{Case, Client, Lab};
+use ferromq_contract::wire::code;
+use ferromq_contract::{Outcome, ensure, ensure_eq, wait_for};
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+pub fn cases() -> Vec<Case> {
+    let mut all = Vec::new();
+    for client in ALL {
+        let label = client.label();
+        all.push(Case::shared(format!("consume::{label}::concurrently"), move |lab| concurrently(lab, client)));
+        all.push(Case::shared(format!("consume::{label}::broadcasting"), move |lab| broadcasting(lab, client)));
+        all.push(Case::shared(format!("consume::{label}::tags"), move |lab| tags(lab, client)));
+        all.push(Case::shared(format!("consume::{label}::two_groups"), move |lab| two_groups(lab, client)));
+        all.push(Case::shared(format!("consume::{label}::members_join_and_leave"), move |lab| {
+            join_and_leave(lab, client)
+        }));
+    }
+    all.push(Case::shared("consume::raw::tags_are_filtered_at_the_broker", filtered_at_the_broker));
+    all
+}
+
+fn messages(topic: &str, prefix: &str, count: usize) -> Vec<Msg> {
+    numbered(prefix, count).into_iter().map(|body| Msg::new(topic, body)).collect()
+}
+
+/// What was there before the group and what comes later, each once.
+fn concurrently(lab: &Lab, client: Client) -> Outcome {
+    let stage = Stage::new(lab, client, "concurrent", 4)?;
+    let producer = stage.producer(&[])?;
+    stage.driver.send(&producer, "sync", &messages(&stage.topic, "before", 50))?;
+    let consumer = stage.consumer(&stage.name("group"), &[])?;
+    stage.driver.wait_events(&consumer, 50, DELIVERY)?;
+    stage.driver.send(&producer, "sync", &messages(&stage.topic, "after", 50))?;
+    stage.driver.wait_events(&consumer, 100, DELIVERY)?;
+    std::thread::sleep(Duration::from_millis(500));
+    let got = stage.driver.events(&consumer);
+    stage.stop(&consumer)?;
+    stage.stop(&producer)?;
+    each_once(&got, numbered("before", 50).into_iter().chain(numbered("after", 50)))
+}
+
+fn broadcasting(lab: &Lab, client: Client) -> Outcome {
+    let stage = Stage::new(lab, client, "broadcast", 4)?;
+    let group = stage.name("group");
+    let first = stage.consumer(&group, &[("model", "BROADCASTING")])?;
+    let second = stage.consumer(&group, &[("model", "BROADCASTING")])?;
+    let producer = stage.producer(&[])?;
+    stage.driver.send(&producer, "sync", &messages(&stage.topic, "m", 40))?;
+    for consumer in [&first, &second] {
+        stage.driver.wait_events(consumer, 40, DELIVERY)?;
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    for consumer in [&first, &second] {
+        each_once(&stage.driver.events(consumer), numbered("m", 40))?;
+        stage.stop(consumer)?;
+    }
+    stage.stop(&producer)
+}
+
+/// One tag, two tags, all tags; "Aa" and "BB" have the same hash, which the client sorts out.
+fn tags(lab: &Lab, client: Client) -> Outcome {
+    let stage = Stage::new(lab, client, "tags", 4)?;
+    let expressions: [(&str, &[&str]); 4] =
+        [("A || B", &["A", "B"]), ("C", &["C"]), ("*", &["A", "B", "C", "Aa", "BB", ""]), ("Aa", &["Aa"])];
+    let mut consumers = Vec::new();
+    for (expression, _) in expressions {
+        consumers.push(stage.consumer(&stage.name("group"), &[("expression", expression)])?);
+    }
+    let producer = stage.producer(&[])?;
+    let mut all = Vec::new();
+    for tag in ["A", "B", "C", "Aa", "BB", ""] {
+        for i in 0..8 {
+            let message = Msg::new(&stage.topic, format!("{tag}-{i}"));
+            all.push(if tag.is_empty() { message } else { message.with("tags", tag) });
+        }
+    }
+    stage.driver.send(&producer, "sync", &all)?;
+    for ((_, expected), consumer) in expressions.iter().zip(&consumers) {
+        stage.driver.wait_events(consumer, expected.len() * 8, DELIVERY)?;
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    for ((expression, expected), consumer) in expressions.iter().zip(&consumers) {
+        let wanted = expected.iter().flat_map(|tag| numbered(tag, 8));
+        ferromq_contract::While::doing(
+            each_once(&stage.driver.events(consumer), wanted),
+            format!("expression '{expression}'"),
+        )?;
+        stage.stop(consumer)?;
+    }
+    stage.stop(&producer)
+}
+
+/// What crosses the wire: only records whose tag's hash fits.
+fn filtered_at_the_broker(lab: &Lab) -> Outcome {
+    let cluster = lab.cluster()?;
+    let topic = lab.name("filter");
+    cluster.create_topic(&topic, 1)?;
+    let mut conn = cluster.broker.conn()?;
+    for tag in ["A", "B", "Aa", "BB", "C", "A"] {
+        conn.send(&topic, 0, &format!("TAGS\u{1}{tag}\u{2}"), tag.as_bytes())?;
+    }
+    conn.send(&topic, 0, "", b"none")?;
+    wait_for(DELIVERY, "seven messages in the queue", || {
+        Ok((conn.bound(code::GET_MAX_OFFSET, &topic, 0)? == 7).then_some(()))
+    })?;
+    let expectations: [(&str, &[&str]); 5] = [
+        ("A", &["A", "A"]),
+        ("A||C", &["A", "C", "A"]),
+        ("Aa", &["Aa", "BB"]),
+        ("*", &["A", "B", "Aa", "BB", "C", "A", "none"]),
+        ("nothing", &[]),
+    ];
+    for (expression, expected) in expectations {
+        let mut fields = ferromq_contract::wire::pull_fields(&topic, "0", "0", "32").to_vec();
+        fields.retain(|(key, _)| *key != "subscription");
+        fields.push(("subscription", expression));
+        let answer = conn.call(code::PULL_MESSAGE, &fields, &[])?;
+        let got = ferromq_contract::record::decode_all(&answer.body)?;
+        let got: Vec<String> = got.iter().map(|r| String::from_utf8_lossy(&r.body).into_owned()).collect();
+        ensure_eq!(got, expected.to_vec(), "records sent for '{expression}'");
+        ensure_eq!(answer.code, if expected.is_empty() { 20 } else { 0 }, "code for '{expression}'");
+        ensure_eq!(answer.num("nextBeginOffset")?, 7, "next offset for '{expression}'");
+    }
+    Ok(())
+}
+
+fn two_groups(lab: &Lab, client: Client) -> Outcome {
+    let stage = Stage::new(lab, client, "groups", 4)?;
+    let first = stage.consumer(&stage.name("group"), &[])?;
+    let second = stage.consumer(&stage.name("group"), &[("mode", "orderly")])?;
+    let producer = stage.producer(&[])?;
+    stage.driver.send(&producer, "sync", &messages(&stage.topic, "m", 60))?;
+    for consumer in [&first, &second] {
+        stage.driver.wait_events(consumer, 60, DELIVERY)?;
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    for consumer in [&first, &second] {
+        each_once(&stage.driver.events(consumer), numbered("m", 60))?;
+        stage.stop(consumer)?;
+    }
+    stage.stop(&producer)
+}
+
+/// A second member takes half of the queues within seconds of its start, and the first one gets them back within seconds
+/// of its end: the broker says so, nobody waits for the 20 s timer of the clients.
+fn join_and_leave(lab: &Lab, client: Client) -> Outcome {
+    const QUEUES: usize = 8;
+    const SECONDS: u64 = 10;
+    let stage = Stage::new(lab, client, "rebalance", QUEUES as u32)?;
+    let group = stage.name("group");
+    let producer = stage.producer(&[])?;
+    let mut sent = 0;
+    let mut round = |members: &[&String]| -> Outcome<Vec<usize>> {
+        // One message to each queue by round robin; who got them shows who owns what.
+        let before: Vec<usize> = members.iter().map(|m| stage.driver.events(m).len()).collect();
+        let burst: Vec<Msg> = (0..QUEUES).map(|i| Msg::new(&stage.topic, format!("m-{}", sent + i))).collect();
+        stage.driver.send(&producer, "sync", &burst)?;
+        sent += QUEUES;
+        std::thread::sleep(Duration::from_millis(400));
+        Ok(members
+            .iter()
+            .zip(before)
+            .map(|(member, before)| {
+                let events = stage.driver.events(member);
+                events[before..].iter().map(|r| r.get("queue").to_owned()).collect::<BTreeSet<_>>().len()
+            })
+            .collect())
+    };
+    let first = stage.consumer(&group, &[])?;
+    wait_for(DELIVERY, "the only member owns all queues", || Ok((round(&[&first])? == [QUEUES]).then_some(())))?;
+    let second = stage.consumer(&group, &[])?;
+    let joined = Instant::now();
+    wait_for(DELIVERY, "two members own half each", || {
+        Ok((round(&[&first, &second])? == [QUEUES / 2, QUEUES / 2]).then_some(()))
+    })?;
+    let join_took = joined.elapsed();
+    stage.stop(&second)?;
+    let left = Instant::now();
+    wait_for(DELIVERY, "the remaining member owns all queues", || Ok((round(&[&first])? == [QUEUES]).then_some(())))?;
+    let leave_took = left.elapsed();
+    wait_for(DELIVERY, "all messages", || {
+        let (a, b) = (stage.driver.events(&first), stage.driver.events(&second));
+        Ok((bodies(a.iter().chain(&b)).len() == sent).then_some(()))
+    })?;
+    stage.stop(&first)?;
+    stage.stop(&producer)?;
+    ensure!(join_took < Duration::from_secs(SECONDS), "the new member had its share after {join_took:?} only");
+    ensure!(leave_took < Duration::from_secs(SECONDS), "the leaving member's queues were idle for {leave_took:?}");
+    Ok(())
+}

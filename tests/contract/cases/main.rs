@@ -1,0 +1,135 @@
+//! The contract: what the official, unmodified clients and hostile peers must see. Each module holds the cases of one
+//! theme and lists them; `cargo test --release -p ferromq-contract -- NAME` runs those whose names contain NAME.
+
+mod consume;
+mod fields;
+mod mixed;
+mod order;
+mod read;
+mod send;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let mut cases = Vec::new();
+    cases.extend(send::cases());
+    cases.extend(fields::cases());
+    cases.extend(read::cases());
+    cases.extend(consume::cases());
+    cases.extend(order::cases());
+    cases.extend(mixed::cases());
+    ferromq_contract::runner::main(cases)
+}
+
+/// The steps most cases begin with.
+mod common {
+    use ferromq_contract::driver::{Driver, Row};
+    use ferromq_contract::record::Stored;
+    use ferromq_contract::runner::{Client, Lab};
+    use ferromq_contract::server::Cluster;
+    use ferromq_contract::{Outcome, ensure_eq, wait_for};
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    /// Every client under test.
+    pub const ALL: [Client; 3] = [Client::Java5, Client::Java4, Client::Go];
+    /// The Java clients.
+    pub const JAVA: [Client; 2] = [Client::Java5, Client::Java4];
+    /// How long a message may take to its consumer.
+    pub const DELIVERY: Duration = Duration::from_secs(30);
+
+    /// A client on the standing server, with a fresh topic.
+    pub struct Stage<'a> {
+        pub driver: &'a Driver,
+        pub cluster: &'a Cluster,
+        pub topic: String,
+        pub client: Client,
+        lab: &'a Lab,
+    }
+
+    impl<'a> Stage<'a> {
+        /// Sets up a topic of that many queues; none are made for 0.
+        pub fn new(lab: &'a Lab, client: Client, what: &str, queues: u32) -> Outcome<Stage<'a>> {
+            let driver = lab.driver(client)?;
+            let cluster = lab.cluster()?;
+            let topic = lab.name(&format!("{what}-{}", client.label()));
+            if queues > 0 {
+                cluster.create_topic(&topic, queues)?;
+            }
+            Ok(Stage { driver, cluster, topic, client, lab })
+        }
+
+        pub fn name(&self, what: &str) -> String {
+            self.lab.name(&format!("{what}-{}", self.client.label()))
+        }
+
+        /// Starts a producer and returns its name.
+        pub fn producer(&self, further: &[(&str, &str)]) -> Outcome<String> {
+            let name = self.name("producer");
+            start(self.driver, "producer", &self.cluster.namesrv.addr, &name, "contract-producers", further)?;
+            Ok(name)
+        }
+
+        /// Starts a push consumer on the topic and returns its name.
+        pub fn consumer(&self, group: &str, further: &[(&str, &str)]) -> Outcome<String> {
+            let name = self.name("consumer");
+            let mut all = vec![("topic", self.topic.as_str())];
+            all.extend_from_slice(further);
+            start(self.driver, "consumer", &self.cluster.namesrv.addr, &name, group, &all)?;
+            Ok(name)
+        }
+
+        pub fn stop(&self, name: &str) -> Outcome {
+            self.driver.call("stop", &[("name", name)]).map(drop)
+        }
+
+        /// Everything stored in the topic, read without a client, by queue; waits until there are `count` messages.
+        pub fn stored(&self, queues: i32, count: usize) -> Outcome<Vec<Vec<Stored>>> {
+            let mut conn = self.cluster.broker.conn()?;
+            let mut last = 0;
+            let all = wait_for(Duration::from_secs(10), "", || {
+                let all: Outcome<Vec<_>> = (0..queues).map(|queue| conn.read_queue(&self.topic, queue, 0)).collect();
+                let all = all?;
+                last = all.iter().map(Vec::len).sum();
+                Ok((last >= count).then_some(all))
+            });
+            ensure_eq!(last, count, "messages stored in the topic");
+            all
+        }
+    }
+
+    /// Starts a producer, consumer, puller or lite consumer in a driver.
+    pub fn start(
+        driver: &Driver,
+        verb: &str,
+        namesrv: &str,
+        name: &str,
+        group: &str,
+        further: &[(&str, &str)],
+    ) -> Outcome {
+        let mut all = vec![("namesrv", namesrv), ("name", name), ("group", group)];
+        all.extend_from_slice(further);
+        driver.call(verb, &all).map(drop)
+    }
+
+    /// How often each body occurs.
+    pub fn bodies<'r>(rows: impl IntoIterator<Item = &'r Row>) -> BTreeMap<String, usize> {
+        let mut all = BTreeMap::new();
+        for row in rows {
+            *all.entry(row.get("body").to_owned()).or_insert(0) += 1;
+        }
+        all
+    }
+
+    /// Fails unless each expected body was received exactly once and nothing else was.
+    pub fn each_once(rows: &[Row], expected: impl IntoIterator<Item = String>) -> Outcome {
+        let expected: BTreeMap<String, usize> = expected.into_iter().map(|body| (body, 1)).collect();
+        ensure_eq!(bodies(rows), expected, "bodies and how often they came");
+        Ok(())
+    }
+
+    /// `prefix-0`, `prefix-1`, ...
+    pub fn numbered(prefix: &str, count: usize) -> Vec<String> {
+        (0..count).map(|i| format!("{prefix}-{i}")).collect()
+    }
+}

@@ -1,0 +1,236 @@
+//! Runs the cases and prints one line each in the manner of libtest. Cases that share the standing server run a few at a
+//! time (they mostly wait); cases that stop, damage or load a server run one after the other.
+
+use crate::driver::Driver;
+use crate::server::{Cluster, Make};
+use crate::tools::Tools;
+use crate::{Outcome, Stop};
+use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Instant;
+use tempfile::TempDir;
+
+/// Cases that run at the same time on the standing server.
+const SIDE_BY_SIDE: usize = 3;
+
+/// An official client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Client {
+    Java5,
+    Java4,
+    Go,
+}
+
+impl Client {
+    /// For names of cases, topics and groups.
+    pub fn label(self) -> &'static str {
+        match self {
+            Client::Java5 => "java5",
+            Client::Java4 => "java4",
+            Client::Go => "go",
+        }
+    }
+}
+
+type Body = Box<dyn Fn(&Lab) -> Outcome + Send + Sync>;
+
+/// One case.
+pub struct Case {
+    name: String,
+    alone: bool,
+    body: Body,
+}
+
+impl Case {
+    /// A case on the standing server, beside others.
+    pub fn shared(name: impl Into<String>, body: impl Fn(&Lab) -> Outcome + Send + Sync + 'static) -> Case {
+        Case { name: name.into(), alone: false, body: Box::new(body) }
+    }
+
+    /// A case with servers of its own, or one that needs the machine for itself.
+    pub fn alone(name: impl Into<String>, body: impl Fn(&Lab) -> Outcome + Send + Sync + 'static) -> Case {
+        Case { name: name.into(), alone: true, body: Box::new(body) }
+    }
+}
+
+/// What all cases share: the tools, the driver of each client, and a standing server. Each is started by its first user.
+pub struct Lab {
+    pub tools: Tools,
+    /// Whose server is under test (`FERROMQ_CONTRACT_SERVER=java` runs the cases on the reference).
+    pub make: Make,
+    folder: TempDir,
+    counter: AtomicUsize,
+    drivers: [OnceLock<Outcome<Driver>>; 3],
+    standing: OnceLock<Outcome<Cluster>>,
+}
+
+impl Lab {
+    fn new() -> Outcome<Lab> {
+        let make =
+            if std::env::var("FERROMQ_CONTRACT_SERVER").is_ok_and(|v| v == "java") { Make::Java } else { Make::Ferro };
+        let folder = tempfile::Builder::new().prefix("ferromq-contract-").tempdir()?;
+        Ok(Lab {
+            tools: Tools::default(),
+            make,
+            folder,
+            counter: AtomicUsize::new(0),
+            drivers: Default::default(),
+            standing: OnceLock::new(),
+        })
+    }
+
+    /// A fresh folder.
+    pub fn folder(&self, name: &str) -> Outcome<PathBuf> {
+        let path = self.folder.path().join(format!("{:03}-{name}", self.counter.fetch_add(1, Ordering::Relaxed)));
+        std::fs::create_dir_all(&path)?;
+        Ok(path)
+    }
+
+    /// A name nobody else uses, for topics, groups, producers and consumers.
+    pub fn name(&self, what: &str) -> String {
+        format!("{what}-{}", self.counter.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The standing server.
+    pub fn cluster(&self) -> Outcome<&Cluster> {
+        let start = || Cluster::start(&self.tools, self.make, &self.folder("standing")?, &[]);
+        self.standing.get_or_init(start).as_ref().map_err(Clone::clone)
+    }
+
+    /// The driver of a client.
+    pub fn driver(&self, client: Client) -> Outcome<&Driver> {
+        let (slot, start): (_, fn(&Lab) -> Outcome<Driver>) = match client {
+            Client::Java5 => (0, |lab| lab.start_java("5.5.0")),
+            Client::Java4 => (1, |lab| lab.start_java("4.9.8")),
+            Client::Go => (2, |lab| Driver::start("go", Command::new(lab.tools.go_driver()?), lab.folder.path())),
+        };
+        self.drivers[slot].get_or_init(|| start(self)).as_ref().map_err(Clone::clone)
+    }
+
+    fn start_java(&self, version: &str) -> Outcome<Driver> {
+        let classpath = self.tools.client_classpath(version)?;
+        let mut command = Command::new("java");
+        command.args(["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dfile.encoding=UTF-8"]);
+        command.arg(format!("-Duser.home={}", self.folder.path().display()));
+        command.args(["-cp", &classpath, "Driver"]);
+        Driver::start(&format!("java-{version}"), command, self.folder.path())
+    }
+
+    fn standing_log(&self) -> Option<String> {
+        self.standing.get().and_then(|c| c.as_ref().ok()).map(|c| c.broker.log_tail())
+    }
+
+    fn root(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+/// Runs the cases whose names contain one of the arguments (all without any), and reports.
+pub fn main(cases: Vec<Case>) -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let filters: Vec<&String> = arguments.iter().filter(|a| !a.starts_with('-')).collect();
+    let exact = arguments.iter().any(|a| a == "--exact");
+    let wanted = |case: &Case| {
+        filters.is_empty()
+            || filters.iter().any(|f| if exact { case.name == **f } else { case.name.contains(f.as_str()) })
+    };
+    let total = cases.len();
+    let cases: Vec<Case> = cases.into_iter().filter(wanted).collect();
+    if arguments.iter().any(|a| a == "--list") {
+        for case in &cases {
+            say(&format!("{}: test", case.name));
+        }
+        return ExitCode::SUCCESS;
+    }
+    let lab = match Lab::new() {
+        Ok(lab) => lab,
+        Err(e) => {
+            say(&format!("cannot set up the cases: {e}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let begun = Instant::now();
+    say(&format!("\nrunning {} tests", cases.len()));
+    let tally = Mutex::new(Tally::default());
+    let (alone, shared): (Vec<&Case>, Vec<&Case>) = cases.iter().partition(|c| c.alone);
+    let turn = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..SIDE_BY_SIDE {
+            scope.spawn(|| {
+                while let Some(case) = shared.get(turn.fetch_add(1, Ordering::Relaxed)) {
+                    run(&lab, case, &tally);
+                }
+            });
+        }
+    });
+    for case in alone {
+        run(&lab, case, &tally);
+    }
+    let tally = tally.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if !tally.failed.is_empty() {
+        say("\nfailures:");
+        for (name, why) in &tally.failed {
+            say(&format!("\n---- {name} ----\n{why}"));
+        }
+        if let Some(log) = lab.standing_log() {
+            say(&format!("\n---- end of the standing broker's output ----\n{log}"));
+        }
+        say("\nfailures:");
+        for (name, _) in &tally.failed {
+            say(&format!("    {name}"));
+        }
+    }
+    let verdict = if tally.failed.is_empty() { "ok" } else { "FAILED" };
+    say(&format!(
+        "\ntest result: {verdict}. {} passed; {} failed; {} ignored; 0 measured; {} filtered out; finished in {:.2}s\n",
+        tally.passed,
+        tally.failed.len(),
+        tally.skipped,
+        total - cases.len(),
+        begun.elapsed().as_secs_f64()
+    ));
+    if std::env::var_os("FERROMQ_CONTRACT_KEEP").is_some() {
+        say(&format!("kept: {}", lab.root().display()));
+        std::mem::forget(lab);
+    }
+    if tally.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+#[derive(Default)]
+struct Tally {
+    passed: usize,
+    skipped: usize,
+    failed: Vec<(String, String)>,
+}
+
+fn run(lab: &Lab, case: &Case, tally: &Mutex<Tally>) {
+    let begun = Instant::now();
+    let outcome = catch_unwind(AssertUnwindSafe(|| (case.body)(lab)))
+        .unwrap_or_else(|_| Err(Stop::Failed("the case panicked".to_owned())));
+    let seconds = begun.elapsed().as_secs_f64();
+    let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
+    match outcome {
+        Ok(()) => {
+            tally.passed += 1;
+            say(&format!("test {} ... ok ({seconds:.1} s)", case.name));
+        }
+        Err(Stop::Skipped(why)) => {
+            tally.skipped += 1;
+            say(&format!("test {} ... ignored, {why}", case.name));
+        }
+        Err(Stop::Failed(why)) => {
+            say(&format!("test {} ... FAILED ({seconds:.1} s)", case.name));
+            tally.failed.push((case.name.clone(), why));
+        }
+    }
+}
+
+fn say(line: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{line}");
+    let _ = out.flush();
+}

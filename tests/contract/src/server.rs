@@ -1,0 +1,372 @@
+//! Starts and stops servers under test as child processes: ours, or the Apache RocketMQ 5.5 Java server with the same
+//! configuration files. Each has a folder of its own, free ports on 127.0.0.1, and is killed by its own pid when dropped.
+
+use crate::tools::Tools;
+use crate::wire::{Conn, code};
+use crate::{Outcome, Stop, While, wait_for};
+use std::fs::File;
+use std::net::TcpListener;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+/// The longest a start may take; a Java broker on a busy machine needs most of it.
+const START_LIMIT: Duration = Duration::from_secs(90);
+/// The longest a stop by SIGTERM may take.
+const STOP_LIMIT: Duration = Duration::from_secs(60);
+/// JVM flags of the reference server's own start script that matter here.
+const JVM: [&str; 5] = [
+    "-XX:+UseG1GC",
+    "-XX:-UseLargePages",
+    "-XX:+IgnoreUnrecognizedVMOptions",
+    "--add-exports=java.base/jdk.internal.ref=ALL-UNNAMED",
+    "--add-exports=java.base/sun.nio.ch=ALL-UNNAMED",
+];
+
+/// Whose server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Make {
+    Ferro,
+    Java,
+}
+
+/// A child process whose output goes to a file.
+pub struct Process {
+    child: Child,
+    name: String,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts it with stdout and stderr in the log, which is begun anew.
+    pub fn spawn(name: &str, mut command: Command, log: &Path) -> Outcome<Process> {
+        let file = File::create(log)?;
+        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+        let child = command.spawn().doing(format!("starting {name}"))?;
+        Ok(Process { child, name: name.to_owned(), log: log.to_owned() })
+    }
+
+    /// Starts it with stderr in the log; the caller has set up stdin and stdout.
+    pub fn spawn_piped(name: &str, mut command: Command, log: &Path) -> Outcome<Process> {
+        command.stderr(File::create(log)?);
+        let child = command.spawn().doing(format!("starting {name}"))?;
+        Ok(Process { child, name: name.to_owned(), log: log.to_owned() })
+    }
+
+    /// Its pipes, once.
+    pub fn pipes(&mut self) -> Option<(ChildStdin, ChildStdout)> {
+        Some((self.child.stdin.take()?, self.child.stdout.take()?))
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its exit status, if it has ended.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+
+    /// Waits for its end.
+    pub fn wait_end(&mut self, limit: Duration) -> Outcome<ExitStatus> {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.ended() {
+                return Ok(status);
+            }
+            if start.elapsed() > limit {
+                return Err(Stop::Failed(format!("{} did not end within {limit:?}:\n{}", self.name, self.log_tail())));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// All it has printed.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    /// The last lines it has printed.
+    pub fn log_tail(&self) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(25)..].join("\n")
+    }
+
+    /// Waits until it prints a line with `text`.
+    pub fn wait_line(&mut self, text: &str, limit: Duration) -> Outcome {
+        let start = Instant::now();
+        loop {
+            if self.log().contains(text) {
+                return Ok(());
+            }
+            if let Some(status) = self.ended() {
+                return Err(Stop::Failed(format!(
+                    "{} ended ({status}) before '{text}':\n{}",
+                    self.name,
+                    self.log_tail()
+                )));
+            }
+            if start.elapsed() > limit {
+                return Err(Stop::Failed(format!("{}: no '{text}' within {limit:?}:\n{}", self.name, self.log_tail())));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: rustix::process::Signal) -> Outcome {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).map_err(|e| Stop::Failed(format!("signalling {}: {e}", self.name)))
+    }
+
+    /// SIGKILL, and waits until it is gone.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Anonymous resident memory in bytes.
+    pub fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
+        let line = status.lines().find_map(|l| l.strip_prefix("RssAnon:"));
+        line.and_then(|l| l.trim().trim_end_matches(" kB").parse::<u64>().ok()).map_or(0, |kb| kb << 10)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A port with its neighbours: a Java broker listens on `port - 2`, `port` and `port + 1`.
+pub fn free_ports() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let base = 20_000 + (std::process::id() % 1100) as u16 * 10;
+    loop {
+        // Below the range the kernel takes for outgoing connections.
+        let port = 20_000 + (base - 20_000 + NEXT.fetch_add(10, Ordering::Relaxed)) % 12_000 + 2;
+        let all = [port - 2, port, port + 1].map(|p| TcpListener::bind(("127.0.0.1", p)));
+        if all.iter().all(Result::is_ok) {
+            return port;
+        }
+    }
+}
+
+fn java_command(tools: &Tools, folder: &Path, heap: &str, main: &str, conf: &Path) -> Outcome<Command> {
+    let classpath = tools.server_classpath()?;
+    let mut command = Command::new("java");
+    command.args([&format!("-Xms{heap}"), &format!("-Xmx{heap}")]).args(JVM);
+    command.arg(format!("-Duser.home={}", folder.join("home").display()));
+    // Its logging framework tells its life's story at start otherwise.
+    command.arg("-Drocketmq.logback.statusListenerClass=NOP");
+    command.args(["-cp", &classpath, main, "-c"]).arg(conf);
+    command.env("ROCKETMQ_HOME", folder);
+    Ok(command)
+}
+
+fn ferro_command(tools: &Tools, folder: &Path, part: &str, conf: &Path) -> Outcome<Command> {
+    let mut command = Command::new(tools.ferromq()?);
+    command.args([part, "-c"]).arg(conf).env("ROCKETMQ_HOME", folder);
+    Ok(command)
+}
+
+/// A running NameServer.
+pub struct Namesrv {
+    pub addr: String,
+    pub process: Process,
+}
+
+impl Namesrv {
+    /// Starts one in `folder`.
+    pub fn start(tools: &Tools, make: Make, folder: &Path) -> Outcome<Namesrv> {
+        let port = free_ports();
+        std::fs::create_dir_all(folder)?;
+        let conf = folder.join("namesrv.properties");
+        let home = folder.display();
+        let settings = [
+            format!("listenPort={port}"),
+            "bindAddress=127.0.0.1".to_owned(),
+            format!("rocketmqHome={home}"),
+            format!("kvConfigPath={home}/kvConfig.json"),
+            format!("configStorePath={home}/namesrv-stored.properties"),
+        ];
+        std::fs::write(&conf, settings.join("\n"))?;
+        let command = match make {
+            Make::Java => java_command(tools, folder, "128m", "org.apache.rocketmq.namesrv.NamesrvStartup", &conf)?,
+            Make::Ferro => ferro_command(tools, folder, "namesrv", &conf)?,
+        };
+        let mut process = Process::spawn("namesrv", command, &folder.join("namesrv.log"))?;
+        process.wait_line("boot success", START_LIMIT)?;
+        Ok(Namesrv { addr: format!("127.0.0.1:{port}"), process })
+    }
+}
+
+/// A broker: its folder and settings, and its process while it runs.
+pub struct Broker {
+    pub make: Make,
+    pub folder: PathBuf,
+    pub name: String,
+    pub port: u16,
+    pub namesrv: String,
+    /// Further lines of `broker.conf`.
+    pub settings: Vec<(String, String)>,
+    pub process: Option<Process>,
+}
+
+impl Broker {
+    /// A broker that is not started yet.
+    pub fn new(make: Make, folder: &Path, name: &str, namesrv: &str) -> Broker {
+        let (folder, name, namesrv) = (folder.to_owned(), name.to_owned(), namesrv.to_owned());
+        Broker { make, folder, name, port: free_ports(), namesrv, settings: Vec::new(), process: None }
+    }
+
+    /// Adds a line to its `broker.conf`.
+    pub fn set(mut self, key: &str, value: impl ToString) -> Broker {
+        self.settings.push((key.to_owned(), value.to_string()));
+        self
+    }
+
+    pub fn addr(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    pub fn store(&self) -> PathBuf {
+        self.folder.join("store")
+    }
+
+    /// Its command line, after writing its configuration file.
+    pub fn command(&self, tools: &Tools) -> Outcome<Command> {
+        std::fs::create_dir_all(&self.folder)?;
+        let conf = self.folder.join("broker.conf");
+        let home = self.folder.display();
+        let mut lines = vec![
+            "brokerClusterName=DefaultCluster".to_owned(),
+            format!("brokerName={}", self.name),
+            "brokerId=0".to_owned(),
+            "brokerIP1=127.0.0.1".to_owned(),
+            "brokerIP2=127.0.0.1".to_owned(),
+            format!("listenPort={}", self.port),
+            "bindAddress=127.0.0.1".to_owned(),
+            format!("namesrvAddr={}", self.namesrv),
+            format!("rocketmqHome={home}"),
+            format!("storePathRootDir={home}/store"),
+            format!("storePathCommitLog={home}/store/commitlog"),
+            "autoCreateTopicEnable=true".to_owned(),
+            "autoCreateSubscriptionGroup=true".to_owned(),
+        ];
+        lines.extend(self.settings.iter().map(|(k, v)| format!("{k}={v}")));
+        std::fs::write(&conf, lines.join("\n"))?;
+        match self.make {
+            Make::Java => java_command(tools, &self.folder, "1g", "org.apache.rocketmq.broker.BrokerStartup", &conf),
+            Make::Ferro => ferro_command(tools, &self.folder, "broker", &conf),
+        }
+    }
+
+    /// Starts it and waits until it says so and accepts connections.
+    pub fn start(&mut self, tools: &Tools) -> Outcome {
+        self.start_with(self.command(tools)?)
+    }
+
+    /// Starts it by a changed command line.
+    pub fn start_with(&mut self, command: Command) -> Outcome {
+        let mut process = Process::spawn("broker", command, &self.folder.join("broker.log"))?;
+        process.wait_line("boot success", START_LIMIT)?;
+        self.process = Some(process);
+        wait_for(START_LIMIT, format!("connecting to {}", self.addr()), || Ok(Conn::open(&self.addr()).ok()))?;
+        Ok(())
+    }
+
+    /// Starts one that must fail: its exit status and all it printed.
+    pub fn start_refused(&self, tools: &Tools, limit: Duration) -> Outcome<(ExitStatus, String)> {
+        let mut process = Process::spawn("broker", self.command(tools)?, &self.folder.join("refused.log"))?;
+        let start = Instant::now();
+        loop {
+            if let Some(status) = process.ended() {
+                return Ok((status, process.log()));
+            }
+            if process.log().contains("boot success") {
+                return Err(Stop::Failed(format!("the broker came up:\n{}", process.log_tail())));
+            }
+            if start.elapsed() > limit {
+                return Err(Stop::Failed(format!("the broker neither started nor ended:\n{}", process.log_tail())));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// SIGTERM, and waits for its end.
+    pub fn stop(&mut self) -> Outcome {
+        let Some(mut process) = self.process.take() else { return Ok(()) };
+        process.signal(rustix::process::Signal::TERM)?;
+        let status = process.wait_end(STOP_LIMIT)?;
+        // A JVM reports the signal; ours ends as a program that did what it was told.
+        let expected =
+            status.success() || self.make == Make::Java && (status.code() == Some(143) || status.signal() == Some(15));
+        crate::ensure!(expected, "the broker ended with {status} after SIGTERM:\n{}", process.log_tail());
+        Ok(())
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill();
+        }
+    }
+
+    /// A raw connection to it.
+    pub fn conn(&self) -> Outcome<Conn> {
+        Conn::open(&self.addr())
+    }
+
+    /// Whether its process still runs.
+    pub fn alive(&mut self) -> bool {
+        self.process.as_mut().is_some_and(|p| p.ended().is_none())
+    }
+
+    /// The end of its output, for a failure report.
+    pub fn log_tail(&self) -> String {
+        let log = std::fs::read(self.folder.join("broker.log")).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log).into_owned();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(25)..].join("\n")
+    }
+}
+
+/// A NameServer with one broker.
+pub struct Cluster {
+    pub namesrv: Namesrv,
+    pub broker: Broker,
+}
+
+impl Cluster {
+    /// Starts both of one make with further broker settings.
+    pub fn start(tools: &Tools, make: Make, folder: &Path, settings: &[(&str, &str)]) -> Outcome<Cluster> {
+        let namesrv = Namesrv::start(tools, make, &folder.join("namesrv"))?;
+        let mut broker = Broker::new(make, &folder.join("broker"), "broker-a", &namesrv.addr);
+        broker.settings = settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        broker.start(tools)?;
+        Ok(Cluster { namesrv, broker })
+    }
+
+    /// Creates a topic and waits until the NameServer knows its queues.
+    pub fn create_topic(&self, topic: &str, queues: u32) -> Outcome {
+        create_topic(&self.broker.addr(), &self.namesrv.addr, topic, queues)
+    }
+}
+
+/// Creates a topic at a broker and waits until a NameServer shows its queues.
+pub fn create_topic(broker: &str, namesrv: &str, topic: &str, queues: u32) -> Outcome {
+    Conn::open(broker)?.create_topic(topic, queues)?;
+    let mut route = Conn::open(namesrv)?;
+    let wanted = format!("\"writeQueueNums\":{queues}");
+    wait_for(Duration::from_secs(35), format!("the route of {topic}"), || {
+        let fields = [("topic", topic), ("acceptStandardJsonOnly", "true")];
+        let answer = route.call(code::GET_ROUTEINFO_BY_TOPIC, &fields, &[])?;
+        let body = String::from_utf8_lossy(&answer.body).replace(' ', "");
+        Ok((answer.code == 0 && body.contains(&wanted)).then_some(()))
+    })
+}

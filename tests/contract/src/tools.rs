@@ -1,0 +1,146 @@
+//! Gets what the cases run with: the `ferromq` binary, the jars of the reference server and of the Java clients (Maven),
+//! the Java driver (javac) and the Go driver. Everything lands in `target/contract` and is made once.
+
+use crate::{Outcome, Stop, While};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// The version of the reference server; its jars come from the profile of that name in `tests/java/pom.xml`.
+const SERVER: &str = "server-5.5.0";
+
+/// Folders and programs of this run.
+#[derive(Default)]
+pub struct Tools {
+    binary: OnceLock<Outcome<PathBuf>>,
+    jars: [OnceLock<Outcome<PathBuf>>; 3],
+    go: OnceLock<Outcome<PathBuf>>,
+}
+
+impl Tools {
+    /// The binary under test: `FERROMQ_BIN`, else built here in release mode.
+    pub fn ferromq(&self) -> Outcome<PathBuf> {
+        self.binary.get_or_init(build_binary).clone()
+    }
+
+    /// The class path of the reference server.
+    pub fn server_classpath(&self) -> Outcome<String> {
+        let jars = self.jars[0].get_or_init(|| resolve(SERVER)).clone()?;
+        Ok(format!("{}/*", jars.display()))
+    }
+
+    /// The class path of the driver on the client of that version ("5.5.0" or "4.9.8").
+    pub fn client_classpath(&self, version: &str) -> Outcome<String> {
+        let slot = if version.starts_with('5') { &self.jars[1] } else { &self.jars[2] };
+        let jars = slot
+            .get_or_init(|| resolve(&format!("client-{version}")).and_then(|jars| compile(version, jars)))
+            .clone()?;
+        Ok(format!("{}:{}/*", cache().join(format!("classes-{version}")).display(), jars.display()))
+    }
+
+    /// The Go driver.
+    pub fn go_driver(&self) -> Outcome<PathBuf> {
+        self.go.get_or_init(build_go).clone()
+    }
+}
+
+fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors().nth(2).unwrap_or(here).to_owned()
+}
+
+/// Where jars, classes and the Go driver are kept between runs.
+fn cache() -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    target.join("contract")
+}
+
+/// Whether a program can be started at all.
+pub fn present(program: &str) -> bool {
+    std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(program).is_file()))
+}
+
+fn need(program: &str) -> Outcome {
+    if present(program) { Ok(()) } else { Err(Stop::Skipped(format!("{program} is not installed"))) }
+}
+
+fn run(command: &mut Command) -> Outcome<String> {
+    let output = command.output().doing(format!("starting {command:?}"))?;
+    if !output.status.success() {
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        return Err(Stop::Failed(format!("{command:?} ended with {}:\n{out}{err}", output.status)));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn build_binary() -> Outcome<PathBuf> {
+    if let Some(path) = std::env::var_os("FERROMQ_BIN") {
+        return Ok(PathBuf::from(path));
+    }
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let out = run(Command::new(cargo).current_dir(root()).args([
+        "build",
+        "--release",
+        "-p",
+        "ferromq",
+        "--bin",
+        "ferromq",
+        "--message-format=json-render-diagnostics",
+    ]))?;
+    out.lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|m| m["target"]["name"] == "ferromq")
+        .find_map(|m| m["executable"].as_str().map(PathBuf::from))
+        .ok_or_else(|| "cargo named no executable called ferromq".into())
+}
+
+/// Copies the jars of one Maven profile into the cache; the copy is complete when its marker file stands.
+fn resolve(profile: &str) -> Outcome<PathBuf> {
+    need("java")?;
+    let folder = cache().join(format!("lib-{profile}"));
+    let marker = folder.join(".complete");
+    if !marker.exists() {
+        need("mvn")?;
+        run(Command::new("mvn")
+            .args(["-q", "-B", "-f"])
+            .arg(root().join("tests/java/pom.xml"))
+            .args(["-P", profile, "dependency:copy-dependencies", "-DincludeScope=runtime"])
+            .arg(format!("-DoutputDirectory={}", folder.display())))?;
+        std::fs::write(marker, "")?;
+    }
+    Ok(folder)
+}
+
+/// Compiles the Java driver against one client version.
+fn compile(version: &str, jars: PathBuf) -> Outcome<PathBuf> {
+    need("javac")?;
+    let sources = root().join("tests/java");
+    let mut files = Vec::new();
+    for folder in [sources.join("common"), sources.join(format!("client-{version}"))] {
+        for entry in std::fs::read_dir(&folder)? {
+            files.push(entry?.path());
+        }
+    }
+    let classes = cache().join(format!("classes-{version}"));
+    std::fs::create_dir_all(&classes)?;
+    run(Command::new("javac")
+        .args(["-nowarn", "-encoding", "UTF-8", "-cp"])
+        .arg(format!("{}/*", jars.display()))
+        .arg("-d")
+        .arg(&classes)
+        .args(files))?;
+    Ok(jars)
+}
+
+fn build_go() -> Outcome<PathBuf> {
+    need("go")?;
+    let driver = cache().join("go-driver");
+    std::fs::create_dir_all(cache())?;
+    run(Command::new("go")
+        .current_dir(root().join("tests/go"))
+        .args(["build", "-buildvcs=false", "-trimpath", "-o"])
+        .arg(&driver)
+        .arg("."))?;
+    Ok(driver)
+}

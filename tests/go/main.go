@@ -1,0 +1,354 @@
+// Drives the official Go client by lines on stdin and answers by lines on stdout, in the protocol of
+// tests/java/common/Driver.java: a part of its verbs, with the same parameters and rows.
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	rocketmq "github.com/apache/rocketmq-client-go/v2"
+	"github.com/apache/rocketmq-client-go/v2/consumer"
+	"github.com/apache/rocketmq-client-go/v2/primitive"
+	"github.com/apache/rocketmq-client-go/v2/producer"
+	"github.com/apache/rocketmq-client-go/v2/rlog"
+)
+
+var (
+	out       sync.Mutex
+	writer    = bufio.NewWriter(os.Stdout)
+	lock      sync.Mutex
+	producers = map[string]rocketmq.Producer{}
+	consumers = map[string]rocketmq.PushConsumer{}
+	pullers   = map[string]rocketmq.PullConsumer{}
+)
+
+type row []string
+
+func (r row) put(key string, value any) row {
+	return append(r, url.QueryEscape(key)+"="+url.QueryEscape(fmt.Sprint(value)))
+}
+
+func (r row) String() string { return strings.Join(r, "&") }
+
+func line(format string, args ...any) {
+	out.Lock()
+	defer out.Unlock()
+	fmt.Fprintf(writer, format+"\n", args...)
+	writer.Flush()
+}
+
+func main() {
+	rlog.SetLogLevel("error")
+	line("ready")
+	in := bufio.NewReaderSize(os.Stdin, 1<<20)
+	for {
+		text, err := in.ReadString('\n')
+		if err != nil {
+			os.Exit(0)
+		}
+		part := strings.SplitN(strings.TrimRight(text, "\n"), " ", 3)
+		go func() {
+			args := url.Values{}
+			if len(part) > 2 {
+				args, err = url.ParseQuery(part[2])
+			}
+			if err == nil {
+				err = run(part[1], args, func(r row) { line("%s row %s", part[0], r) })
+			}
+			if err != nil {
+				line("%s fail %s", part[0], row{}.put("error", err))
+			} else {
+				line("%s done", part[0])
+			}
+		}()
+	}
+}
+
+func get(args url.Values, key, otherwise string) string {
+	if args.Has(key) {
+		return args.Get(key)
+	}
+	return otherwise
+}
+
+func num(args url.Values, key string, otherwise int) int {
+	n, err := strconv.Atoi(get(args, key, ""))
+	if err != nil {
+		return otherwise
+	}
+	return n
+}
+
+func find[T any](table map[string]T, name string) (T, error) {
+	lock.Lock()
+	defer lock.Unlock()
+	found, ok := table[name]
+	if !ok {
+		return found, fmt.Errorf("nothing started is called %q", name)
+	}
+	return found, nil
+}
+
+// byHash is the textbook's selector: id modulo the number of queues.
+type byHash struct{}
+
+func (byHash) Select(m *primitive.Message, queues []*primitive.MessageQueue, _ string) *primitive.MessageQueue {
+	hash, err := strconv.Atoi(m.GetShardingKey())
+	if err != nil {
+		return queues[0]
+	}
+	return queues[hash%len(queues)]
+}
+
+func run(verb string, args url.Values, answer func(row)) error {
+	name := args.Get("name")
+	resolver := primitive.NewPassthroughResolver([]string{args.Get("namesrv")})
+	switch verb {
+	case "producer":
+		options := []producer.Option{
+			producer.WithNsResolver(resolver), producer.WithGroupName(args.Get("group")), producer.WithInstanceName(name),
+			producer.WithRetry(num(args, "retries", 2)), producer.WithSendMsgTimeout(5 * time.Second),
+			producer.WithCompressMsgBodyOverHowmuch(1 << 30),
+		}
+		if get(args, "selector", "") == "hash" {
+			options = append(options, producer.WithQueueSelector(byHash{}))
+		}
+		p, err := rocketmq.NewProducer(options...)
+		if err != nil {
+			return err
+		}
+		if err := p.Start(); err != nil {
+			return err
+		}
+		lock.Lock()
+		producers[name] = p
+		lock.Unlock()
+		return nil
+	case "send":
+		return send(args, answer)
+	case "consumer":
+		return subscribe(args)
+	case "puller":
+		p, err := rocketmq.NewPullConsumer(consumer.WithNsResolver(resolver), consumer.WithGroupName(args.Get("group")),
+			consumer.WithInstance(name))
+		if err != nil {
+			return err
+		}
+		if err := p.Subscribe(args.Get("topic"), consumer.MessageSelector{}); err != nil {
+			return err
+		}
+		if err := p.Start(); err != nil {
+			return err
+		}
+		lock.Lock()
+		pullers[name] = p
+		lock.Unlock()
+		return nil
+	case "pull":
+		p, err := find(pullers, name)
+		if err != nil {
+			return err
+		}
+		queue := &primitive.MessageQueue{Topic: args.Get("topic"), BrokerName: args.Get("broker"), QueueId: num(args, "queue", 0)}
+		result, err := p.PullFrom(context.Background(), queue, int64(num(args, "offset", 0)), num(args, "max", 32))
+		if err != nil {
+			return err
+		}
+		for _, m := range result.GetMessageExts() {
+			answer(message(m))
+		}
+		status := map[primitive.PullStatus]string{primitive.PullFound: "FOUND", primitive.PullNoNewMsg: "NO_NEW_MSG",
+			primitive.PullNoMsgMatched: "NO_MATCHED_MSG", primitive.PullOffsetIllegal: "OFFSET_ILLEGAL"}[result.Status]
+		answer(row{}.put("status", status).put("next", result.NextBeginOffset).put("min", result.MinOffset).put("max", result.MaxOffset))
+		return nil
+	case "stop":
+		lock.Lock()
+		p, c, l := producers[name], consumers[name], pullers[name]
+		delete(producers, name)
+		delete(consumers, name)
+		delete(pullers, name)
+		lock.Unlock()
+		if p != nil {
+			return p.Shutdown()
+		}
+		if c != nil {
+			return c.Shutdown()
+		}
+		if l != nil {
+			return l.Shutdown()
+		}
+		return nil
+	}
+	return fmt.Errorf("unknown verb %q", verb)
+}
+
+func build(spec url.Values) *primitive.Message {
+	body := []byte(spec.Get("body"))
+	if spec.Has("fill") {
+		body = make([]byte, num(spec, "fill", 0))
+		for i := range body {
+			body[i] = byte((i*31 + num(spec, "seed", 0)) % 251)
+		}
+	}
+	m := primitive.NewMessage(spec.Get("topic"), body)
+	m.Flag = int32(num(spec, "flag", 0))
+	if spec.Has("tags") {
+		m.WithTag(spec.Get("tags"))
+	}
+	if spec.Has("keys") {
+		m.WithKeys(strings.Fields(spec.Get("keys")))
+	}
+	if spec.Has("hash") {
+		m.WithShardingKey(spec.Get("hash"))
+	}
+	for key := range spec {
+		if property, found := strings.CutPrefix(key, "p."); found {
+			m.WithProperty(property, spec.Get(key))
+		}
+	}
+	return m
+}
+
+func result(r *primitive.SendResult) row {
+	status := "SEND_OK"
+	if r.Status != primitive.SendOK {
+		status = fmt.Sprint("status ", r.Status)
+	}
+	return row{}.put("status", status).put("id", r.MsgID).put("offsetid", r.OffsetMsgID).put("queue", r.MessageQueue.QueueId).
+		put("broker", r.MessageQueue.BrokerName).put("offset", r.QueueOffset)
+}
+
+func send(args url.Values, answer func(row)) error {
+	p, err := find(producers, args.Get("name"))
+	if err != nil {
+		return err
+	}
+	ctx := context.Background()
+	tolerant := args.Get("tolerant") == "true"
+	pace := time.Duration(num(args, "pace", 0)) * time.Millisecond
+	var batch []*primitive.Message
+	var answered sync.WaitGroup
+	for index, text := range args["m"] {
+		spec, err := url.ParseQuery(text)
+		if err != nil {
+			return err
+		}
+		m := build(spec)
+		err = nil
+		switch args.Get("mode") {
+		case "sync", "selector", "":
+			var r *primitive.SendResult
+			if r, err = p.SendSync(ctx, m); err == nil {
+				answer(result(r).put("index", index))
+			}
+		case "oneway":
+			err = p.SendOneWay(ctx, m)
+		case "batch":
+			batch = append(batch, m)
+		case "async":
+			answered.Add(1)
+			err = p.SendAsync(ctx, func(_ context.Context, r *primitive.SendResult, err error) {
+				defer answered.Done()
+				if err != nil {
+					answer(row{}.put("index", index).put("error", err))
+				} else {
+					answer(result(r).put("index", index))
+				}
+			}, m)
+		default:
+			err = fmt.Errorf("unknown mode %q", args.Get("mode"))
+		}
+		if err != nil {
+			if !tolerant {
+				return err
+			}
+			answer(row{}.put("index", index).put("error", err))
+		}
+		time.Sleep(pace)
+	}
+	if len(batch) > 0 {
+		r, err := p.SendSync(ctx, batch...)
+		if err != nil {
+			return err
+		}
+		answer(result(r))
+	}
+	done := make(chan struct{})
+	go func() { answered.Wait(); close(done) }()
+	select {
+	case <-done:
+		return nil
+	case <-time.After(60 * time.Second):
+		return errors.New("a callback never came")
+	}
+}
+
+func message(m *primitive.MessageExt) row {
+	r := row{}.put("topic", m.Topic).put("len", len(m.Body)).put("crc", crc32.ChecksumIEEE(m.Body)).put("id", m.MsgId).
+		put("flag", m.Flag).put("sysflag", m.SysFlag).put("born", m.BornTimestamp).put("stored", m.StoreTimestamp).
+		put("bornhost", strings.Split(m.BornHost, ":")[0]).put("storehost", m.StoreHost).put("reconsume", m.ReconsumeTimes).
+		put("offset", m.QueueOffset).put("physical", m.CommitLogOffset).put("bodycrc", m.BodyCRC)
+	if m.Queue != nil {
+		r = r.put("queue", m.Queue.QueueId).put("broker", m.Queue.BrokerName)
+	}
+	if m.GetTags() != "" {
+		r = r.put("tags", m.GetTags())
+	}
+	if m.GetKeys() != "" {
+		r = r.put("keys", m.GetKeys())
+	}
+	if len(m.Body) <= 8192 && utf8.Valid(m.Body) {
+		r = r.put("body", string(m.Body))
+	}
+	for key, value := range m.GetProperties() {
+		r = r.put("p."+key, value)
+	}
+	return r
+}
+
+func subscribe(args url.Values) error {
+	name := args.Get("name")
+	model := consumer.Clustering
+	if args.Get("model") == "BROADCASTING" {
+		model = consumer.BroadCasting
+	}
+	from := consumer.ConsumeFromFirstOffset
+	if args.Get("from") == "LAST_OFFSET" {
+		from = consumer.ConsumeFromLastOffset
+	}
+	c, err := rocketmq.NewPushConsumer(
+		consumer.WithNsResolver(primitive.NewPassthroughResolver([]string{args.Get("namesrv")})),
+		consumer.WithGroupName(args.Get("group")), consumer.WithInstance(get(args, "instance", name)), consumer.WithConsumerModel(model),
+		consumer.WithConsumeFromWhere(from), consumer.WithConsumerOrder(args.Get("mode") == "orderly"),
+		consumer.WithConsumeMessageBatchMaxSize(num(args, "batch", 1)))
+	if err != nil {
+		return err
+	}
+	selector := consumer.MessageSelector{Type: consumer.TAG, Expression: get(args, "expression", "*")}
+	err = c.Subscribe(args.Get("topic"), selector, func(_ context.Context, messages ...*primitive.MessageExt) (consumer.ConsumeResult, error) {
+		for _, m := range messages {
+			line("event %s %s", name, message(m).put("at", time.Now().UnixMilli()))
+		}
+		return consumer.ConsumeSuccess, nil
+	})
+	if err != nil {
+		return err
+	}
+	if err := c.Start(); err != nil {
+		return err
+	}
+	lock.Lock()
+	consumers[name] = c
+	lock.Unlock()
+	return nil
+}

@@ -1,0 +1,486 @@
+import java.io.BufferedReader;
+import java.io.InputStreamReader;
+import java.io.PrintStream;
+import java.net.URLDecoder;
+import java.net.URLEncoder;
+import java.nio.ByteBuffer;
+import java.nio.charset.CharacterCodingException;
+import java.nio.charset.StandardCharsets;
+import java.util.ArrayList;
+import java.util.Collection;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Set;
+import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.ExecutorService;
+import java.util.concurrent.Executors;
+import java.util.concurrent.TimeUnit;
+import java.util.zip.CRC32;
+import org.apache.rocketmq.client.consumer.DefaultLitePullConsumer;
+import org.apache.rocketmq.client.consumer.DefaultMQPullConsumer;
+import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
+import org.apache.rocketmq.client.consumer.PullResult;
+import org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyStatus;
+import org.apache.rocketmq.client.consumer.listener.ConsumeOrderlyStatus;
+import org.apache.rocketmq.client.consumer.listener.MessageListenerConcurrently;
+import org.apache.rocketmq.client.consumer.listener.MessageListenerOrderly;
+import org.apache.rocketmq.client.exception.MQBrokerException;
+import org.apache.rocketmq.client.exception.MQClientException;
+import org.apache.rocketmq.client.producer.DefaultMQProducer;
+import org.apache.rocketmq.client.producer.MessageQueueSelector;
+import org.apache.rocketmq.client.producer.SendCallback;
+import org.apache.rocketmq.client.producer.SendResult;
+import org.apache.rocketmq.common.consumer.ConsumeFromWhere;
+import org.apache.rocketmq.common.message.Message;
+import org.apache.rocketmq.common.message.MessageExt;
+import org.apache.rocketmq.common.message.MessageQueue;
+
+/**
+ * Drives the official RocketMQ client by lines on stdin and answers by lines on stdout.
+ *
+ * <p>Request: {@code <id> <verb> <query string>}. Answers: any number of {@code <id> row <query string>}, then
+ * {@code <id> done} or {@code <id> fail error=..&code=..}. Messages of push consumers arrive as
+ * {@code event <consumer name> <query string>}. Each request runs on a thread of its own, so a long one (sending while
+ * the broker restarts) does not hold up the others.
+ */
+public final class Driver {
+    private static final PrintStream OUT = new PrintStream(new java.io.FileOutputStream(java.io.FileDescriptor.out), false);
+    private static final Map<String, DefaultMQProducer> PRODUCERS = new ConcurrentHashMap<>();
+    private static final Map<String, DefaultMQPushConsumer> CONSUMERS = new ConcurrentHashMap<>();
+    private static final Map<String, DefaultMQPullConsumer> PULLERS = new ConcurrentHashMap<>();
+    private static final Map<String, DefaultLitePullConsumer> LITES = new ConcurrentHashMap<>();
+
+    /** One request's parameters; a key may repeat. */
+    static final class Args {
+        private final Map<String, List<String>> values = new LinkedHashMap<>();
+
+        static Args parse(String text) throws Exception {
+            Args args = new Args();
+            if (!text.isEmpty()) {
+                for (String pair : text.split("&")) {
+                    int eq = pair.indexOf('=');
+                    String key = URLDecoder.decode(pair.substring(0, eq), "UTF-8");
+                    args.values.computeIfAbsent(key, k -> new ArrayList<>())
+                            .add(URLDecoder.decode(pair.substring(eq + 1), "UTF-8"));
+                }
+            }
+            return args;
+        }
+
+        String get(String key, String otherwise) {
+            List<String> all = values.get(key);
+            return all == null ? otherwise : all.get(0);
+        }
+
+        String need(String key) {
+            String value = get(key, null);
+            if (value == null) {
+                throw new IllegalArgumentException("parameter " + key + " is missing");
+            }
+            return value;
+        }
+
+        int num(String key, int otherwise) {
+            return Integer.parseInt(get(key, Integer.toString(otherwise)));
+        }
+
+        long num64(String key, long otherwise) {
+            return Long.parseLong(get(key, Long.toString(otherwise)));
+        }
+
+        List<String> all(String key) {
+            return values.getOrDefault(key, new ArrayList<>());
+        }
+
+        Set<String> keys() {
+            return values.keySet();
+        }
+    }
+
+    /** One answer or event line being built. */
+    static final class Row {
+        private final StringBuilder text = new StringBuilder();
+
+        Row put(String key, Object value) {
+            if (value == null) {
+                return this;
+            }
+            try {
+                if (text.length() > 0) {
+                    text.append('&');
+                }
+                text.append(URLEncoder.encode(key, "UTF-8")).append('=').append(URLEncoder.encode(value.toString(), "UTF-8"));
+            } catch (java.io.UnsupportedEncodingException e) {
+                throw new IllegalStateException(e);
+            }
+            return this;
+        }
+
+        @Override
+        public String toString() {
+            return text.toString();
+        }
+    }
+
+    interface Answer {
+        void row(Row row);
+    }
+
+    static void line(String text) {
+        byte[] bytes = (text + "\n").getBytes(StandardCharsets.UTF_8);
+        synchronized (OUT) {
+            OUT.write(bytes, 0, bytes.length);
+            OUT.flush();
+        }
+    }
+
+    public static void main(String[] argv) throws Exception {
+        ExecutorService threads = Executors.newCachedThreadPool();
+        BufferedReader in = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
+        line("ready");
+        String request;
+        while ((request = in.readLine()) != null) {
+            final String[] part = request.split(" ", 3);
+            threads.execute(() -> {
+                try {
+                    run(part[1], Args.parse(part.length > 2 ? part[2] : ""), row -> line(part[0] + " row " + row));
+                    line(part[0] + " done");
+                } catch (Throwable e) {
+                    line(part[0] + " fail " + failure(new Row(), e));
+                }
+            });
+        }
+        Runtime.getRuntime().halt(0);
+    }
+
+    static Row failure(Row row, Throwable e) {
+        Throwable cause = e;
+        for (Throwable t = e; t != null; t = t.getCause()) {
+            if (t instanceof MQBrokerException) {
+                cause = t;
+                row.put("code", ((MQBrokerException) t).getResponseCode());
+                break;
+            }
+            if (t instanceof MQClientException && ((MQClientException) t).getResponseCode() != -1) {
+                cause = t;
+                row.put("code", ((MQClientException) t).getResponseCode());
+                break;
+            }
+        }
+        return row.put("error", cause.toString());
+    }
+
+    private static void run(String verb, Args args, Answer answer) throws Exception {
+        switch (verb) {
+            case "producer":
+                producer(args);
+                break;
+            case "send":
+                send(args, answer);
+                break;
+            case "route":
+                for (MessageQueue mq : PRODUCERS.get(args.need("name")).fetchPublishMessageQueues(args.need("topic"))) {
+                    answer.row(new Row().put("broker", mq.getBrokerName()).put("queue", mq.getQueueId()));
+                }
+                break;
+            case "bounds":
+                bounds(args, answer);
+                break;
+            case "view":
+                answer.row(message(PRODUCERS.get(args.need("name")).viewMessage(args.need("topic"), args.need("id"))));
+                break;
+            case "query":
+                for (MessageExt m : PRODUCERS.get(args.need("name")).queryMessage(args.need("topic"), args.need("key"),
+                        args.num("max", 32), args.num64("begin", 0), args.num64("end", Long.MAX_VALUE)).getMessageList()) {
+                    answer.row(message(m));
+                }
+                break;
+            case "consumer":
+                consumer(args);
+                break;
+            case "puller": {
+                DefaultMQPullConsumer puller = new DefaultMQPullConsumer(args.need("group"));
+                puller.setNamesrvAddr(args.need("namesrv"));
+                puller.setInstanceName(args.need("name"));
+                puller.start();
+                PULLERS.put(args.need("name"), puller);
+                break;
+            }
+            case "pull":
+                pull(args, answer);
+                break;
+            case "commit-offset": {
+                DefaultMQPullConsumer puller = PULLERS.get(args.need("name"));
+                MessageQueue mq = queue(args);
+                puller.updateConsumeOffset(mq, args.num64("offset", 0));
+                puller.getDefaultMQPullConsumerImpl().getOffsetStore().persistAll(java.util.Collections.singleton(mq));
+                break;
+            }
+            case "committed":
+                answer.row(new Row().put("offset",
+                        PULLERS.get(args.need("name")).fetchConsumeOffset(queue(args), true)));
+                break;
+            case "lite": {
+                DefaultLitePullConsumer lite = new DefaultLitePullConsumer(args.need("group"));
+                lite.setNamesrvAddr(args.need("namesrv"));
+                lite.setInstanceName(args.need("name"));
+                lite.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET);
+                lite.setAutoCommit(Boolean.parseBoolean(args.get("autocommit", "true")));
+                lite.subscribe(args.need("topic"), args.get("expression", "*"));
+                lite.start();
+                LITES.put(args.need("name"), lite);
+                break;
+            }
+            case "poll":
+                for (MessageExt m : LITES.get(args.need("name")).poll(args.num64("timeout", 5000))) {
+                    answer.row(message(m));
+                }
+                break;
+            case "commit":
+                LITES.get(args.need("name")).commitSync();
+                break;
+            case "fan":
+                FanOut.run(args, answer);
+                break;
+            case "stop":
+                stop(args.need("name"));
+                break;
+            default:
+                throw new IllegalArgumentException("unknown verb " + verb);
+        }
+    }
+
+    private static void stop(String name) {
+        DefaultMQProducer producer = PRODUCERS.remove(name);
+        if (producer != null) {
+            producer.shutdown();
+        }
+        DefaultMQPushConsumer consumer = CONSUMERS.remove(name);
+        if (consumer != null) {
+            consumer.shutdown();
+        }
+        DefaultMQPullConsumer puller = PULLERS.remove(name);
+        if (puller != null) {
+            puller.shutdown();
+        }
+        DefaultLitePullConsumer lite = LITES.remove(name);
+        if (lite != null) {
+            lite.shutdown();
+        }
+    }
+
+    private static MessageQueue queue(Args args) {
+        return new MessageQueue(args.need("topic"), args.need("broker"), args.num("queue", 0));
+    }
+
+    private static void producer(Args args) throws Exception {
+        DefaultMQProducer producer = new DefaultMQProducer(args.need("group"));
+        producer.setNamesrvAddr(args.need("namesrv"));
+        producer.setInstanceName(args.need("name"));
+        producer.setSendMsgTimeout(args.num("timeout", 5000));
+        producer.setRetryTimesWhenSendFailed(args.num("retries", 2));
+        producer.setRetryTimesWhenSendAsyncFailed(args.num("retries", 2));
+        producer.setMaxMessageSize(args.num("maxsize", 4 * 1024 * 1024));
+        producer.setCompressMsgBodyOverHowmuch(args.num("compressover", Integer.MAX_VALUE));
+        producer.setDefaultTopicQueueNums(args.num("queues", 4));
+        producer.start();
+        PRODUCERS.put(args.need("name"), producer);
+    }
+
+    static byte[] fill(int size, int seed) {
+        byte[] body = new byte[size];
+        for (int i = 0; i < size; i++) {
+            body[i] = (byte) ((i * 31 + seed) % 251);
+        }
+        return body;
+    }
+
+    private static Message build(Args a) {
+        byte[] body = a.get("fill", null) != null ? fill(a.num("fill", 0), a.num("seed", 0))
+                : a.get("body", "").getBytes(StandardCharsets.UTF_8);
+        Message m = new Message(a.need("topic"), body);
+        if (a.get("tags", null) != null) {
+            m.setTags(a.get("tags", null));
+        }
+        if (a.get("keys", null) != null) {
+            m.setKeys(a.get("keys", null));
+        }
+        m.setFlag(a.num("flag", 0));
+        m.setWaitStoreMsgOK(Boolean.parseBoolean(a.get("wait", "true")));
+        for (String key : a.keys()) {
+            if (key.startsWith("p.")) {
+                m.putUserProperty(key.substring(2), a.get(key, ""));
+            }
+        }
+        return m;
+    }
+
+    private static Row result(SendResult r) {
+        return new Row().put("status", r.getSendStatus()).put("id", r.getMsgId()).put("offsetid", r.getOffsetMsgId())
+                .put("queue", r.getMessageQueue().getQueueId()).put("broker", r.getMessageQueue().getBrokerName())
+                .put("offset", r.getQueueOffset());
+    }
+
+    /** Mode selector sends message {@code hash=h} to queue {@code h % mqs.size()}, the textbook's selector. */
+    private static void send(Args args, Answer answer) throws Exception {
+        DefaultMQProducer producer = PRODUCERS.get(args.need("name"));
+        String mode = args.get("mode", "sync");
+        long pace = args.num64("pace", 0);
+        boolean tolerant = Boolean.parseBoolean(args.get("tolerant", "false"));
+        List<Message> batch = new ArrayList<>();
+        List<String> specs = args.all("m");
+        CountDownLatch answered = new CountDownLatch(specs.size());
+        final MessageQueueSelector byHash = new MessageQueueSelector() {
+            @Override
+            public MessageQueue select(List<MessageQueue> mqs, Message msg, Object arg) {
+                return mqs.get((int) (((Long) arg) % mqs.size()));
+            }
+        };
+        for (int i = 0; i < specs.size(); i++) {
+            Args spec = Args.parse(specs.get(i));
+            Message m = build(spec);
+            final int index = i;
+            try {
+                switch (mode) {
+                    case "sync":
+                        if (spec.get("queue", null) != null) {
+                            MessageQueue mq = new MessageQueue(m.getTopic(), spec.need("broker"), spec.num("queue", 0));
+                            answer.row(result(producer.send(m, mq)).put("index", index));
+                        } else {
+                            answer.row(result(producer.send(m)).put("index", index));
+                        }
+                        break;
+                    case "selector":
+                        answer.row(result(producer.send(m, byHash, spec.num64("hash", 0))).put("index", index));
+                        break;
+                    case "oneway":
+                        producer.sendOneway(m);
+                        break;
+                    case "batch":
+                        batch.add(m);
+                        break;
+                    case "async":
+                        producer.send(m, new SendCallback() {
+                            @Override
+                            public void onSuccess(SendResult r) {
+                                answer.row(result(r).put("index", index));
+                                answered.countDown();
+                            }
+
+                            @Override
+                            public void onException(Throwable e) {
+                                answer.row(failure(new Row().put("index", index), e));
+                                answered.countDown();
+                            }
+                        });
+                        break;
+                    default:
+                        throw new IllegalArgumentException("unknown mode " + mode);
+                }
+            } catch (Exception e) {
+                if (!tolerant) {
+                    throw e;
+                }
+                answer.row(failure(new Row().put("index", index), e));
+            }
+            if (pace > 0) {
+                Thread.sleep(pace);
+            }
+        }
+        if (mode.equals("batch")) {
+            answer.row(result(producer.send((Collection<Message>) batch)));
+        }
+        if (mode.equals("async") && !answered.await(60, TimeUnit.SECONDS)) {
+            throw new IllegalStateException(answered.getCount() + " callbacks never came");
+        }
+    }
+
+    private static void bounds(Args args, Answer answer) throws Exception {
+        DefaultMQProducer producer = PRODUCERS.get(args.need("name"));
+        MessageQueue mq = queue(args);
+        Row row = new Row().put("min", producer.minOffset(mq)).put("max", producer.maxOffset(mq))
+                .put("earliest", producer.earliestMsgStoreTime(mq));
+        if (args.get("time", null) != null) {
+            row.put("at", producer.searchOffset(mq, args.num64("time", 0)));
+        }
+        answer.row(row);
+    }
+
+    static Row message(MessageExt m) {
+        Row row = new Row();
+        if (m == null) {
+            return row.put("absent", true);
+        }
+        byte[] body = m.getBody() == null ? new byte[0] : m.getBody();
+        CRC32 crc = new CRC32();
+        crc.update(body);
+        row.put("topic", m.getTopic()).put("broker", m.getBrokerName()).put("queue", m.getQueueId()).put("offset", m.getQueueOffset())
+                .put("len", body.length).put("crc", crc.getValue()).put("id", m.getMsgId()).put("flag", m.getFlag())
+                .put("sysflag", m.getSysFlag()).put("born", m.getBornTimestamp()).put("stored", m.getStoreTimestamp())
+                .put("bornhost", m.getBornHostString()).put("storehost", String.valueOf(m.getStoreHost()).replace("/", ""))
+                .put("reconsume", m.getReconsumeTimes()).put("tags", m.getTags()).put("keys", m.getKeys())
+                .put("physical", m.getCommitLogOffset()).put("bodycrc", m.getBodyCRC());
+        if (body.length <= 8192) {
+            try {
+                row.put("body", StandardCharsets.UTF_8.newDecoder().decode(ByteBuffer.wrap(body)));
+            } catch (CharacterCodingException e) {
+                row.put("binary", true);
+            }
+        }
+        for (Map.Entry<String, String> p : m.getProperties().entrySet()) {
+            row.put("p." + p.getKey(), p.getValue());
+        }
+        return row;
+    }
+
+    private static void consumer(Args args) throws Exception {
+        String name = args.need("name");
+        DefaultMQPushConsumer consumer = new DefaultMQPushConsumer(args.need("group"));
+        consumer.setNamesrvAddr(args.need("namesrv"));
+        consumer.setInstanceName(args.get("instance", name));
+        consumer.setConsumeFromWhere(ConsumeFromWhere.valueOf("CONSUME_FROM_" + args.get("from", "FIRST_OFFSET")));
+        consumer.setConsumeThreadMin(args.num("threads", 4));
+        consumer.setConsumeThreadMax(args.num("threads", 4));
+        consumer.setConsumeMessageBatchMaxSize(args.num("batch", 1));
+        consumer.setPersistConsumerOffsetInterval(args.num("persist", 1000));
+        Model.set(consumer, args.get("model", "CLUSTERING"));
+        consumer.subscribe(args.need("topic"), args.get("expression", "*"));
+        final long suspendFirst = args.num64("suspend", 0);
+        final Set<String> suspended = ConcurrentHashMap.newKeySet();
+        if (args.get("mode", "concurrent").equals("orderly")) {
+            consumer.registerMessageListener((MessageListenerOrderly) (messages, context) -> {
+                for (MessageExt m : messages) {
+                    if (suspended.size() < suspendFirst && suspended.add(m.getQueueId() + ":" + m.getQueueOffset())) {
+                        context.setSuspendCurrentQueueTimeMillis(50);
+                        return ConsumeOrderlyStatus.SUSPEND_CURRENT_QUEUE_A_MOMENT;
+                    }
+                    line("event " + name + " " + message(m).put("at", System.currentTimeMillis()));
+                }
+                return ConsumeOrderlyStatus.SUCCESS;
+            });
+        } else {
+            consumer.registerMessageListener((MessageListenerConcurrently) (messages, context) -> {
+                for (MessageExt m : messages) {
+                    line("event " + name + " " + message(m).put("at", System.currentTimeMillis()));
+                }
+                return ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
+            });
+        }
+        consumer.start();
+        CONSUMERS.put(name, consumer);
+    }
+
+    private static void pull(Args args, Answer answer) throws Exception {
+        DefaultMQPullConsumer puller = PULLERS.get(args.need("name"));
+        PullResult result = puller.pull(queue(args), args.get("expression", "*"), args.num64("offset", 0), args.num("max", 32));
+        if (result.getMsgFoundList() != null) {
+            for (MessageExt m : result.getMsgFoundList()) {
+                answer.row(message(m));
+            }
+        }
+        answer.row(new Row().put("status", result.getPullStatus()).put("next", result.getNextBeginOffset())
+                .put("min", result.getMinOffset()).put("max", result.getMaxOffset()));
+    }
+}
