@@ -4,12 +4,14 @@
 //! with fastjson's dialect, message properties, ids and (in `record`) the stored-record layout. Everything here is a
 //! function of bytes: no sockets, no files, no clock, no threads, no global state. No bytes from outside may panic.
 
+pub mod body;
 pub mod code;
 pub mod command;
 pub mod frame;
 pub mod header;
 pub mod id;
 pub mod java;
+pub mod json;
 pub mod properties;
 mod scan;
 pub mod sys_flag;
