@@ -1,0 +1,406 @@
+//! What producers, consumers and admin calls of one process share: connections, routes, the client id, heartbeats.
+//!
+//! Owns the route cache and the list of groups that are alive. Two background tasks on the caller's tokio runtime: route
+//! refresh and heartbeats; they end when the last handle is dropped or [`Client::shutdown`] is called.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use ferromq_common::clock;
+use ferromq_protocol::body::{ConsumerData, HeartbeatData, ProducerData};
+use ferromq_protocol::code::{request, response};
+use ferromq_protocol::header::client::UnregisterClientHeader;
+use ferromq_protocol::id::UniqueIds;
+use ferromq_protocol::{FrameWriter, OwnedCommand, Text, json};
+use ferromq_remoting::{self as remoting, InvokeError};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{Notify, watch};
+
+use crate::config::ClientConfig;
+use crate::error::{Error, Result};
+use crate::route::{self, Route};
+use crate::server_calls::ServerCalls;
+
+/// Most topics whose routes are kept; others are fetched each time.
+pub const MAX_CACHED_TOPICS: usize = 65_536;
+/// Id of a master.
+pub(crate) const MASTER_ID: i64 = 0;
+
+/// A handle on a RocketMQ cluster. Cheap to clone; producers and consumers made from it share connections.
+#[derive(Clone)]
+pub struct Client {
+    pub(crate) shared: Arc<Shared>,
+}
+
+/// What all handles share.
+pub(crate) struct Shared {
+    pub config: ClientConfig,
+    pub client_id: String,
+    pub ids: UniqueIds,
+    remoting: remoting::Client,
+    namesrvs: Vec<String>,
+    /// The name server that answered last.
+    current_namesrv: AtomicUsize,
+    routes: RwLock<HashMap<String, Arc<Route>>>,
+    /// broker name -> id -> address, from all routes seen
+    brokers: RwLock<HashMap<String, BTreeMap<i64, String>>>,
+    groups: Arc<Mutex<Groups>>,
+    stop: watch::Sender<bool>,
+}
+
+/// The groups this client is a member of.
+#[derive(Default)]
+pub(crate) struct Groups {
+    /// producer group -> how many producers of this client
+    producers: BTreeMap<String, usize>,
+    consumers: BTreeMap<String, Member>,
+}
+
+/// A consumer group this client is a member of.
+struct Member {
+    data: ConsumerData,
+    /// Rung when the group changes.
+    rebalance: Arc<Notify>,
+}
+
+impl Groups {
+    /// Wakes the rebalance of a group, if this client is a member.
+    pub fn wake(&self, group: &str) {
+        if let Some(member) = self.consumers.get(group) {
+            member.rebalance.notify_one();
+        }
+    }
+}
+
+impl Client {
+    /// Makes a client; nothing is sent yet. Must be called inside a tokio runtime.
+    pub fn new(config: ClientConfig) -> Result<Client> {
+        let namesrvs = config.namesrvs();
+        if namesrvs.is_empty() {
+            return Err(Error::NoNameServer);
+        }
+        let groups = Arc::new(Mutex::new(Groups::default()));
+        let calls = Arc::new(ServerCalls { groups: groups.clone() });
+        let now = clock::now_millis();
+        // Several clients of one process, made in one millisecond, differ by this address of fresh memory.
+        let salt = Arc::as_ptr(&groups) as usize;
+        let shared = Arc::new(Shared {
+            client_id: config.client_id(now as u128 * 1_000_000 + (salt >> 4) as u128 % 1_000_000),
+            ids: UniqueIds::new(config.client_ip, std::process::id(), (salt >> 4) as u32),
+            remoting: remoting::Client::new(remoting::ClientConfig::default(), Some(calls)),
+            current_namesrv: AtomicUsize::new(now as usize % namesrvs.len()),
+            namesrvs,
+            routes: RwLock::default(),
+            brokers: RwLock::default(),
+            groups,
+            stop: watch::Sender::new(false),
+            config,
+        });
+        spawn_refresh(&shared);
+        spawn_heartbeats(&shared);
+        Ok(Client { shared })
+    }
+
+    /// The id brokers know this client by.
+    pub fn client_id(&self) -> &str {
+        &self.shared.client_id
+    }
+
+    /// Ends background tasks and closes all connections. Shut consumers down first, so that they commit their offsets.
+    pub async fn shutdown(&self) {
+        let _ = self.shared.stop.send_replace(true);
+        self.shared.remoting.close();
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let _ = self.stop.send_replace(true);
+        self.remoting.close();
+    }
+}
+
+/// Runs `work` every `period` until the client stops. The task holds no handle between its runs.
+fn spawn_periodic<F>(shared: &Arc<Shared>, period: Duration, work: impl Fn(Arc<Shared>) -> F + Send + 'static)
+where
+    F: Future<Output = ()> + Send,
+{
+    let weak = Arc::downgrade(shared);
+    let mut stop = shared.stop.subscribe();
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(period) => {}
+                () = signalled(&mut stop) => return,
+            }
+            let Some(shared) = weak.upgrade() else { return };
+            work(shared).await;
+        }
+    });
+}
+
+/// Waits until the flag is set or its owner is gone.
+pub(crate) async fn signalled(flag: &mut watch::Receiver<bool>) {
+    let _ = flag.wait_for(|set| *set).await;
+}
+
+fn spawn_refresh(shared: &Arc<Shared>) {
+    spawn_periodic(shared, shared.config.poll_name_server_interval, |shared| async move {
+        let topics: Vec<(String, bool)> =
+            shared.routes.read().iter().map(|(topic, route)| (topic.clone(), route.from_default)).collect();
+        for (topic, from_default) in topics {
+            let fetched = match shared.fetch_route(&topic).await {
+                Err(Error::NoRoute { .. }) if from_default => continue,
+                other => other,
+            };
+            if let Err(e) = fetched {
+                tracing::debug!(%topic, "route not refreshed: {e}");
+            }
+        }
+    });
+}
+
+fn spawn_heartbeats(shared: &Arc<Shared>) {
+    spawn_periodic(shared, shared.config.heartbeat_broker_interval, |shared| async move {
+        shared.heartbeat().await;
+    });
+}
+
+impl Shared {
+    /// Sends one request and gives back the answer, whatever its code.
+    pub async fn call(
+        &self,
+        addr: &str,
+        code: i32,
+        timeout: Duration,
+        fields: impl FnOnce(&mut FrameWriter<'_>),
+        body: &[u8],
+    ) -> Result<OwnedCommand> {
+        let encoding = self.config.encoding;
+        let answer = self.remoting.invoke(addr, timeout, |out, opaque| {
+            let mut writer = FrameWriter::request(out, encoding, code, opaque, false);
+            fields(&mut writer);
+            writer.finish_with_body(body);
+        });
+        // The time to connect counts too.
+        let answer = tokio::time::timeout(timeout, answer).await.unwrap_or(Err(InvokeError::Timeout(timeout)));
+        answer.map_err(|source| Error::Unreachable { addr: addr.to_owned(), source })
+    }
+
+    /// As [`Self::call`]; any code but success is an error.
+    pub async fn ask(
+        &self,
+        addr: &str,
+        code: i32,
+        fields: impl FnOnce(&mut FrameWriter<'_>),
+        body: &[u8],
+    ) -> Result<OwnedCommand> {
+        let answer = self.call(addr, code, self.config.api_timeout, fields, body).await?;
+        if answer.head().code == response::SUCCESS { Ok(answer) } else { Err(refused(addr, &answer)) }
+    }
+
+    /// Sends a request that has no answer.
+    pub async fn tell(
+        &self,
+        addr: &str,
+        code: i32,
+        fields: impl FnOnce(&mut FrameWriter<'_>),
+        body: &[u8],
+    ) -> Result<()> {
+        let encoding = self.config.encoding;
+        let sent = self.remoting.oneway(addr, |out, opaque| {
+            let mut writer = FrameWriter::request(out, encoding, code, opaque, true);
+            fields(&mut writer);
+            writer.finish_with_body(body);
+        });
+        sent.await.map_err(|source| Error::Unreachable { addr: addr.to_owned(), source })
+    }
+
+    /// Asks the name server that answered last; when it cannot be reached, the next ones.
+    pub async fn ask_namesrv(
+        &self,
+        code: i32,
+        fields: impl Fn(&mut FrameWriter<'_>),
+        body: &[u8],
+    ) -> Result<OwnedCommand> {
+        let first = self.current_namesrv.load(Ordering::Relaxed);
+        let mut last = Error::NoNameServer;
+        for i in 0..self.namesrvs.len() {
+            let index = (first + i) % self.namesrvs.len();
+            match self.ask(&self.namesrvs[index], code, &fields, body).await {
+                Err(e @ Error::Unreachable { .. }) => last = e,
+                answered => {
+                    self.current_namesrv.store(index, Ordering::Relaxed);
+                    return answered;
+                }
+            }
+        }
+        Err(last)
+    }
+
+    /// All name servers, for what has to be told to each of them.
+    pub fn namesrvs(&self) -> &[String] {
+        &self.namesrvs
+    }
+
+    /// The route of a topic, from the cache if it is there.
+    pub async fn route(&self, topic: &str) -> Result<Arc<Route>> {
+        let cached = self.routes.read().get(topic).filter(|r| !r.from_default).cloned();
+        match cached {
+            Some(route) => Ok(route),
+            None => self.fetch_route(topic).await,
+        }
+    }
+
+    /// The route to send to: of an unknown topic that of `default_topic`, with at most `queues` queues a broker.
+    pub async fn publish_route(&self, topic: &str, default_topic: &str, queues: i32) -> Result<Arc<Route>> {
+        let cached = self.routes.read().get(topic).filter(|r| !r.publish.is_empty()).cloned();
+        if let Some(route) = cached {
+            return Ok(route);
+        }
+        match self.fetch_route(topic).await {
+            Err(Error::NoRoute { .. }) => {}
+            fetched => return fetched,
+        }
+        let data = route::fetch(self, default_topic).await.map_err(|e| match e {
+            Error::NoRoute { .. } => Error::NoRoute { topic: topic.to_owned() },
+            other => other,
+        })?;
+        Ok(self.keep_route(topic, Route::of_default(topic, data, queues)))
+    }
+
+    /// Asks the name server for a route and keeps it.
+    pub async fn fetch_route(&self, topic: &str) -> Result<Arc<Route>> {
+        let data = route::fetch(self, topic).await?;
+        Ok(self.keep_route(topic, Route::new(topic, data)))
+    }
+
+    fn keep_route(&self, topic: &str, route: Route) -> Arc<Route> {
+        {
+            let mut brokers = self.brokers.write();
+            for broker in &route.data.broker_datas {
+                brokers.insert(broker.broker_name.clone(), broker.broker_addrs.clone());
+            }
+        }
+        let route = Arc::new(route);
+        let mut routes = self.routes.write();
+        if routes.len() < MAX_CACHED_TOPICS || routes.contains_key(topic) {
+            routes.insert(topic.to_owned(), route.clone());
+        }
+        route
+    }
+
+    /// Address of the master of a broker group.
+    pub fn master_addr(&self, broker_name: &str) -> Result<String> {
+        let brokers = self.brokers.read();
+        let addr = brokers.get(broker_name).and_then(|ids| ids.get(&MASTER_ID)).cloned();
+        addr.ok_or_else(|| Error::UnknownBroker(broker_name.to_owned()))
+    }
+
+    /// Address to read from: that of `broker_id`, else the master's, else any.
+    pub fn read_addr(&self, broker_name: &str, broker_id: i64) -> Result<String> {
+        let brokers = self.brokers.read();
+        let addr = brokers
+            .get(broker_name)
+            .and_then(|ids| ids.get(&broker_id).or_else(|| ids.get(&MASTER_ID)).or_else(|| ids.values().next()));
+        addr.cloned().ok_or_else(|| Error::UnknownBroker(broker_name.to_owned()))
+    }
+
+    /// Names a producer of `group` in heartbeats.
+    pub fn join_producers(&self, group: &str) {
+        *self.groups.lock().producers.entry(group.to_owned()).or_default() += 1;
+    }
+
+    /// Takes one producer of `group` out of the heartbeats; true when it was the last.
+    pub fn leave_producers(&self, group: &str) -> bool {
+        let mut groups = self.groups.lock();
+        let Some(count) = groups.producers.get_mut(group) else { return false };
+        *count -= 1;
+        let last = *count == 0;
+        if last {
+            groups.producers.remove(group);
+        }
+        last
+    }
+
+    /// Names a consumer in heartbeats. `rebalance` is rung when brokers tell of a change in the group.
+    pub fn join_consumers(&self, data: ConsumerData, rebalance: Arc<Notify>) -> Result<()> {
+        let mut groups = self.groups.lock();
+        if groups.consumers.contains_key(&data.group_name) {
+            return Err(Error::Illegal(format!("this client already has a consumer of group {}", data.group_name)));
+        }
+        groups.consumers.insert(data.group_name.clone(), Member { data, rebalance });
+        Ok(())
+    }
+
+    /// Takes a consumer out of the heartbeats.
+    pub fn leave_consumers(&self, group: &str) {
+        self.groups.lock().consumers.remove(group);
+    }
+
+    /// Tells the brokers of all known routes who this client is: masters of producers and consumers, slaves of
+    /// consumers only. Failures are logged; the next beat tries again.
+    pub async fn heartbeat(&self) {
+        let data = {
+            let groups = self.groups.lock();
+            HeartbeatData {
+                client_id: self.client_id.clone(),
+                producer_data_set: groups
+                    .producers
+                    .keys()
+                    .map(|group_name| ProducerData { group_name: group_name.clone() })
+                    .collect(),
+                consumer_data_set: groups.consumers.values().map(|member| member.data.clone()).collect(),
+                ..HeartbeatData::default()
+            }
+        };
+        let (producers, consumers) = (!data.producer_data_set.is_empty(), !data.consumer_data_set.is_empty());
+        if !producers && !consumers {
+            return;
+        }
+        let body = match json::to_vec_standard(&data) {
+            Ok(body) => body,
+            Err(e) => return tracing::warn!("heartbeat cannot be written: {e}"),
+        };
+        for (broker, addr) in self.broker_addrs(consumers) {
+            if let Err(e) = self.ask(&addr, request::HEART_BEAT, |_| {}, &body).await {
+                tracing::warn!(%broker, "heartbeat failed: {e}");
+            }
+        }
+    }
+
+    /// Name and address of every known broker, of masters only unless `slaves`.
+    pub fn broker_addrs(&self, slaves: bool) -> Vec<(String, String)> {
+        let brokers = self.brokers.read();
+        let all = brokers.iter().flat_map(|(name, ids)| ids.iter().map(move |(id, addr)| (name, id, addr)));
+        let wanted = all.filter(|(_, id, _)| slaves || **id == MASTER_ID);
+        wanted.map(|(name, _, addr)| (name.clone(), addr.clone())).collect()
+    }
+
+    /// Tells all known brokers that a group has lost this client.
+    pub async fn unregister(&self, producer_group: Option<&str>, consumer_group: Option<&str>) {
+        for (broker, addr) in self.broker_addrs(consumer_group.is_some()) {
+            let header = UnregisterClientHeader {
+                client_id: Text::plain(&self.client_id),
+                producer_group: producer_group.map(Text::plain),
+                consumer_group: consumer_group.map(Text::plain),
+            };
+            let fields = |writer: &mut FrameWriter<'_>| header.write(writer);
+            if let Err(e) = self.ask(&addr, request::UNREGISTER_CLIENT, fields, &[]).await {
+                tracing::debug!(%broker, "not unregistered: {e}");
+            }
+        }
+    }
+}
+
+/// The error that an answer other than success stands for.
+pub(crate) fn refused(addr: &str, answer: &OwnedCommand) -> Error {
+    Error::Refused { addr: addr.to_owned(), code: answer.head().code, remark: answer.remark_lossy().into_owned() }
+}
+
+/// Reads the JSON body of an answer.
+pub(crate) fn body_of<T: serde::de::DeserializeOwned>(addr: &str, answer: &OwnedCommand) -> Result<T> {
+    json::from_slice(answer.body()).map_err(|e| Error::BadAnswer { addr: addr.to_owned(), reason: e.to_string() })
+}
