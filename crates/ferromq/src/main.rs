@@ -1,2 +1,49 @@
-//! The one binary.
-fn main() {}
+//! The one binary: servers, a development mode and the tools around them.
+//!
+//! Layout: `cli.rs` has every command and option as data, `settings.rs` reads configuration files, `servers.rs` runs servers,
+//! `send.rs`, `tail.rs`, `topic.rs` and `bench.rs` are clients. `printer.rs` alone writes for people. The work itself is in
+//! the crates beside this one; here is nothing that a library user would need.
+
+mod bench;
+mod cli;
+mod connect;
+mod printer;
+mod send;
+mod servers;
+mod settings;
+mod tail;
+mod text;
+mod topic;
+
+use clap::Parser;
+use cli::Command;
+use std::fmt::Display;
+use std::process::ExitCode;
+
+/// Why a command did not do its work: one message, then exit code 1.
+pub struct Failure(String);
+
+impl<E: Display> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self(error.to_string())
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();
+    let arguments = cli::Cli::parse_from(cli::with_command_of_name(arguments));
+    let done = match arguments.command {
+        Command::Namesrv(arguments) => servers::namesrv(&arguments),
+        Command::Send(arguments) => send::run(arguments),
+        Command::Tail(arguments) => tail::run(arguments),
+        Command::Topic(command) => topic::run(command),
+        Command::Bench(arguments) => bench::run(arguments),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure(message)) => {
+            printer::error(&format!("ferromq: {message}"));
+            ExitCode::FAILURE
+        }
+    }
+}

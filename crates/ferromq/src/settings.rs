@@ -5,10 +5,8 @@
 //! nearest known name). A key never stops the start; a value that its key does not take does, and so does a setting whose promise
 //! FerroMQ could not keep (`broker::REFUSED`).
 
-mod broker;
 mod namesrv;
 
-pub use broker::BrokerSettings;
 pub use namesrv::read as read_namesrv;
 
 use ferromq_common::config::{self, Key};
@@ -62,7 +60,9 @@ fn read_into<S>(
     let in_file = |error: &dyn std::fmt::Display| SettingsError(format!("{}: {error}", path.display()));
     let properties = match Properties::load(path) {
         Ok(properties) => properties,
-        Err(error) if error.to_string().contains(&path.display().to_string()) => return Err(SettingsError(error.to_string())),
+        Err(error) if error.to_string().contains(&path.display().to_string()) => {
+            return Err(SettingsError(error.to_string()));
+        }
         Err(error) => return Err(in_file(&error)),
     };
     let left = config::apply(table, properties.entries(), target).map_err(|error| in_file(&error))?;
@@ -120,13 +120,17 @@ mod tests {
 
     #[test]
     fn keys_are_served_known_or_unknown() {
-        let properties = Properties::parse(b"timerWheelEnable=true\nbrokerNmae=x\nzzz=1\ntimerWheelEnable=false\n").unwrap();
+        let properties =
+            Properties::parse(b"timerWheelEnable=true\nbrokerNmae=x\nzzz=1\ntimerWheelEnable=false\n").unwrap();
         let left: Vec<&Entry> = properties.entries().iter().collect();
         let remarks = judge(&left, Server::Broker, ["brokerName"].into_iter());
         assert_eq!(remarks.not_served, ["timerWheelEnable"]);
         assert_eq!(
             remarks.warnings,
-            ["unknown setting brokerNmae (line 2) is ignored; did you mean brokerName?", "unknown setting zzz (line 3) is ignored"]
+            [
+                "unknown setting brokerNmae (line 2) is ignored; did you mean brokerName?",
+                "unknown setting zzz (line 3) is ignored"
+            ]
         );
     }
 }
