@@ -2,11 +2,14 @@
 //! theme and lists them; `cargo test --release -p ferromq-contract -- NAME` runs those whose names contain NAME.
 
 mod consume;
+mod fanout;
 mod fields;
+mod kill;
 mod mixed;
 mod order;
 mod read;
 mod send;
+mod takeover;
 
 use std::process::ExitCode;
 
@@ -18,6 +21,9 @@ fn main() -> ExitCode {
     cases.extend(consume::cases());
     cases.extend(order::cases());
     cases.extend(mixed::cases());
+    cases.extend(takeover::cases());
+    cases.extend(kill::cases());
+    cases.extend(fanout::cases());
     ferromq_contract::runner::main(cases)
 }
 

@@ -7,12 +7,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// The longest a request may take.
 const ANSWER_LIMIT: Duration = Duration::from_secs(400);
+/// Rows of an answer that may wait to be read.
+const MAX_ROWS: usize = 100_000;
 
 /// One line of an answer, or one message: names and values.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -70,7 +72,7 @@ enum Reply {
 
 #[derive(Default)]
 struct Inbox {
-    waiting: HashMap<u64, Sender<Reply>>,
+    waiting: HashMap<u64, SyncSender<Reply>>,
     events: HashMap<String, Vec<Row>>,
 }
 
@@ -93,7 +95,7 @@ impl Driver {
         let mut process = Process::spawn_piped(name, command, &folder.join(format!("{name}.log")))?;
         let (stdin, stdout) = process.pipes().ok_or("the driver has no pipes")?;
         let inbox = Arc::new(Mutex::new(Inbox::default()));
-        let (ready, listening) = channel();
+        let (ready, listening) = sync_channel(1);
         let shared = Arc::clone(&inbox);
         std::thread::spawn(move || read_lines(BufReader::new(stdout), &shared, &ready));
         listening
@@ -105,7 +107,7 @@ impl Driver {
     /// Sends a request without waiting for its answer.
     pub fn begin(&self, verb: &str, parameters: &[(&str, &str)], messages: &[Msg]) -> Outcome<Pending> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let (sender, replies) = channel();
+        let (sender, replies) = sync_channel(MAX_ROWS);
         hold(&self.inbox).waiting.insert(id, sender);
         let mut line = format!("{id} {verb} {}", query(parameters.iter().map(|(k, v)| (*k, *v))));
         for message in messages {
@@ -176,12 +178,12 @@ impl Pending {
     }
 }
 
-fn read_lines(lines: impl BufRead, inbox: &Mutex<Inbox>, ready: &Sender<()>) {
+fn read_lines(lines: impl BufRead, inbox: &Mutex<Inbox>, ready: &SyncSender<()>) {
     for line in lines.lines().map_while(Result::ok) {
         let mut part = line.splitn(3, ' ');
         let (first, second, rest) = (part.next().unwrap_or(""), part.next().unwrap_or(""), part.next().unwrap_or(""));
         if first == "ready" {
-            let _ = ready.send(());
+            let _ = ready.try_send(());
         } else if first == "event" {
             hold(inbox).events.entry(second.to_owned()).or_default().push(Row::parse(rest));
         } else if let Ok(id) = first.parse::<u64>() {
@@ -193,7 +195,7 @@ fn read_lines(lines: impl BufRead, inbox: &Mutex<Inbox>, ready: &Sender<()>) {
             };
             let over = !matches!(reply, Reply::Row(_));
             if let Some(sender) = inbox.waiting.get(&id) {
-                let _ = sender.send(reply);
+                let _ = sender.try_send(reply);
             }
             if over {
                 inbox.waiting.remove(&id);
