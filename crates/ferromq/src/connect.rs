@@ -24,7 +24,7 @@ pub fn client_at(namesrv: &str) -> Result<Client, Failure> {
 /// The error with advice for whoever typed the command.
 pub fn explain(error: &Error, cluster: &Cluster) -> Failure {
     let advice = match error {
-        Error::NoRoute { .. } => "; is a broker registered, does it create topics by itself, and is the name right? `ferromq topic list` shows all".into(),
+        Error::NoRoute { .. } => "; `ferromq topic list` shows the topics there are".into(),
         Error::Unreachable { .. } => format!("; is a server running there? NameServer: {} (-n or NAMESRV_ADDR)", cluster.namesrv),
         _ => String::new(),
     };

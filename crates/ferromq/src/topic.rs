@@ -65,7 +65,7 @@ async fn list(cluster: &Cluster, all: bool) -> Result<(), Failure> {
 }
 
 fn is_own(name: &str) -> bool {
-    topic::is_system_topic(name) || name.starts_with("%RETRY%") || name.starts_with("%DLQ%")
+    topic::is_system_topic(name) || ["%RETRY%", "%DLQ%", "RMQ_SYS_"].iter().any(|prefix| name.starts_with(prefix))
 }
 
 async fn route(cluster: &Cluster, topic: &str) -> Result<(), Failure> {
