@@ -25,7 +25,9 @@ pub fn client_at(namesrv: &str) -> Result<Client, Failure> {
 pub fn explain(error: &Error, cluster: &Cluster) -> Failure {
     let advice = match error {
         Error::NoRoute { .. } => "; `ferromq topic list` shows the topics there are".into(),
-        Error::Unreachable { .. } => format!("; is a server running there? NameServer: {} (-n or NAMESRV_ADDR)", cluster.namesrv),
+        Error::Unreachable { .. } => {
+            format!("; is a server running there? NameServer: {} (-n or NAMESRV_ADDR)", cluster.namesrv)
+        }
         _ => String::new(),
     };
     Failure(format!("{error}{advice}"))

@@ -10,7 +10,7 @@ mod namesrv;
 pub use namesrv::read as read_namesrv;
 
 use ferromq_common::config::{self, Key};
-use ferromq_common::properties::{Entry, Properties};
+use ferromq_common::properties::{Entry, Properties, PropertiesError};
 use std::path::Path;
 
 /// One line a key: `b`, `n` or `s` (broker, NameServer, both), the name, RocketMQ's default.
@@ -58,13 +58,11 @@ fn read_into<S>(
 ) -> Result<(Properties, Remarks), SettingsError> {
     let Some(path) = path else { return Ok(Default::default()) };
     let in_file = |error: &dyn std::fmt::Display| SettingsError(format!("{}: {error}", path.display()));
-    let properties = match Properties::load(path) {
-        Ok(properties) => properties,
-        Err(error) if error.to_string().contains(&path.display().to_string()) => {
-            return Err(SettingsError(error.to_string()));
-        }
-        Err(error) => return Err(in_file(&error)),
-    };
+    let properties = Properties::load(path).map_err(|error| match error {
+        PropertiesError::BadEscape { .. } => in_file(&error),
+        // These name the file by themselves.
+        PropertiesError::Io { .. } | PropertiesError::TooLarge { .. } => SettingsError(error.to_string()),
+    })?;
     let left = config::apply(table, properties.entries(), target).map_err(|error| in_file(&error))?;
     let remarks = judge(&left, server, table.iter().map(|key| key.name));
     Ok((properties, remarks))
