@@ -107,7 +107,7 @@ pub struct QueryAssignmentResponseBody {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct MessageQueueAssignment {
-    pub attachments: BTreeMap<String, String>,
+    pub attachments: Option<BTreeMap<String, String>>,
     pub message_queue: Option<MessageQueue>,
     pub mode: MessageRequestMode,
 }

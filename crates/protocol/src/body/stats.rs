@@ -136,7 +136,6 @@ pub struct HaConnectionRuntimeInfo {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct HaClientRuntimeInfo {
-    pub is_activated: bool,
     pub last_read_timestamp: i64,
     pub last_write_timestamp: i64,
     pub master_addr: Option<String>,
