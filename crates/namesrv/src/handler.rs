@@ -268,6 +268,7 @@ impl State {
             connection,
         };
         let body = register_body::read(c.body, h.compressed, h.body_crc32, c.head.version)
+            .inspect_err(|e| tracing::warn!(%broker_name, %broker_addr, "broker refused: {e}"))
             .map_err(|e| Refusal::new(response::SYSTEM_ERROR, e.to_string()))?;
         let outcome = self.routes.write().register(&registration, body, self.now_ms());
         let registered = outcome.map_err(|e| {

@@ -15,6 +15,9 @@ use crate::route::BrokerTopics;
 /// Most bytes a compressed body may grow to; 262,144 topics of 127 bytes need 42 MiB.
 pub const MAX_INFLATED_BYTES: u64 = 64 * 1024 * 1024;
 
+/// First byte of zlib data with the usual window.
+const ZLIB_FIRST_BYTE: u8 = 0x78;
+
 /// Why a body could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
@@ -49,7 +52,9 @@ pub fn read(body: &[u8], compressed: bool, crc: i32, broker_version: i32) -> Res
             ..BrokerTopics::default()
         });
     }
-    if compressed {
+    // Brokers of Apache RocketMQ 5.5 with `compressedRegister` compress the body and say `compressed=false`, so their own
+    // name server refuses them. No JSON begins with the first byte of zlib data.
+    if compressed || body[0] == ZLIB_FIRST_BYTE {
         return inflate(body, broker_version);
     }
     let body: RegisterBrokerBody = from_json(body)?;
@@ -173,6 +178,11 @@ mod tests {
     #[test]
     fn brokers_before_5_have_no_mappings() {
         assert!(read(&compressed_body(), true, 0, 399).unwrap().mappings.is_empty());
+    }
+
+    #[test]
+    fn compressed_although_the_header_denies_it() {
+        assert_eq!(read(&compressed_body(), false, 0, 513).unwrap().topics.len(), 2);
     }
 
     #[test]
