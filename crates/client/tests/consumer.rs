@@ -1,0 +1,335 @@
+//! A member of a group against a scripted broker: sharing, committing, sending back, resets.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+#![allow(dead_code, reason = "not every test uses all of the fake")]
+
+mod fake;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use fake::{Answer, Asked, Fake, namesrv, route};
+use ferromq_client::{
+    Ack, Client, ClientConfig, ConsumeFrom, ConsumerConfig, Error, MessageQueue, PullStatus, ReceivedMessage,
+    Subscription,
+};
+use ferromq_protocol::code::{request, response};
+use parking_lot::Mutex;
+
+/// One stored record (RocketMQ `MessageDecoder`, version 1).
+fn record(topic: &str, queue: i32, offset: i64, tag: &str) -> Vec<u8> {
+    let body = format!("message {offset}");
+    let properties = format!("TAGS\u{1}{tag}\u{2}UNIQ_KEY\u{1}ID{queue}-{offset}\u{2}");
+    let mut out = vec![0, 0, 0, 0, 0xDA, 0xA3, 0x20, 0xA7, 0, 0, 0, 0];
+    out.extend(queue.to_be_bytes());
+    out.extend([0; 4]);
+    out.extend(offset.to_be_bytes());
+    out.extend((1000 + offset).to_be_bytes());
+    out.extend([0; 12]);
+    out.extend([127, 0, 0, 1, 0, 0, 0, 1]);
+    out.extend([0; 8]);
+    out.extend([127, 0, 0, 1, 0, 0, 0, 1]);
+    out.extend([0; 12]);
+    out.extend((body.len() as u32).to_be_bytes());
+    out.extend(body.as_bytes());
+    out.push(topic.len() as u8);
+    out.extend(topic.as_bytes());
+    out.extend((properties.len() as u16).to_be_bytes());
+    out.extend(properties.as_bytes());
+    let len = (out.len() as u32).to_be_bytes();
+    out[..4].copy_from_slice(&len);
+    out
+}
+
+/// What the scripted broker holds.
+struct Broker {
+    /// Messages in each queue.
+    messages: i64,
+    /// Members besides the one under test.
+    others: Mutex<Vec<String>>,
+    member: Mutex<String>,
+    committed: Mutex<BTreeMap<i32, i64>>,
+    /// The next pull of each queue is told to go here.
+    reset_to: AtomicI64,
+}
+
+impl Broker {
+    fn new(messages: i64) -> Arc<Broker> {
+        Arc::new(Broker {
+            messages,
+            others: Mutex::default(),
+            member: Mutex::default(),
+            committed: Mutex::default(),
+            reset_to: AtomicI64::new(-1),
+        })
+    }
+
+    fn start(self: &Arc<Broker>) -> Fake {
+        let broker = self.clone();
+        Fake::start(move |asked| broker.answer(asked))
+    }
+
+    fn answer(&self, asked: &Asked) -> Option<Answer> {
+        let queue: i32 = asked.field("queueId").parse().unwrap_or(0);
+        let empty = |code| Some((code, vec![], vec![]));
+        match asked.code {
+            request::HEART_BEAT => {
+                let text = String::from_utf8_lossy(&asked.body).into_owned();
+                let id = text.split(r#""clientID":""#).nth(1).and_then(|t| t.split('"').next()).unwrap_or("");
+                *self.member.lock() = id.to_owned();
+                empty(0)
+            }
+            request::GET_CONSUMER_LIST_BY_GROUP => {
+                let mut ids = self.others.lock().clone();
+                ids.push(self.member.lock().clone());
+                let ids: Vec<String> = ids.iter().map(|id| format!("{id:?}")).collect();
+                Some((0, vec![], format!(r#"{{"consumerIdList":[{}]}}"#, ids.join(",")).into_bytes()))
+            }
+            request::QUERY_CONSUMER_OFFSET => match self.committed.lock().get(&queue) {
+                Some(offset) => Some((0, vec![("offset", offset.to_string())], vec![])),
+                None => empty(response::QUERY_NOT_FOUND),
+            },
+            request::GET_MAX_OFFSET => Some((0, vec![("offset", self.messages.to_string())], vec![])),
+            request::UPDATE_CONSUMER_OFFSET => {
+                self.committed.lock().insert(queue, asked.field("commitOffset").parse().unwrap());
+                empty(0)
+            }
+            request::PULL_MESSAGE => self.pull(asked, queue),
+            _ => empty(0),
+        }
+    }
+
+    fn pull(&self, asked: &Asked, queue: i32) -> Option<Answer> {
+        let fields = |next: i64| {
+            vec![
+                ("suggestWhichBrokerId", "0".to_owned()),
+                ("nextBeginOffset", next.to_string()),
+                ("minOffset", "0".to_owned()),
+                ("maxOffset", self.messages.to_string()),
+            ]
+        };
+        let reset = self.reset_to.swap(-1, Ordering::SeqCst);
+        if reset >= 0 {
+            return Some((response::PULL_OFFSET_MOVED, fields(reset), vec![]));
+        }
+        let offset: i64 = asked.field("queueOffset").parse().unwrap();
+        let max: i64 = asked.field("maxMsgNums").parse().unwrap();
+        let next = (offset + max).min(self.messages);
+        if next <= offset {
+            // Waits like a long poll does: no answer here.
+            return None;
+        }
+        let tag = |o: i64| if o % 2 == 0 { "Aa" } else { "BB" };
+        let body = (offset..next).flat_map(|o| record(asked.field("topic"), queue, o, tag(o))).collect();
+        Some((0, fields(next), body))
+    }
+}
+
+fn config() -> ConsumerConfig {
+    ConsumerConfig {
+        consume_from_where: ConsumeFrom::First,
+        persist_consumer_offset_interval: Duration::from_millis(20),
+        ..ConsumerConfig::new("group")
+    }
+}
+
+fn client(names: &Fake) -> Client {
+    Client::new(ClientConfig::new(&names.addr)).unwrap()
+}
+
+async fn until(what: &str, mut reached: impl FnMut() -> bool) {
+    for _ in 0..500 {
+        if reached() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("never: {what}");
+}
+
+#[tokio::test]
+async fn alone_it_reads_everything_once_and_commits() {
+    let broker = Broker::new(100);
+    let fake = broker.start();
+    let names = namesrv("orders", route(&[("a", &fake.addr)], 4));
+    let client = client(&names);
+    let seen: Arc<Mutex<Vec<(i32, i64)>>> = Arc::default();
+    let note = seen.clone();
+    let consumer = client.consumer_with(config()).subscribe("orders", Subscription::all());
+    let consumer = consumer
+        .start(move |m: ReceivedMessage| {
+            assert_eq!(m.property("MAX_OFFSET"), Some("100"));
+            note.lock().push((m.queue.queue_id, m.queue_offset));
+            async { Ack::Done }
+        })
+        .await
+        .unwrap();
+    until("400 messages", || seen.lock().len() == 400).await;
+    until("commits", || broker.committed.lock().values().filter(|o| **o == 100).count() == 4).await;
+    consumer.shutdown().await;
+    let mut seen = seen.lock().clone();
+    seen.sort();
+    seen.dedup();
+    assert_eq!(seen.len(), 400);
+    assert_eq!(fake.asked(request::UNREGISTER_CLIENT)[0].field("consumerGroup"), "group");
+    let beat = String::from_utf8(fake.asked(request::HEART_BEAT)[0].body.clone()).unwrap();
+    for part in [
+        r#""consumeType":"CONSUME_PASSIVELY""#,
+        r#""messageModel":"CLUSTERING""#,
+        r#""consumeFromWhere":"CONSUME_FROM_FIRST_OFFSET""#,
+        r#""topic":"%RETRY%group""#,
+        r#""topic":"orders""#,
+    ] {
+        assert!(beat.contains(part), "{part} in {beat}");
+    }
+}
+
+#[tokio::test]
+async fn members_that_come_and_go_change_the_share() {
+    let broker = Broker::new(10);
+    let fake = broker.start();
+    let names = namesrv("orders", route(&[("a", &fake.addr)], 4));
+    // "000" sorts before the client's own address, so the first two queues are the other's.
+    broker.others.lock().push("000".to_owned());
+    let seen: Arc<Mutex<Vec<i32>>> = Arc::default();
+    let note = seen.clone();
+    let client = client(&names);
+    let consumer = client.consumer_with(config()).subscribe("orders", Subscription::all());
+    let consumer = consumer
+        .start(move |m: ReceivedMessage| {
+            note.lock().push(m.queue.queue_id);
+            async { Ack::Done }
+        })
+        .await
+        .unwrap();
+    until("its half", || seen.lock().len() == 20).await;
+    assert!(seen.lock().iter().all(|q| *q >= 2));
+    broker.others.lock().clear();
+    fake.tell_all(request::NOTIFY_CONSUMER_IDS_CHANGED, "consumerGroup", "group");
+    until("all of it", || seen.lock().len() == 40).await;
+    // Now three more come: it keeps the last queue and commits what it gives up.
+    broker.others.lock().extend(["000", "001", "002"].map(str::to_owned));
+    broker.committed.lock().clear();
+    fake.tell_all(request::NOTIFY_CONSUMER_IDS_CHANGED, "consumerGroup", "group");
+    until("three given up", || fake.asked(request::GET_CONSUMER_LIST_BY_GROUP).len() >= 3).await;
+    consumer.shutdown().await;
+    assert_eq!(seen.lock().len(), 40);
+}
+
+#[tokio::test]
+async fn what_is_not_done_goes_back_to_the_broker() {
+    let broker = Broker::new(3);
+    let fake = broker.start();
+    let names = namesrv("orders", route(&[("a", &fake.addr)], 1));
+    let calls = Arc::new(AtomicUsize::new(0));
+    let count = calls.clone();
+    let client = client(&names);
+    let consumer = client.consumer_with(config()).subscribe("orders", Subscription::all());
+    let consumer = consumer
+        .start(move |m: ReceivedMessage| {
+            count.fetch_add(1, Ordering::SeqCst);
+            async move {
+                match m.queue_offset {
+                    0 => Ack::Later,
+                    1 => panic!("a handler that panics"),
+                    _ => Ack::Done,
+                }
+            }
+        })
+        .await
+        .unwrap();
+    let mut back = fake.wait_asked(request::CONSUMER_SEND_MSG_BACK, 2).await;
+    until("commit", || broker.committed.lock().get(&0) == Some(&3)).await;
+    consumer.shutdown().await;
+    back.sort_by_key(|b| b.field("offset").to_owned());
+    for (asked, offset) in back.iter().zip(["1000", "1001"]) {
+        assert_eq!((asked.field("offset"), asked.field("group")), (offset, "group"));
+        assert_eq!((asked.field("originTopic"), asked.field("delayLevel")), ("orders", "0"));
+        assert_eq!(asked.field("maxReconsumeTimes"), "", "the group's configuration decides");
+    }
+    assert_eq!(calls.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test]
+async fn a_reset_moves_it() {
+    let broker = Broker::new(5);
+    let fake = broker.start();
+    let names = namesrv("orders", route(&[("a", &fake.addr)], 1));
+    broker.committed.lock().insert(0, 5);
+    broker.reset_to.store(2, Ordering::SeqCst);
+    let seen: Arc<Mutex<Vec<i64>>> = Arc::default();
+    let note = seen.clone();
+    let client = client(&names);
+    let consumer = client.consumer_with(config()).subscribe("orders", Subscription::all());
+    let consumer = consumer
+        .start(move |m: ReceivedMessage| {
+            note.lock().push(m.queue_offset);
+            async { Ack::Done }
+        })
+        .await
+        .unwrap();
+    until("the last three", || seen.lock().len() == 3).await;
+    consumer.shutdown().await;
+    let mut seen = seen.lock().clone();
+    seen.sort_unstable();
+    assert_eq!(seen, [2, 3, 4]);
+}
+
+#[tokio::test]
+async fn tags_of_one_hash_are_told_apart_and_skipped_messages_are_committed() {
+    let broker = Broker::new(10);
+    let fake = broker.start();
+    let names = namesrv("orders", route(&[("a", &fake.addr)], 1));
+    let seen = Arc::new(AtomicUsize::new(0));
+    let count = seen.clone();
+    let client = client(&names);
+    let consumer = client.consumer_with(config()).subscribe("orders", Subscription::tags("Aa"));
+    let consumer = consumer
+        .start(move |m: ReceivedMessage| {
+            assert_eq!(m.tag(), Some("Aa"));
+            count.fetch_add(1, Ordering::SeqCst);
+            async { Ack::Done }
+        })
+        .await
+        .unwrap();
+    until("commit", || broker.committed.lock().get(&0) == Some(&10)).await;
+    consumer.shutdown().await;
+    assert_eq!(seen.load(Ordering::SeqCst), 5);
+}
+
+#[tokio::test]
+async fn a_client_is_one_member_of_a_group() {
+    let broker = Broker::new(0);
+    let fake = broker.start();
+    let names = namesrv("orders", route(&[("a", &fake.addr)], 1));
+    let client = client(&names);
+    let begin = || client.consumer_with(config()).subscribe("orders", Subscription::all());
+    let first = begin().start(|_| async { Ack::Done }).await.unwrap();
+    assert!(matches!(begin().start(|_| async { Ack::Done }).await, Err(Error::Illegal(_))));
+    first.shutdown().await;
+    begin().start(|_| async { Ack::Done }).await.unwrap().shutdown().await;
+    assert!(matches!(client.consumer("g").start(|_| async { Ack::Done }).await, Err(Error::Illegal(_))));
+}
+
+#[tokio::test]
+async fn pulling_by_hand() {
+    let broker = Broker::new(40);
+    let fake = broker.start();
+    let names = namesrv("orders", route(&[("a", &fake.addr)], 2));
+    let pull = client(&names).pull_consumer("hand").unwrap();
+    let queues = pull.queues("orders").await.unwrap();
+    assert_eq!(queues.len(), 2);
+    let first = pull.pull(&queues[1], 0, 32, &Subscription::tags("BB"), None).await.unwrap();
+    assert_eq!((first.status, first.next_begin_offset, first.messages.len()), (PullStatus::Found, 32, 16));
+    assert_eq!(first.messages[0].body, b"message 1");
+    assert_eq!(first.messages[0].message_id(), "ID1-1");
+    let asked = &fake.asked(request::PULL_MESSAGE)[0];
+    assert_eq!((asked.field("sysFlag"), asked.field("subscription")), ("4", "BB"));
+    assert_eq!(pull.committed_offset(&queues[1]).await.unwrap(), None);
+    pull.commit_offset(&queues[1], 32).await.unwrap();
+    assert_eq!(pull.committed_offset(&queues[1]).await.unwrap(), Some(32));
+    let unknown = MessageQueue { broker_name: "nobody".into(), ..queues[0].clone() };
+    assert!(matches!(pull.max_offset(&unknown).await, Err(Error::UnknownBroker(_))));
+}
