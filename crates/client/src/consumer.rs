@@ -285,14 +285,11 @@ async fn share_out(group: &Arc<Group>, reading: &mut BTreeMap<MessageQueue, Read
 /// This member's queues of a topic.
 async fn share_of(group: &Group, topic: &str) -> Result<BTreeSet<MessageQueue>> {
     let route = group.shared.route(topic).await?;
-    let first = route.subscribe.first();
-    let first = first.ok_or_else(|| Error::NoQueue { topic: topic.to_owned(), wanted: "read" })?;
-    let addr = group.shared.read_addr(&first.broker_name, crate::client::MASTER_ID)?;
-    let mut members = group.members(&addr).await;
+    let mut members = group.members(&route.subscribe).await;
     if !members.as_ref().is_ok_and(|ids| ids.contains(&group.shared.client_id)) {
         // The broker is new, or has restarted, and does not know this member yet.
         group.shared.heartbeat().await;
-        members = group.members(&addr).await;
+        members = group.members(&route.subscribe).await;
     }
     let mut members = members?;
     members.sort();
@@ -353,12 +350,26 @@ impl Group {
         }
     }
 
-    /// Client ids of the group as a broker knows them.
-    async fn members(&self, addr: &str) -> Result<Vec<String>> {
+    /// Client ids of the group as the first broker knows them that answers.
+    async fn members(&self, queues: &[MessageQueue]) -> Result<Vec<String>> {
+        let brokers: BTreeSet<&str> = queues.iter().map(|queue| queue.broker_name.as_str()).collect();
+        let topic = queues.first().map(|queue| queue.topic.clone()).unwrap_or_default();
+        let mut outcome = Err(Error::NoQueue { topic, wanted: "read" });
+        for broker in brokers {
+            outcome = self.members_at(broker).await;
+            if outcome.is_ok() {
+                break;
+            }
+        }
+        outcome
+    }
+
+    async fn members_at(&self, broker_name: &str) -> Result<Vec<String>> {
+        let addr = self.shared.read_addr(broker_name, crate::client::MASTER_ID)?;
         let header = GetConsumerListByGroupHeader { consumer_group: Text::plain(&self.config.consumer_group) };
         let fields = |writer: &mut FrameWriter<'_>| header.write(writer);
-        let answer = self.shared.ask(addr, request::GET_CONSUMER_LIST_BY_GROUP, fields, &[]).await?;
-        let body: GetConsumerListByGroupResponseBody = body_of(addr, &answer)?;
+        let answer = self.shared.ask(&addr, request::GET_CONSUMER_LIST_BY_GROUP, fields, &[]).await?;
+        let body: GetConsumerListByGroupResponseBody = body_of(&addr, &answer)?;
         Ok(body.consumer_id_list)
     }
 

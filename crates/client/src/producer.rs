@@ -3,6 +3,8 @@
 //! A producer owns its round-robin position and its group's place in the heartbeats. Sends run on the caller's task and
 //! may overlap freely: all of one broker share one pipelined connection.
 
+use std::borrow::Cow;
+use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -10,6 +12,7 @@ use ferromq_common::clock;
 use ferromq_protocol::code::{request, response};
 use ferromq_protocol::header::send::{SendHeader, SendResponseHeader};
 use ferromq_protocol::properties::names;
+use ferromq_protocol::sys_flag::message as flags;
 use ferromq_protocol::{FrameWriter, OwnedCommand, Text, java, topic};
 use tokio::time::Instant;
 
@@ -42,6 +45,10 @@ pub struct ProducerConfig {
     pub retry_another_broker_when_not_store_ok: bool,
     /// Largest body, bytes.
     pub max_message_size: usize,
+    /// Bodies of more bytes are compressed with zlib, unless that makes them longer.
+    pub compress_msg_body_over_howmuch: usize,
+    /// Effort of compressing, 0 to 9.
+    pub compress_level: u32,
     /// Topic whose settings a new topic takes.
     pub create_topic_key: String,
     /// Queues of a new topic.
@@ -57,6 +64,8 @@ impl ProducerConfig {
             retry_times_when_send_failed: 2,
             retry_another_broker_when_not_store_ok: false,
             max_message_size: MAX_BODY_BYTES,
+            compress_msg_body_over_howmuch: 4096,
+            compress_level: 5,
             create_topic_key: topic::AUTO_CREATE_TOPIC_KEY.to_owned(),
             default_topic_queue_nums: 4,
         }
@@ -134,8 +143,9 @@ impl Client {
 /// What is the same in every try of one send.
 struct Prepared<'m> {
     topic: &'m str,
-    body: &'m [u8],
+    body: Cow<'m, [u8]>,
     flag: i32,
+    sys_flag: i32,
     properties: String,
     message_id: String,
     batch: bool,
@@ -210,8 +220,9 @@ impl Producer {
         let head = Message::default().wait_store_ok(head);
         let prepared = Prepared {
             topic: first.topic(),
-            body: &body,
+            body: Cow::Owned(body),
             flag: 0,
+            sys_flag: 0,
             properties: head.property_text(&self.unique_id())?,
             message_id: ids.join(","),
             batch: true,
@@ -226,7 +237,7 @@ impl Producer {
         let queue = self.next_queue(&route.publish, None);
         let addr = self.client.shared.master_addr(&queue.broker_name)?;
         let fields = |writer: &mut FrameWriter<'_>| self.header(&prepared, queue, writer);
-        self.client.shared.tell(&addr, request::SEND_MESSAGE_V2, fields, prepared.body).await?;
+        self.client.shared.tell(&addr, request::SEND_MESSAGE_V2, fields, &prepared.body).await?;
         self.announce();
         Ok(())
     }
@@ -250,14 +261,30 @@ impl Producer {
     fn prepare<'m>(&self, message: &'m Message) -> Result<Prepared<'m>> {
         message.check(self.config.max_message_size)?;
         let message_id = self.unique_id();
+        let (body, sys_flag) = match self.compressed(message.body()) {
+            Some(smaller) => (Cow::Owned(smaller), flags::COMPRESSED | flags::COMPRESSION_ZLIB),
+            None => (Cow::Borrowed(message.body()), 0),
+        };
         Ok(Prepared {
             topic: message.topic(),
-            body: message.body(),
+            body,
             flag: message.flag_bits(),
+            sys_flag,
             properties: message.property_text(&message_id)?,
             message_id,
             batch: false,
         })
+    }
+
+    /// The body compressed, if it is long and becomes shorter by it.
+    fn compressed(&self, body: &[u8]) -> Option<Vec<u8>> {
+        if body.len() <= self.config.compress_msg_body_over_howmuch {
+            return None;
+        }
+        let level = flate2::Compression::new(self.config.compress_level.min(9));
+        let mut zlib = flate2::write::ZlibEncoder::new(Vec::new(), level);
+        zlib.write_all(body).ok()?;
+        zlib.finish().ok().filter(|smaller| smaller.len() < body.len())
     }
 
     async fn route(&self, topic: &str) -> Result<std::sync::Arc<crate::route::Route>> {
@@ -312,7 +339,7 @@ impl Producer {
         let code = if prepared.batch { request::SEND_BATCH_MESSAGE } else { request::SEND_MESSAGE_V2 };
         let left = deadline.saturating_duration_since(Instant::now());
         let fields = |writer: &mut FrameWriter<'_>| self.header(prepared, queue, writer);
-        let answer = shared.call(&addr, code, left, fields, prepared.body).await?;
+        let answer = shared.call(&addr, code, left, fields, &prepared.body).await?;
         self.announce();
         let Some(status) = SendStatus::of(answer.head().code) else {
             return Err(refused(&addr, &answer));
@@ -327,7 +354,7 @@ impl Producer {
             default_topic: Text::plain(&self.config.create_topic_key),
             default_topic_queue_nums: self.config.default_topic_queue_nums,
             queue_id: queue.queue_id,
-            sys_flag: 0,
+            sys_flag: prepared.sys_flag,
             born_timestamp: clock::now_millis(),
             flag: prepared.flag,
             properties: Text::plain(&prepared.properties),

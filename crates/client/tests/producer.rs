@@ -64,6 +64,26 @@ async fn one_message() {
 }
 
 #[tokio::test]
+async fn long_bodies_are_compressed_when_that_helps() {
+    let broker = broker(0);
+    let names = namesrv("orders", route(&[("a", &broker.addr)], 1));
+    let producer = client(&names).producer("group").unwrap();
+    let mut state = 1u32;
+    let noise: Vec<u8> = (0..5000)
+        .map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as u8
+        })
+        .collect();
+    for (body, compressed) in [(vec![b'x'; 4096], false), (vec![b'x'; 4097], true), (noise, false)] {
+        producer.send(&Message::new("orders", body.clone())).await.unwrap();
+        let asked = broker.asked(request::SEND_MESSAGE_V2).pop().unwrap();
+        assert_eq!(asked.field("f"), if compressed { "769" } else { "0" });
+        assert_eq!(asked.body == body, !compressed);
+    }
+}
+
+#[tokio::test]
 async fn queues_take_turns() {
     let broker = broker(0);
     let names = namesrv("orders", route(&[("a", &broker.addr)], 3));
