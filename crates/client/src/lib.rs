@@ -35,10 +35,13 @@ mod consumer;
 mod decode;
 mod error;
 mod filter;
+mod heartbeat;
+mod lock;
 mod message;
 mod producer;
 mod pull;
 mod queue_task;
+mod rebalance;
 mod route;
 mod server_calls;
 

@@ -16,15 +16,19 @@ use ferromq_protocol::properties::names;
 use ferromq_protocol::{FrameWriter, Text, topic};
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::client::{MASTER_ID, signalled};
 use crate::consumer::{Ack, Group, Handling};
 use crate::error::{Error, Result};
+use crate::lock;
 use crate::message::{MessageQueue, ReceivedMessage};
 use crate::pull::{Pull, PullStatus};
 
 /// Pause after a pull that failed.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
+/// How often a queue without its lock looks whether it has it again.
+const LOCK_LOOK: Duration = Duration::from_millis(100);
 /// Pause before a message is handled again that could not be sent back.
 const PAUSE_BEFORE_RETRY: Duration = Duration::from_secs(5);
 
@@ -39,19 +43,40 @@ struct State {
     next: i64,
     /// Offsets handed to the handler and not done.
     under_way: BTreeSet<i64>,
+    /// When the lock of an orderly queue was last granted.
+    locked_at: Option<Instant>,
     /// Counts resets: what was handed out before one no longer matters.
     generation: u64,
 }
 
 impl Progress {
     pub fn new(next: i64) -> Self {
-        let state = State { next, under_way: BTreeSet::new(), generation: 0 };
+        let state = State { next, under_way: BTreeSet::new(), locked_at: None, generation: 0 };
         Self { state: Mutex::new(state), stopped: watch::Sender::new(false) }
     }
 
     /// Pulls no more.
     pub fn stop(&self) {
         let _ = self.stopped.send_replace(true);
+    }
+
+    /// Notes that the queue's lock has been granted or lost.
+    pub fn set_locked(&self, locked: bool) {
+        self.state.lock().locked_at = locked.then(Instant::now);
+    }
+
+    /// Waits for the lock; false when told to stop first.
+    async fn locked(&self) -> bool {
+        loop {
+            if *self.stopped.borrow() {
+                return false;
+            }
+            let at = self.state.lock().locked_at;
+            if at.is_some_and(|at| at.elapsed() < lock::LIFETIME) {
+                return true;
+            }
+            tokio::time::sleep(LOCK_LOOK).await;
+        }
     }
 
     /// Everything before this offset is done.
@@ -93,6 +118,9 @@ pub(crate) async fn run(group: Arc<Group>, queue: MessageQueue, progress: Arc<Pr
     let mut stopped = progress.stopped.subscribe();
     let mut broker_id = MASTER_ID;
     while !*stopped.borrow() {
+        if group.orderly && !progress.locked().await {
+            return;
+        }
         let Some(subscription) = group.subscriptions.get(&queue.topic) else { return };
         let pull = Pull {
             group: &group.config.consumer_group,
@@ -133,6 +161,14 @@ pub(crate) async fn run(group: Arc<Group>, queue: MessageQueue, progress: Arc<Pr
             if *stopped.borrow() {
                 return;
             }
+            if group.orderly {
+                let offset = message.queue_offset;
+                if !handle_in_order(&group, message, &progress).await {
+                    return;
+                }
+                progress.done(offset, generation);
+                continue;
+            }
             let (group, progress) = (group.clone(), progress.clone());
             tokio::spawn(async move {
                 let offset = message.queue_offset;
@@ -151,7 +187,7 @@ async fn handle(group: &Group, message: ReceivedMessage, progress: &Progress) {
         if ack == Ack::Done {
             return;
         }
-        match send_back(group, &message).await {
+        match send_back(group, &message, AFTER_A_WHILE).await {
             Ok(()) => return,
             Err(e) => tracing::warn!(id = message.message_id(), "not sent back, will be handled again here: {e}"),
         }
@@ -160,6 +196,27 @@ async fn handle(group: &Group, message: ReceivedMessage, progress: &Progress) {
             return;
         }
     }
+}
+
+/// Calls the handler until the message is acknowledged or, after its last try, a dead letter. False when the queue is no
+/// longer ours.
+async fn handle_in_order(group: &Group, mut message: ReceivedMessage, progress: &Progress) -> bool {
+    while progress.locked().await {
+        if guarded((group.handler)(as_sent(group, message.clone()))).await == Ack::Done {
+            return true;
+        }
+        let max = group.config.max_reconsume_times;
+        if max >= 0 && message.reconsume_times >= max {
+            match send_back(group, &message, TO_DEAD_LETTERS).await {
+                Ok(()) => return true,
+                Err(e) => tracing::warn!(id = message.message_id(), "no dead letter yet, will be tried again: {e}"),
+            }
+        } else {
+            message.reconsume_times += 1;
+        }
+        tokio::time::sleep(group.config.suspend_current_queue_time).await;
+    }
+    false
 }
 
 /// A retried message under the topic it was sent to.
@@ -184,15 +241,20 @@ async fn guarded(mut handling: Handling) -> Ack {
     .await
 }
 
-/// Asks the broker to deliver a message later. The broker chooses the delay by the number of tries.
-async fn send_back(group: &Group, message: &ReceivedMessage) -> Result<()> {
+/// Delay level by which the broker chooses the delay from the number of tries.
+const AFTER_A_WHILE: i32 = 0;
+/// Delay level of no further delivery.
+const TO_DEAD_LETTERS: i32 = -1;
+
+/// Gives a message back to the broker.
+async fn send_back(group: &Group, message: &ReceivedMessage, delay_level: i32) -> Result<()> {
     let addr = group.shared.master_addr(&message.queue.broker_name)?;
     let original = message.property(names::RETRY_TOPIC).unwrap_or(&message.queue.topic);
     let max = group.config.max_reconsume_times;
     let header = ConsumerSendMsgBackHeader {
         offset: message.commit_log_offset,
         group: Text::plain(&group.config.consumer_group),
-        delay_level: 0,
+        delay_level,
         origin_msg_id: Some(Text::plain(message.message_id())),
         origin_topic: Some(Text::plain(original)),
         unit_mode: false,

@@ -11,7 +11,7 @@ use ferromq_protocol::header::client::NotifyConsumerIdsChangedHeader;
 use ferromq_remoting::{Connection, Requests, Service};
 use parking_lot::Mutex;
 
-use crate::client::Groups;
+use crate::heartbeat::Groups;
 
 pub(crate) struct ServerCalls {
     pub groups: Arc<Mutex<Groups>>,

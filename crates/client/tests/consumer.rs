@@ -7,7 +7,7 @@ mod fake;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use fake::{Answer, Asked, Fake, namesrv, route};
@@ -51,6 +51,8 @@ struct Broker {
     others: Mutex<Vec<String>>,
     member: Mutex<String>,
     committed: Mutex<BTreeMap<i32, i64>>,
+    /// Whether locks are granted.
+    locks: AtomicBool,
     /// The next pull of each queue is told to go here.
     reset_to: AtomicI64,
 }
@@ -62,6 +64,7 @@ impl Broker {
             others: Mutex::default(),
             member: Mutex::default(),
             committed: Mutex::default(),
+            locks: AtomicBool::new(true),
             reset_to: AtomicI64::new(-1),
         })
     }
@@ -96,6 +99,12 @@ impl Broker {
                 self.committed.lock().insert(queue, asked.field("commitOffset").parse().unwrap());
                 empty(0)
             }
+            request::LOCK_BATCH_MQ if self.locks.load(Ordering::SeqCst) => {
+                let text = String::from_utf8_lossy(&asked.body).into_owned();
+                let set = text.split(r#""mqSet":"#).nth(1).and_then(|t| t.split(']').next()).unwrap_or("[");
+                Some((0, vec![], format!(r#"{{"lockOKMQSet":{set}]}}"#).into_bytes()))
+            }
+            request::LOCK_BATCH_MQ => Some((0, vec![], br#"{"lockOKMQSet":[]}"#.to_vec())),
             request::PULL_MESSAGE => self.pull(asked, queue),
             _ => empty(0),
         }
@@ -311,6 +320,69 @@ async fn a_client_is_one_member_of_a_group() {
     first.shutdown().await;
     begin().start(|_| async { Ack::Done }).await.unwrap().shutdown().await;
     assert!(matches!(client.consumer("g").start(|_| async { Ack::Done }).await, Err(Error::Illegal(_))));
+}
+
+#[tokio::test]
+async fn an_orderly_member_locks_and_keeps_the_order_through_failures() {
+    let broker = Broker::new(20);
+    let fake = broker.start();
+    let names = namesrv("orders", route(&[("a", &fake.addr)], 2));
+    let seen: Arc<Mutex<Vec<(i32, i64, i32)>>> = Arc::default();
+    let note = seen.clone();
+    let client = client(&names);
+    let config =
+        ConsumerConfig { suspend_current_queue_time: Duration::from_millis(20), max_reconsume_times: 2, ..config() };
+    let consumer = client.consumer_with(config).subscribe("orders", Subscription::all());
+    let consumer = consumer
+        .start_orderly(move |m: ReceivedMessage| {
+            note.lock().push((m.queue.queue_id, m.queue_offset, m.reconsume_times));
+            async move {
+                // The third message of the first queue succeeds at the second try, the fifth never.
+                match (m.queue.queue_id, m.queue_offset, m.reconsume_times) {
+                    (0, 2, 0) | (0, 4, _) => Ack::Later,
+                    _ => Ack::Done,
+                }
+            }
+        })
+        .await
+        .unwrap();
+    until("commits", || broker.committed.lock().values().filter(|o| **o == 20).count() == 2).await;
+    consumer.shutdown().await;
+    let of_first: Vec<(i64, i32)> = seen.lock().iter().filter(|s| s.0 == 0).map(|s| (s.1, s.2)).collect();
+    let mut wanted = vec![(0, 0), (1, 0), (2, 0), (2, 1), (3, 0), (4, 0), (4, 1), (4, 2)];
+    wanted.extend((5..20).map(|o| (o, 0)));
+    assert_eq!(of_first, wanted);
+    let dead = fake.asked(request::CONSUMER_SEND_MSG_BACK);
+    assert_eq!((dead.len(), dead[0].field("offset"), dead[0].field("delayLevel")), (1, "1004", "-1"));
+    let locked = String::from_utf8(fake.asked(request::LOCK_BATCH_MQ)[0].body.clone()).unwrap();
+    assert!(locked.contains(r#"{"brokerName":"a","queueId":0,"topic":"orders"}"#), "{locked}");
+    let unlocked = fake.asked(request::UNLOCK_BATCH_MQ).pop().unwrap();
+    assert!(String::from_utf8_lossy(&unlocked.body).contains(r#""queueId":1"#));
+}
+
+#[tokio::test]
+async fn without_the_lock_nothing_is_read() {
+    let broker = Broker::new(20);
+    broker.locks.store(false, Ordering::SeqCst);
+    let fake = broker.start();
+    let names = namesrv("orders", route(&[("a", &fake.addr)], 1));
+    let seen = Arc::new(AtomicUsize::new(0));
+    let count = seen.clone();
+    let client = client(&names);
+    let consumer = client.consumer_with(config()).subscribe("orders", Subscription::all());
+    let consumer = consumer
+        .start_orderly(move |_| {
+            count.fetch_add(1, Ordering::SeqCst);
+            async { Ack::Done }
+        })
+        .await
+        .unwrap();
+    fake.wait_asked(request::LOCK_BATCH_MQ, 1).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!((seen.load(Ordering::SeqCst), fake.asked(request::PULL_MESSAGE).len()), (0, 0));
+    broker.locks.store(true, Ordering::SeqCst);
+    until("all", || seen.load(Ordering::SeqCst) == 20).await;
+    consumer.shutdown().await;
 }
 
 #[tokio::test]
