@@ -51,7 +51,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// The next byte that is not white space, not consumed; 0 at the end.
-    #[inline]
+    #[inline(always)]
     fn peek(&mut self) -> u8 {
         loop {
             match self.bytes.get(self.at) {
@@ -82,7 +82,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// The next key of the open object with its colon consumed, or `None` when the object was closed.
-    #[inline]
+    #[inline(always)]
     pub fn next_key(&mut self) -> Result<Option<Span>, HeaderError> {
         let mut byte = self.peek();
         while byte == b',' {
@@ -106,7 +106,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// The string that starts at the quote here. The span is what stands between the quotes.
-    #[inline]
+    #[inline(always)]
     fn string(&mut self, quote: u8) -> Result<Span, HeaderError> {
         self.at += 1;
         let start = self.at;
@@ -141,7 +141,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// A string, number or word; `None` for `null` and for a nested value, which no header field is.
-    #[inline]
+    #[inline(always)]
     pub fn scalar(&mut self) -> Result<Option<Span>, HeaderError> {
         match self.peek() {
             quote @ (b'"' | b'\'') => self.string(quote).map(Some),
@@ -201,7 +201,7 @@ impl<'a> Scanner<'a> {
 
 /// Distance to the first `quote` or backslash. Header strings are mostly short: eight bytes at a time, and memchr once
 /// it turns out to be a long one.
-#[inline]
+#[inline(always)]
 fn find_quote_or_escape(bytes: &[u8], quote: u8) -> Option<usize> {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGHS: u64 = 0x8080_8080_8080_8080;
@@ -219,7 +219,12 @@ fn find_quote_or_escape(bytes: &[u8], quote: u8) -> Option<usize> {
         }
         at += 8;
     }
-    memchr::memchr2(quote, b'\\', bytes.get(at..).unwrap_or_default()).map(|step| at + step)
+    find_far(bytes, at, quote)
+}
+
+#[inline(never)]
+fn find_far(bytes: &[u8], from: usize, quote: u8) -> Option<usize> {
+    memchr::memchr2(quote, b'\\', bytes.get(from..).unwrap_or_default()).map(|step| from + step)
 }
 
 /// Java's `Long.parseLong` in base 10.

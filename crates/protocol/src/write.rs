@@ -25,13 +25,17 @@ pub struct FrameWriter<'o> {
     stage: Stage,
     /// Where the length of the binary fields stands; 0 until fields begin.
     fields_len_at: usize,
+    /// The request that is answered; `None` in a request of ours.
+    answered: Option<Head>,
 }
 
 impl<'o> FrameWriter<'o> {
     /// An answer to `request`: its encoding and opaque, flag 1. The language is JAVA, the one name every client of
     /// every age can read in a response.
     pub fn response(out: &'o mut Vec<u8>, request: &Head, code: i32) -> Self {
-        Self::begin(out, request.encoding, code, request.opaque, 1, version::language::JAVA)
+        let mut writer = Self::begin(out, request.encoding, code, request.opaque, 1, version::language::JAVA);
+        writer.answered = Some(*request);
+        writer
     }
 
     /// A request of ours. Codes that do not fit the binary header's 16 bits are written as JSON whatever `encoding` says.
@@ -64,7 +68,7 @@ impl<'o> FrameWriter<'o> {
                 out.extend_from_slice(&flag.to_be_bytes());
             }
         }
-        FrameWriter { out, start, encoding, stage: Stage::Head, fields_len_at: 0 }
+        FrameWriter { out, start, encoding, stage: Stage::Head, fields_len_at: 0, answered: None }
     }
 
     /// The encoding this frame is written in.
@@ -212,14 +216,28 @@ impl<'o> FrameWriter<'o> {
 
     fn close(&mut self, header_end: usize) {
         let header_len = header_end - self.start - PREFIX_BYTES;
-        debug_assert!(header_len <= MAX_HEADER_BYTES, "a header of {header_len} bytes cannot be carried");
+        if header_len > MAX_HEADER_BYTES {
+            return self.give_up(header_len);
+        }
         let total = (self.out.len() - self.start - 4) as u32;
         let kind = if self.encoding == Encoding::Json { 0 } else { 1 << 24 };
-        let mark = (header_len.min(MAX_HEADER_BYTES) as u32) | kind;
         let prefix = &mut self.out[self.start..self.start + PREFIX_BYTES];
         prefix[..4].copy_from_slice(&total.to_be_bytes());
-        prefix[4..].copy_from_slice(&mark.to_be_bytes());
+        prefix[4..].copy_from_slice(&((header_len as u32) | kind).to_be_bytes());
         self.stage = Stage::Done;
+    }
+
+    /// A header whose length has more than 24 bits cannot be sent: an answer becomes an error, a request is taken back
+    /// and runs into its time limit.
+    #[cold]
+    fn give_up(&mut self, header_len: usize) {
+        self.out.truncate(self.start);
+        self.stage = Stage::Done;
+        if let Some(request) = self.answered {
+            let mut answer = FrameWriter::response(self.out, &request, crate::code::response::SYSTEM_ERROR);
+            answer.remark(&format!("the answer's header has {header_len} bytes, more than a frame can carry"));
+            answer.finish();
+        }
     }
 }
 
@@ -306,6 +324,23 @@ fn escape(out: &mut Vec<u8>, bytes: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_header_too_long_becomes_an_error() {
+        let long = "x".repeat(MAX_HEADER_BYTES);
+        let request = Head { encoding: Encoding::Binary, code: 11, language: 0, version: 0, opaque: 7, flag: 0 };
+        let mut out = b"kept".to_vec();
+        let mut writer = FrameWriter::response(&mut out, &request, 0);
+        writer.str("k", &long);
+        writer.finish_with_body(b"body");
+        let answer = crate::OwnedCommand::from_frame_bytes(out.split_off(4)).unwrap();
+        assert_eq!((answer.head().code, answer.head().opaque), (1, 7));
+        assert!(answer.remark_lossy().contains("more than a frame can carry"));
+        let mut writer = FrameWriter::request(&mut out, Encoding::Json, 11, 7, false);
+        writer.str("k", &long);
+        writer.finish();
+        assert_eq!(out, b"kept");
+    }
 
     #[test]
     fn escapes_at_every_place() {
