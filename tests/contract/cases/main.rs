@@ -1,8 +1,10 @@
 //! The contract: what the official, unmodified clients and hostile peers must see. Each module holds the cases of one
 //! theme and lists them; `cargo test --release -p ferromq-contract -- NAME` runs those whose names contain NAME.
 
+mod bad;
 mod consume;
 mod fanout;
+mod faults;
 mod fields;
 mod kill;
 mod mixed;
@@ -20,8 +22,10 @@ fn main() -> ExitCode {
     cases.extend(read::cases());
     cases.extend(consume::cases());
     cases.extend(order::cases());
+    cases.extend(bad::cases());
     cases.extend(mixed::cases());
     cases.extend(takeover::cases());
+    cases.extend(faults::cases());
     cases.extend(kill::cases());
     cases.extend(fanout::cases());
     ferromq_contract::runner::main(cases)

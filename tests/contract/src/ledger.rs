@@ -70,6 +70,11 @@ impl Ledger {
         Ok(Load { stop, done, threads })
     }
 
+    /// A body that no acknowledgement is expected for; the log may hold it.
+    pub fn probe(&self) -> Vec<u8> {
+        body_of(self.next_id.fetch_add(1, Ordering::Relaxed), 100)
+    }
+
     /// Ends the load and notes its acknowledgements. An offset acknowledged for two messages fails here.
     pub fn take(&mut self, load: Load) -> Outcome<usize> {
         load.stop.store(true, Ordering::Relaxed);
@@ -117,6 +122,16 @@ impl Ledger {
             self.verified[queue as usize] = end;
         }
         Ok(read)
+    }
+
+    /// Checks that each acknowledged message of queue 0 stands where it was acknowledged; other messages may stand between.
+    pub fn verify_acked(&self, stored: &[Stored]) -> Outcome {
+        for ((_, offset), id) in &self.acked {
+            let record = usize::try_from(*offset).ok().and_then(|i| stored.get(i));
+            let record = record.ok_or_else(|| Stop::Failed(format!("offset {offset} was acknowledged and is lost")))?;
+            ensure_eq!(id_of(record)?, *id, "message at offset {offset}");
+        }
+        Ok(())
     }
 }
 

@@ -1,0 +1,363 @@
+//! What the machine does to a broker: a full or read-only disk, I/O errors, a store in use, a port in use, a torn log.
+//! In each case nothing acknowledged is lost, nothing is acknowledged after a failure, and the reason is told.
+
+use ferromq_contract::ledger::Ledger;
+use ferromq_contract::runner::{Case, Lab};
+use ferromq_contract::server::{Broker, Cluster, Make, Namesrv};
+use ferromq_contract::tools::present;
+use ferromq_contract::wire::code;
+use ferromq_contract::{Outcome, Stop, While, ensure, ensure_eq, wait_for};
+use std::io::{Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        Case::alone("faults::full_disk", full_disk),
+        Case::alone("faults::read_only_folder", read_only_folder),
+        Case::alone("faults::second_process_on_the_store", second_process),
+        Case::alone("faults::port_in_use", port_in_use),
+        Case::alone("faults::stop_under_load", stop_under_load),
+        Case::alone("faults::torn_tail", torn_tail),
+        Case::alone("faults::lost_consume_queues", lost_consume_queues),
+        Case::alone("faults::eio_on_append", |lab| {
+            io_error(lab, "ASYNC_FLUSH", "pwrite64,pwritev,pwritev2,write,writev", false)
+        }),
+        Case::alone("faults::eio_on_sync_under_sync_flush", |lab| {
+            io_error(lab, "SYNC_FLUSH", "fdatasync,fsync,msync", true)
+        }),
+        Case::alone("faults::eio_on_sync_under_async_flush", |lab| {
+            io_error(lab, "ASYNC_FLUSH", "fdatasync,fsync,msync", false)
+        }),
+    ]
+}
+
+const TOPIC: &str = "faults";
+/// A message every broker accepts.
+const BODY: &[u8] = b"12345678 probe";
+
+fn skip_java(lab: &Lab, why: &str) -> Outcome {
+    if lab.make == Make::Java { Err(Stop::Skipped(format!("the Java broker {why}"))) } else { Ok(()) }
+}
+
+/// A small file system of its own, for root.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn new(folder: &Path, size: &str) -> Outcome<Disk> {
+        if !rustix::process::geteuid().is_root() || !present("mount") {
+            return Err(Stop::Skipped("only root can mount a small disk".to_owned()));
+        }
+        std::fs::create_dir_all(folder)?;
+        let disk = Disk(folder.to_owned());
+        if disk.mount(&format!("size={size}"), true).is_err() {
+            return Err(Stop::Skipped("mounting a tmpfs is not permitted here".to_owned()));
+        }
+        Ok(disk)
+    }
+
+    fn mount(&self, options: &str, first: bool) -> Outcome {
+        let options = if first { options.to_owned() } else { format!("remount,{options}") };
+        let done = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
+            .arg(&self.0)
+            .stderr(Stdio::null())
+            .status()?;
+        ensure!(done.success(), "mount -o {options} failed");
+        Ok(())
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+/// A broker whose folder is given, with one topic of one queue.
+fn broker_on(lab: &Lab, folder: &Path, settings: &[(&str, &str)]) -> Outcome<(Namesrv, Broker)> {
+    let namesrv = Namesrv::start(&lab.tools, lab.make, &lab.folder("faults-namesrv")?)?;
+    let mut broker = Broker::new(lab.make, folder, "broker-a", &namesrv.addr);
+    for (key, value) in settings {
+        broker = broker.set(key, value);
+    }
+    broker.start(&lab.tools)?;
+    broker.conn()?.create_topic(TOPIC, 1)?;
+    Ok((namesrv, broker))
+}
+
+/// The disk fills up under load: sends are refused, what was acknowledged stays readable, also after more room and a restart.
+fn full_disk(lab: &Lab) -> Outcome {
+    skip_java(lab, "is killed by its own mapped files on a full disk")?;
+    let disk = Disk::new(&lab.folder("full")?.join("disk"), "96m")?;
+    let settings = [("mappedFileSizeCommitLog", "4194304"), ("maxHashSlotNum", "20000"), ("maxIndexNum", "100000")];
+    let (_namesrv, mut broker) = broker_on(lab, &disk.0.join("broker"), &settings)?;
+    let mut ledger = Ledger::new(TOPIC, 1);
+    let load = ledger.load(&broker.addr(), 2, 2000)?;
+    load.wait(2000, Duration::from_secs(30))?;
+    // All the room goes at once, as it does when another program writes.
+    let mut filler = std::fs::File::create(disk.0.join("filler"))?;
+    while filler.write_all(&[1; 65536]).is_ok() {}
+    while filler.write_all(&[1; 64]).is_ok() {}
+    // Room inside the open file may last a while; then there are no more acknowledgements.
+    let mut last = load.acked();
+    let mut still = 0;
+    wait_for(Duration::from_secs(60), "the broker refuses", || {
+        std::thread::sleep(Duration::from_millis(480));
+        still = if load.acked() == last { still + 1 } else { 0 };
+        last = load.acked();
+        Ok((still == 4).then_some(()))
+    })?;
+    ledger.take(load)?;
+    ensure!(broker.alive(), "the broker ended when the disk was full:\n{}", broker.log_tail());
+    let refused = broker.conn()?.send_raw(TOPIC, 0, "", &ledger.probe())?;
+    ensure!(refused.code != 0, "a message was acknowledged on a full disk");
+    ensure!(!refused.remark.is_empty(), "code {} without a reason", refused.code);
+    ledger.verify(&broker.addr(), true).doing("reading while the disk is full")?;
+    broker.kill();
+    broker.start(&lab.tools).err().map_or(Ok(()), |e| match e {
+        // It may refuse to start without room, if it says so.
+        Stop::Failed(why) if why.contains("space") => Ok(()),
+        other => Err(other),
+    })?;
+    broker.kill();
+    drop(filler);
+    std::fs::remove_file(disk.0.join("filler"))?;
+    disk.mount("size=400m", false)?;
+    broker.start(&lab.tools).doing("starting with room again")?;
+    ledger.verify(&broker.addr(), true).doing("after the restart")?;
+    broker.conn()?.send(TOPIC, 0, "", &ledger.probe()).doing("sending with room again")?;
+    broker.stop()
+}
+
+fn read_only_folder(lab: &Lab) -> Outcome {
+    let disk = Disk::new(&lab.folder("read-only")?.join("disk"), "600m")?;
+    let folder = lab.folder("read-only-broker")?;
+    let namesrv = Namesrv::start(&lab.tools, lab.make, &folder.join("namesrv"))?;
+    let store = disk.0.join("store");
+    let broker = Broker::new(lab.make, &folder.join("broker"), "broker-a", &namesrv.addr)
+        .set("storePathRootDir", store.display())
+        .set("storePathCommitLog", store.join("commitlog").display());
+    disk.mount("ro", false)?;
+    let (status, said) = broker.start_refused(&lab.tools, Duration::from_secs(60))?;
+    ensure!(!status.success(), "the broker ended with success");
+    if lab.make == Make::Ferro {
+        ensure!(said.contains(&disk.0.display().to_string()), "the message does not name the folder:\n{said}");
+        ensure!(said.to_lowercase().contains("read-only"), "the message does not say why:\n{said}");
+        ensure!(!said.contains("panicked"), "the broker panicked:\n{said}");
+    }
+    Ok(())
+}
+
+fn second_process(lab: &Lab) -> Outcome {
+    let folder = lab.folder("second")?;
+    let (namesrv, mut first) = broker_on(lab, &folder.join("first"), &[])?;
+    let mut conn = first.conn()?;
+    conn.send(TOPIC, 0, "", BODY)?;
+    let second = Broker::new(lab.make, &folder.join("second"), "broker-b", &namesrv.addr)
+        .set("storePathRootDir", first.store().display())
+        .set("storePathCommitLog", first.store().join("commitlog").display());
+    let (status, said) = second.start_refused(&lab.tools, Duration::from_secs(60))?;
+    ensure!(!status.success(), "the second broker ended with success");
+    if lab.make == Make::Ferro {
+        ensure!(said.contains(&first.store().display().to_string()), "the message does not name the store:\n{said}");
+        ensure!(
+            said.contains("lock") || said.contains("in use") || said.contains("another"),
+            "the message does not say why:\n{said}"
+        );
+    }
+    conn.send(TOPIC, 0, "", BODY).doing("sending to the first after the second's attempt")?;
+    first.stop()?;
+    first.start(&lab.tools)?;
+    ensure_eq!(first.conn()?.read_queue(TOPIC, 0, 0)?.len(), 2, "messages after a restart");
+    first.stop()
+}
+
+fn port_in_use(lab: &Lab) -> Outcome {
+    let folder = lab.folder("port")?;
+    let namesrv = Namesrv::start(&lab.tools, lab.make, &folder.join("namesrv"))?;
+    let broker = Broker::new(lab.make, &folder.join("broker"), "broker-a", &namesrv.addr);
+    let taken = std::net::TcpListener::bind(broker.addr())?;
+    let (status, said) = broker.start_refused(&lab.tools, Duration::from_secs(60))?;
+    ensure!(!status.success(), "the broker ended with success");
+    if lab.make == Make::Ferro {
+        ensure!(said.contains(&broker.port.to_string()), "the message does not name the port:\n{said}");
+        ensure!(!said.contains("panicked"), "the broker panicked:\n{said}");
+    }
+    drop(taken);
+    // The failed attempt leaves nothing that is in the way.
+    let mut broker = broker;
+    broker.start(&lab.tools).doing("starting with the port free")?;
+    broker.stop()
+}
+
+/// SIGTERM while messages come in: the broker ends by itself, and all that was acknowledged is there.
+fn stop_under_load(lab: &Lab) -> Outcome {
+    let mut cluster = Cluster::start(&lab.tools, lab.make, &lab.folder("stop")?, &[])?;
+    cluster.create_topic(TOPIC, 4)?;
+    let mut ledger = Ledger::new(TOPIC, 4);
+    for _ in 0..3 {
+        let load = ledger.load(&cluster.broker.addr(), 4, 2000)?;
+        load.wait(2000, Duration::from_secs(30))?;
+        cluster.broker.stop()?;
+        ledger.take(load)?;
+        ensure!(!cluster.broker.store().join("abort").exists(), "a clean stop left the abort file");
+        cluster.broker.start(&lab.tools)?;
+        ledger.verify(&cluster.broker.addr(), true)?;
+    }
+    cluster.broker.stop()
+}
+
+/// The last record was being written when the power went: a part of it stands behind the good ones.
+fn torn_tail(lab: &Lab) -> Outcome {
+    let mut cluster =
+        Cluster::start(&lab.tools, lab.make, &lab.folder("torn")?, &[("mappedFileSizeCommitLog", "16777216")])?;
+    cluster.create_topic(TOPIC, 1)?;
+    let mut conn = cluster.broker.conn()?;
+    for i in 0..300 {
+        conn.send(TOPIC, 0, "KEYS\u{1}torn\u{2}", format!("12345678 m-{i}").as_bytes())?;
+    }
+    wait_for(Duration::from_secs(10), "300 messages", || {
+        Ok((conn.bound(code::GET_MAX_OFFSET, TOPIC, 0)? == 300).then_some(()))
+    })?;
+    let records = conn.read_queue(TOPIC, 0, 0)?;
+    cluster.broker.kill();
+    let last = &records[299];
+    let end = last.physical_offset as u64 + last.raw.len() as u64;
+    let mut log =
+        std::fs::OpenOptions::new().write(true).open(cluster.broker.store().join("commitlog/00000000000000000000"))?;
+    log.seek(SeekFrom::Start(end))?;
+    // Up to the middle of its header: the crc of a record covers its body only.
+    log.write_all(&last.raw[..60])?;
+    log.sync_all()?;
+    cluster.broker.start(&lab.tools)?;
+    let mut conn = cluster.broker.conn()?;
+    ensure_eq!(conn.read_queue(TOPIC, 0, 0)?, records, "records after the restart");
+    let sent = conn.send(TOPIC, 0, "", BODY)?;
+    ensure_eq!(sent.offset, 300, "queue offset of the next message");
+    let all = wait_for(Duration::from_secs(10), "the next message", || {
+        Ok(Some(conn.read_queue(TOPIC, 0, 0)?).filter(|all| all.len() == 301))
+    })?;
+    ensure_eq!(all[300].physical_offset as u64, end, "the next record overwrites the torn one");
+    cluster.broker.stop()
+}
+
+/// The consume queues are derived from the log: without them, a start makes them anew.
+fn lost_consume_queues(lab: &Lab) -> Outcome {
+    let mut cluster =
+        Cluster::start(&lab.tools, lab.make, &lab.folder("rebuild")?, &[("mappedFileSizeCommitLog", "4194304")])?;
+    cluster.create_topic(TOPIC, 3)?;
+    let mut conn = cluster.broker.conn()?;
+    for i in 0..900 {
+        conn.send(TOPIC, i % 3, "TAGS\u{1}t\u{2}", &vec![i as u8; 16 + i as usize * 13])?;
+    }
+    let read = |broker: &Broker| -> Outcome<Vec<_>> {
+        let mut conn = broker.conn()?;
+        wait_for(Duration::from_secs(15), "900 messages", || {
+            let all: Outcome<Vec<_>> = (0..3).map(|queue| conn.read_queue(TOPIC, queue, 0)).collect();
+            Ok(Some(all?).filter(|all| all.iter().map(Vec::len).sum::<usize>() == 900))
+        })
+    };
+    let before = read(&cluster.broker)?;
+    cluster.broker.stop()?;
+    let queues = cluster.broker.store().join("consumequeue");
+    let copy = |queue: i32| std::fs::read(queues.join(format!("{TOPIC}/{queue}/00000000000000000000")));
+    let bytes: Vec<Vec<u8>> = (0..3).map(copy).collect::<Result<_, _>>()?;
+    std::fs::remove_dir_all(&queues)?;
+    cluster.broker.start(&lab.tools)?;
+    let after = read(&cluster.broker)?;
+    ensure!(after == before, "the rebuilt queues serve other records");
+    cluster.broker.stop()?;
+    for (queue, expected) in bytes.iter().enumerate() {
+        ensure!(copy(queue as i32)? == *expected, "the rebuilt file of queue {queue} differs");
+    }
+    Ok(())
+}
+
+/// strace attached to a broker, making system calls fail.
+struct Injection(Child);
+
+impl Injection {
+    fn attach(pid: u32, calls: &str, under: &Path, log: &Path) -> Outcome<Injection> {
+        if !present("strace") {
+            return Err(Stop::Skipped("strace is not installed".to_owned()));
+        }
+        let pid = pid.to_string();
+        // Only calls on files in use of the commit log; the process also writes to sockets, queues and its log.
+        let mut command = Command::new("strace");
+        command.args(["-f", "-qq", "-p", &pid, "-o"]).arg(log).args(["-e", &format!("trace={calls}")]);
+        command.args(["-e", &format!("inject={calls}:error=EIO:when=1+")]);
+        for entry in std::fs::read_dir(under)? {
+            command.arg("-P").arg(entry?.path());
+        }
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        let mut injection = Injection(child);
+        let status = format!("/proc/{pid}/status");
+        let attached = wait_for(Duration::from_secs(10), "strace attaches", || {
+            if injection.0.try_wait()?.is_some() {
+                return Err(Stop::Skipped("strace may not attach here".to_owned()));
+            }
+            let text = std::fs::read_to_string(&status)?;
+            let tracer = text.lines().find_map(|l| l.strip_prefix("TracerPid:"));
+            Ok(tracer.filter(|t| t.trim() != "0").map(drop))
+        });
+        attached?;
+        std::thread::sleep(Duration::from_millis(300));
+        Ok(injection)
+    }
+}
+
+impl Drop for Injection {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// From some moment on, every such call on the commit log fails. No message is acknowledged whose record did not get
+/// where the flush mode promises, the broker stays readable, and a restart has all that was acknowledged.
+fn io_error(lab: &Lab, flush: &str, calls: &str, first_must_fail: bool) -> Outcome {
+    skip_java(lab, "maps its files: there is no such call to fail")?;
+    let folder = lab.folder("eio")?;
+    let settings = [("flushDiskType", flush), ("mappedFileSizeCommitLog", "16777216")];
+    let (_namesrv, mut broker) = broker_on(lab, &folder.join("broker"), &settings)?;
+    let mut ledger = Ledger::new(TOPIC, 1);
+    let load = ledger.load(&broker.addr(), 2, 1000)?;
+    load.wait(500, Duration::from_secs(30))?;
+    ledger.take(load)?;
+    let pid = broker.process.as_ref().map_or(0, |p| p.pid());
+    let injection = Injection::attach(pid, calls, &broker.store().join("commitlog"), &folder.join("strace.log"))?;
+    let mut conn = broker.conn()?;
+    if first_must_fail || calls.starts_with("pwrite") {
+        let answer = conn.send_raw(TOPIC, 0, "", BODY)?;
+        ensure!(answer.code != 0, "acknowledged although the call failed");
+    }
+    // Under ASYNC_FLUSH a failed sync is noticed by the next flush; from then on nothing is acknowledged.
+    let load = ledger.load(&broker.addr(), 2, 1000)?;
+    let refused = wait_for(Duration::from_secs(10), "sends are refused", || {
+        let answer = broker.conn()?.send_raw(TOPIC, 0, "", BODY)?;
+        Ok((answer.code != 0).then_some(answer))
+    })?;
+    ensure!(!refused.remark.is_empty(), "code {} without a reason", refused.code);
+    let quiet = load.acked();
+    std::thread::sleep(Duration::from_millis(500));
+    ensure_eq!(load.acked(), quiet, "acknowledgements after the first refusal");
+    ledger.take(load)?;
+    drop(injection);
+    let again = broker.conn()?.send_raw(TOPIC, 0, "", BODY)?;
+    ensure!(
+        again.code != 0,
+        "the broker writes on after a failed call: pages that the kernel gave up are not tried again"
+    );
+    ensure!(broker.alive(), "the broker ended:\n{}", broker.log_tail());
+    broker.conn()?.read_queue(TOPIC, 0, 0).doing("reading from the broker after the failure")?;
+    broker.kill();
+    broker.start(&lab.tools).doing("starting after the failure")?;
+    // The probes of this case are not in the ledger; the ledger's messages must all be there.
+    let stored = broker.conn()?.read_queue(TOPIC, 0, 0)?;
+    ensure!(stored.len() >= ledger.len(), "{} messages in the log, {} acknowledged", stored.len(), ledger.len());
+    ledger.verify_acked(&stored)?;
+    broker.conn()?.send(TOPIC, 0, "", BODY).doing("sending after the restart")?;
+    broker.stop()
+}
