@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 pub fn cases() -> Vec<Case> {
     vec![
         Case::alone("mixed::java_namesrv_our_broker", |lab| serve(lab, Make::Java, &[lab.make])),
+        Case::alone("mixed::our_namesrv_java_broker", |lab| serve(lab, lab.make, &[Make::Java])),
         Case::alone("mixed::our_namesrv_java_broker_and_our_broker", |lab| {
             serve(lab, lab.make, &[Make::Java, lab.make])
         }),
