@@ -19,6 +19,8 @@ pub use query::filter_by_zone;
 pub const MAX_LIVE_BROKERS: usize = 4096;
 /// Most topics in the table; topics beyond it are left out of the routes and logged.
 pub const MAX_TOPICS: usize = 262_144;
+/// Most queue groups (a topic on a broker name) in the table; further ones are left out and logged.
+pub const MAX_TOPIC_BROKERS: usize = 4_194_304;
 /// Longest cluster name, broker name, address, zone or topic, bytes.
 pub const MAX_NAME_BYTES: usize = 255;
 /// Most filter servers kept for one broker (a feature removed from RocketMQ 5; the list is only passed on).
@@ -168,6 +170,11 @@ impl RouteTable {
             return Err(Refused::SingleTopicOfUnknownBroker);
         }
 
+        // An address that comes back under another broker name has left the old one; RocketMQ keeps that for ever.
+        let renamed = self.live.get(&key).filter(|live| live.broker_name != r.broker_name);
+        if let Some(old_name) = renamed.map(|live| live.broker_name.clone()) {
+            self.unregister(r.cluster, r.broker_addr, &old_name);
+        }
         self.clusters.entry(r.cluster.into()).or_default().insert(r.broker_name.into());
         self.drop_other_ids(r.broker_name, r.broker_addr, r.broker_id);
         let first = holder.as_deref().is_none_or(str::is_empty);
@@ -239,6 +246,7 @@ impl RouteTable {
             });
         }
         let mut skipped = 0;
+        let mut room: Option<usize> = None;
         for topic in &body.topics {
             if !changed && self.topics.get(&topic.topic_name).is_some_and(|q| q.contains_key(broker_name)) {
                 continue;
@@ -255,6 +263,15 @@ impl RouteTable {
                 perm: if acting { topic.perm & !perm::WRITE } else { topic.perm },
                 topic_sys_flag: topic.topic_sys_flag,
             };
+            let room = room.get_or_insert_with(|| {
+                MAX_TOPIC_BROKERS.saturating_sub(self.topics.values().map(BTreeMap::len).sum::<usize>())
+            });
+            let known = self.topics.get(&topic.topic_name).is_some_and(|queues| queues.contains_key(broker_name));
+            if !known && *room == 0 {
+                skipped += 1;
+                continue;
+            }
+            *room -= usize::from(!known);
             self.topics.entry(topic.topic_name.clone()).or_default().insert(broker_name.into(), queue);
         }
         if changed {
@@ -264,7 +281,7 @@ impl RouteTable {
                     continue;
                 };
                 let full = self.mappings.len() >= MAX_TOPICS && !self.mappings.contains_key(topic);
-                if full || !legal(topic) || !legal(name) {
+                if full || !legal(topic) || name != broker_name {
                     skipped += 1;
                     continue;
                 }

@@ -227,6 +227,15 @@ fn a_new_connection_takes_over_from_the_old_one() {
 }
 
 #[test]
+fn a_renamed_broker_leaves_its_old_name() {
+    let mut table = with_master();
+    table.register(&Registration { broker_name: "renamed", ..master(A0) }, body(1, &["orders", "x"]), 0).unwrap();
+    let names: Vec<_> = table.cluster_info().broker_addr_table.into_keys().collect();
+    assert_eq!(names, ["renamed"]);
+    assert_eq!(table.route("orders", false).unwrap().queue_datas.len(), 1);
+}
+
+#[test]
 fn all_brokers_of_a_connection_go_with_it() {
     let mut table = with_master();
     table.register(&Registration { broker_name: "b", ..master(A1) }, body(1, &["orders", "x"]), 0).unwrap();
@@ -329,8 +338,11 @@ fn static_topic_mappings() {
         total_queues: 8,
         ..TopicQueueMappingInfo::default()
     });
-    table.register(&master(A0), with_mapping, 0).unwrap();
+    with_mapping
+        .mappings
+        .push(TopicQueueMappingInfo { bname: Some("another".into()), ..with_mapping.mappings[0].clone() });
+    assert_eq!(table.register(&master(A0), with_mapping, 0).unwrap().skipped_topics, 1);
     let mappings = table.route("static", false).unwrap().topic_queue_mapping_by_broker.unwrap();
-    assert_eq!(mappings["a"].total_queues, 8);
+    assert_eq!((mappings.len(), mappings["a"].total_queues), (1, 8));
     assert!(table.route("x", false).unwrap().topic_queue_mapping_by_broker.is_none());
 }
