@@ -13,6 +13,7 @@ pub mod id;
 pub mod java;
 pub mod json;
 pub mod properties;
+pub mod record;
 mod scan;
 pub mod sys_flag;
 pub mod topic;

@@ -1,1 +1,36 @@
-//! The log store.
+//! The log store: commit log, consume queues, key index, in the byte formats of RocketMQ 5.5.
+//!
+//! The commit log is the only truth; queues and index are derived from it. Callers append under one lock
+//! (`append.rs`), whoever has time dispatches (`dispatch.rs`), two threads flush (`flush.rs`) and prepare
+//! (`background.rs`). No async, no sockets, no request codes here. Bytes from the disk never panic.
+
+mod append;
+mod background;
+mod checkpoint;
+mod commit_log;
+mod config;
+mod dispatch;
+mod error;
+mod fd_cache;
+mod file;
+mod flush;
+mod index;
+mod instance;
+mod mapped;
+mod queue;
+mod read;
+mod recovery;
+mod store;
+
+pub use append::{AppendBatch, Appended};
+pub use config::{FlushMode, StoreConfig};
+pub use dispatch::Arrival;
+pub use error::{AppendError, OpenError, Reject};
+pub use ferromq_protocol::record::MessageParts;
+#[doc(hidden)]
+pub use file::Faults;
+pub use flush::Durability;
+pub use index::IndexHits;
+pub use queue::{CqEntry, Queue};
+pub use read::{Boundary, ReadOutcome, ReadStatus};
+pub use store::Store;

@@ -1,0 +1,325 @@
+//! Appending: messages are encoded and their CRC computed outside of any lock; under the append lock a batch gets its
+//! queue offsets, positions and timestamp, and is written with one `pwrite` (one for each file it spans).
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use ferromq_common::clock;
+use ferromq_protocol::record::{self, MessageParts};
+use ferromq_protocol::sys_flag::message as flags;
+use ferromq_protocol::{java, properties, topic};
+
+use crate::commit_log::Segment;
+use crate::dispatch::Item;
+use crate::error::{AppendError, Reject};
+use crate::index;
+use crate::queue::Queue;
+use crate::store::Inner;
+
+/// Memory a batch keeps when it is cleared, bytes and messages.
+const KEPT_BYTES: usize = 1 << 20;
+const KEPT_MESSAGES: usize = 8192;
+
+/// Where a message was stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    pub queue_offset: i64,
+    /// Position in the log, bytes.
+    pub physical_offset: u64,
+    /// Bytes of the record.
+    pub size: u32,
+    /// Milliseconds since 1970.
+    pub store_timestamp: i64,
+}
+
+/// Messages that are appended together. Reused: [`AppendBatch::clear`] keeps the memory.
+#[derive(Default)]
+pub struct AppendBatch {
+    bytes: Vec<u8>,
+    messages: Vec<Message>,
+    /// Key hashes of all messages, in order.
+    hashes: Vec<u32>,
+    runs: Vec<Run>,
+    results: Vec<Appended>,
+    end_position: u64,
+}
+
+struct Message {
+    queue: Arc<Queue>,
+    size: u32,
+    hash_count: u32,
+    tags_code: i64,
+    /// In the schedule topic the tags code is the time of delivery: store time plus this, milliseconds.
+    delay: Option<i64>,
+    /// Prepared and rolled back messages have no place in a queue.
+    in_queue: bool,
+}
+
+/// Messages that go into one file, one behind the other.
+struct Run {
+    segment: Arc<Segment>,
+    position: u64,
+    messages: Range<usize>,
+    /// The file ends after this run.
+    fills: bool,
+}
+
+impl AppendBatch {
+    /// Encodes a message; its place in the batch.
+    pub fn push(&mut self, queue: &Arc<Queue>, m: &MessageParts<'_>) -> Result<usize, Reject> {
+        let context = queue.context();
+        if m.body.len() > context.max_body {
+            return Err(Reject::Body { len: m.body.len(), max: context.max_body });
+        }
+        if m.topic != queue.topic() || m.queue_id != queue.id() {
+            return Err(Reject::OtherQueue);
+        }
+        if !is_folder_name(m.topic) {
+            return Err(Reject::TopicName);
+        }
+        let before = self.bytes.len();
+        let size = record::encode(m, &mut self.bytes)?;
+        if size as u64 > context.max_record {
+            self.bytes.truncate(before);
+            return Err(Reject::TooLarge { len: size, max: context.max_record });
+        }
+        let kind = flags::transaction_value(m.sys_flag);
+        let hashes_before = self.hashes.len();
+        if context.index && kind != flags::TRANSACTION_ROLLBACK {
+            index::push_hashes(queue.key_prefix(), m.uniq_key, m.keys, &mut self.hashes);
+        }
+        self.messages.push(Message {
+            queue: Arc::clone(queue),
+            size: size as u32,
+            hash_count: (self.hashes.len() - hashes_before) as u32,
+            tags_code: tags_code(m.tags),
+            delay: (m.topic == topic::SCHEDULE).then(|| delay(m.properties, &context.delays)).flatten(),
+            in_queue: is_in_queue(m.sys_flag),
+        });
+        Ok(self.messages.len() - 1)
+    }
+
+    /// Number of messages.
+    pub fn len(&self) -> usize {
+        self.messages.len().max(self.results.len())
+    }
+
+    /// Whether there is no message.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Drops the messages from the `len`-th on. Only before the append.
+    pub fn truncate(&mut self, len: usize) {
+        if len < self.messages.len() {
+            let bytes: usize = self.messages[len..].iter().map(|m| m.size as usize).sum();
+            let hashes: usize = self.messages[len..].iter().map(|m| m.hash_count as usize).sum();
+            self.bytes.truncate(self.bytes.len() - bytes);
+            self.hashes.truncate(self.hashes.len() - hashes);
+            self.messages.truncate(len);
+        }
+    }
+
+    /// Where the messages were stored, after the append.
+    pub fn results(&self) -> &[Appended] {
+        &self.results
+    }
+
+    /// Position in the log behind the last message: what must be on the disk for all of them to be.
+    pub fn end_position(&self) -> u64 {
+        self.end_position
+    }
+
+    /// Empties the batch for its next use.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.messages.clear();
+        self.hashes.clear();
+        self.runs.clear();
+        self.results.clear();
+        if self.bytes.capacity() > KEPT_BYTES {
+            self.bytes.shrink_to(KEPT_BYTES);
+        }
+        if self.messages.capacity() > KEPT_MESSAGES {
+            self.messages.shrink_to(KEPT_MESSAGES);
+            self.results.shrink_to(KEPT_MESSAGES);
+            self.hashes.shrink_to(KEPT_MESSAGES);
+        }
+    }
+
+    /// Where each message goes: into `segment` as long as there is room, then into the files after it.
+    fn place(
+        &mut self,
+        mut position: u64,
+        mut segment: Arc<Segment>,
+        next: impl Fn(u64) -> std::io::Result<Arc<Segment>>,
+    ) -> std::io::Result<()> {
+        self.runs.clear();
+        let mut first = 0;
+        let mut rest = self.bytes.len() as u64;
+        loop {
+            let mut room = segment.end() - position;
+            if rest + record::BLANK_BYTES as u64 <= room {
+                self.runs.push(Run { segment, position, messages: first..self.messages.len(), fills: false });
+                return Ok(());
+            }
+            let mut end = first;
+            while let Some(m) = self.messages.get(end)
+                && u64::from(m.size) + record::BLANK_BYTES as u64 <= room
+            {
+                room -= u64::from(m.size);
+                rest -= u64::from(m.size);
+                end += 1;
+            }
+            let after = segment.end();
+            self.runs.push(Run { segment, position, messages: first..end, fills: true });
+            first = end;
+            position = after;
+            segment = next(position)?;
+        }
+    }
+
+    /// Writes offsets and timestamp into the records; the position behind the last.
+    fn assign(&mut self, now: i64) -> u64 {
+        self.results.clear();
+        let (mut at, mut position) = (0, 0);
+        for run in &self.runs {
+            position = run.position;
+            for message in &self.messages[run.messages.clone()] {
+                let size = message.size as usize;
+                let queue_offset = if message.in_queue { message.queue.take_next() } else { 0 };
+                record::patch(&mut self.bytes[at..at + size], queue_offset, position, now);
+                self.results.push(Appended {
+                    queue_offset,
+                    physical_offset: position,
+                    size: message.size,
+                    store_timestamp: now,
+                });
+                at += size;
+                position += size as u64;
+            }
+        }
+        position
+    }
+
+    fn write(&self) -> std::io::Result<()> {
+        let mut at = 0;
+        for run in &self.runs {
+            let len: usize = self.messages[run.messages.clone()].iter().map(|m| m.size as usize).sum();
+            let offset = run.position - run.segment.start;
+            if len > 0 {
+                run.segment.file.write_at(&self.bytes[at..at + len], offset)?;
+            }
+            if run.fills {
+                let room = run.segment.size - offset - len as u64;
+                if room >= record::BLANK_BYTES as u64 {
+                    run.segment.file.write_at(&record::blank(room as u32), offset + len as u64)?;
+                }
+            }
+            at += len;
+        }
+        Ok(())
+    }
+
+    /// Takes the assigned offsets back.
+    fn unassign(&mut self) {
+        for (message, result) in self.messages.iter().zip(&self.results).rev() {
+            if message.in_queue {
+                message.queue.give_back(result.queue_offset);
+            }
+        }
+        self.results.clear();
+    }
+}
+
+impl Inner {
+    /// See [`crate::Store::append`].
+    pub fn append(&self, batch: &mut AppendBatch) -> Result<(), AppendError> {
+        self.check_writeable()?;
+        if batch.messages.is_empty() {
+            batch.end_position = self.log.end();
+            return Ok(());
+        }
+        let mut tail = self.log.tail.lock();
+        // It may have failed while this thread waited.
+        self.check_writeable()?;
+        let now = clock::now_millis();
+        let first = match tail.segment.take() {
+            Some(segment) if tail.position < segment.end() => Ok(segment),
+            _ => self.log.segment_for_append(tail.position),
+        };
+        first
+            .and_then(|segment| {
+                tail.segment = Some(Arc::clone(&segment));
+                batch.place(tail.position, segment, |position| self.log.segment_for_append(position))
+            })
+            .map_err(|error| self.no_segment(&error))?;
+        let end = batch.assign(now);
+        if let Err(error) = batch.write() {
+            batch.unassign();
+            let reason = format!("writing to the commit log failed: {error}; restart the broker when the disk is well");
+            return Err(AppendError::ReadOnly { reason: self.failure.set(reason) });
+        }
+        tail.position = end;
+        tail.segment = batch.runs.last().map(|run| Arc::clone(&run.segment));
+        batch.end_position = end;
+        {
+            let mut pending = self.pending.lock();
+            let results = batch.results.iter();
+            pending.push(
+                &batch.hashes,
+                batch.messages.drain(..).zip(results).map(|(m, at)| Item {
+                    queue: m.queue,
+                    queue_offset: at.queue_offset,
+                    physical_offset: at.physical_offset,
+                    size: at.size,
+                    hash_count: m.hash_count,
+                    tags_code: m.delay.map_or(m.tags_code, |delay| now + delay),
+                    store_timestamp: now,
+                    in_queue: m.in_queue,
+                }),
+            );
+            self.log.publish(end, now);
+        }
+        drop(tail);
+        batch.runs.clear();
+        if self.log.wants_preparation(end) {
+            self.background.want_segment();
+        }
+        if self.is_sync_flush() {
+            self.flusher.wake();
+        }
+        Ok(())
+    }
+
+    fn no_segment(&self, error: &std::io::Error) -> AppendError {
+        let reason = format!(
+            "the next commit log file of {} bytes cannot be made: {error}; free space on the volume of {}",
+            self.config.mapped_file_size_commit_log,
+            self.config.root.display()
+        );
+        tracing::error!("{reason}");
+        AppendError::DiskFull { reason }
+    }
+}
+
+/// Hash of the tag as the consume queue holds it.
+pub(crate) fn tags_code(tags: Option<&[u8]>) -> i64 {
+    tags.map_or(0, |tags| i64::from(java::string_hash(&String::from_utf8_lossy(tags))))
+}
+
+/// Whether a record of this system flag has an entry in its consume queue.
+pub(crate) fn is_in_queue(sys_flag: i32) -> bool {
+    matches!(flags::transaction_value(sys_flag), flags::TRANSACTION_NOT | flags::TRANSACTION_COMMIT)
+}
+
+/// The delay that the properties of a message in the schedule topic ask for, milliseconds.
+pub(crate) fn delay(text: &[u8], delays: &[i64]) -> Option<i64> {
+    let level: usize = properties::get_str(text, properties::names::DELAY_TIME_LEVEL)?.parse().ok()?;
+    delays.get(level.checked_sub(1)?.min(delays.len().checked_sub(1)?)).copied()
+}
+
+/// Whether a folder can have the topic's name: nothing that leads elsewhere.
+pub(crate) fn is_folder_name(topic: &str) -> bool {
+    !topic.is_empty() && topic != "." && topic != ".." && !topic.bytes().any(|b| b == b'/' || b == 0)
+}

@@ -1,0 +1,240 @@
+//! The checkpoint file: where recovery begins (RocketMQ 5.5 `StoreCheckpoint`, 4096 bytes).
+//!
+//! The first 40 bytes are RocketMQ's: timestamps of what is on the disk. At 512 stands a block of our own: the position
+//! in the log up to which consume queues and index are built, once as written to the kernel and once as forced to the
+//! disk, and the sum of all queue ends at that position, by which a missing queue is noticed. RocketMQ leaves those
+//! bytes alone; the block holds a copy of the first 40, so that a Java broker that worked on the store in between
+//! makes it void.
+//!
+//! What the kernel had is believed only after the death of the process alone: same boot, same mount.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, StatxFlags, statx};
+
+use crate::file::{DataFile, Faults};
+use crate::index::IndexMark;
+
+const FILE_BYTES: u64 = 4096;
+const JAVA_BYTES: usize = 40;
+const BLOCK_AT: usize = 512;
+const BLOCK_BYTES: usize = 184;
+const MAGIC: u32 = 0x464D_5143;
+const VERSION: u32 = 1;
+
+/// RocketMQ's part.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Times {
+    /// Store timestamp of the last record on the disk, milliseconds since 1970.
+    pub physic: i64,
+    /// The same of the last consume queue entry on the disk.
+    pub logics: i64,
+    /// The same of the index.
+    pub index: i64,
+    pub master_flushed_offset: i64,
+    pub confirm_physical_offset: i64,
+}
+
+impl Times {
+    /// From where RocketMQ recovers, milliseconds since 1970.
+    pub fn recover_from(&self) -> i64 {
+        (self.physic.min(self.logics) - 3000).max(0)
+    }
+
+    fn encode(&self) -> [u8; JAVA_BYTES] {
+        let mut bytes = [0; JAVA_BYTES];
+        let fields = [self.physic, self.logics, self.index, self.master_flushed_offset, self.confirm_physical_offset];
+        for (to, field) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(fields) {
+            *to = field.to_be_bytes();
+        }
+        bytes
+    }
+}
+
+/// How far the derived files are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Built {
+    /// Position in the log.
+    pub position: u64,
+    /// Sum of the ends of all queues at that position.
+    pub entries: i64,
+    pub index: IndexMark,
+}
+
+/// A boot of the machine and a mount of the volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Uptime {
+    boot: [u8; 36],
+    mount: u64,
+}
+
+impl Uptime {
+    fn now(root: &Path) -> Uptime {
+        let mut boot = [0; 36];
+        if let Ok(id) = fs::read("/proc/sys/kernel/random/boot_id")
+            && let Some(id) = id.first_chunk()
+        {
+            boot = *id;
+        }
+        let mount = statx(rustix::fs::CWD, root, AtFlags::empty(), StatxFlags::MNT_ID).map_or(0, |s| s.stx_mnt_id);
+        Uptime { boot, mount }
+    }
+
+    /// Whether the kernel still has what was written then.
+    fn is_same(&self, other: &Uptime) -> bool {
+        self == other && self.boot != [0; 36] && self.mount != 0
+    }
+}
+
+/// What was read at the start.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Loaded {
+    pub times: Times,
+    /// How far the derived files are known to be complete, if anything is known.
+    pub built: Option<Built>,
+    /// Whether they are as the last process left them: it died, but the machine did not.
+    pub trusted: bool,
+}
+
+/// The open file.
+pub(crate) struct Checkpoint {
+    file: DataFile,
+    uptime: Uptime,
+}
+
+impl Checkpoint {
+    /// Opens or makes the file. A file that cannot be read is as good as none.
+    pub fn open(root: &Path, faults: Option<&Arc<Faults>>) -> io::Result<(Checkpoint, Loaded)> {
+        let path = root.join("checkpoint");
+        let uptime = Uptime::now(root);
+        let file = match DataFile::open(&path, faults) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let file = DataFile::create_sparse(&path, FILE_BYTES, faults)?;
+                return Ok((Checkpoint { file, uptime }, Loaded::default()));
+            }
+            other => other?,
+        };
+        if file.len()? != FILE_BYTES {
+            tracing::warn!(path = %path.display(), "the checkpoint file has a wrong size; recovery goes without it");
+            file.file().set_len(FILE_BYTES)?;
+        }
+        let mut bytes = [0; FILE_BYTES as usize];
+        file.read_at(&mut bytes, 0)?;
+        let checkpoint = Checkpoint { file, uptime };
+        let loaded = checkpoint.decode(&bytes);
+        Ok((checkpoint, loaded))
+    }
+
+    fn decode(&self, bytes: &[u8; FILE_BYTES as usize]) -> Loaded {
+        let (java, block) = (&bytes[..JAVA_BYTES], &bytes[BLOCK_AT..BLOCK_AT + BLOCK_BYTES]);
+        let mut reader = Reader(java);
+        let times = Times {
+            physic: reader.long(),
+            logics: reader.long(),
+            index: reader.long(),
+            master_flushed_offset: reader.long(),
+            confirm_physical_offset: reader.long(),
+        };
+        let (content, crc) = block.split_at(BLOCK_BYTES - 4);
+        let mut reader = Reader(content);
+        let head = (reader.int(), reader.int());
+        if head != (MAGIC, VERSION) || crc32fast::hash(content).to_be_bytes() != crc || reader.bytes::<40>() != java {
+            return Loaded { times, built: None, trusted: false };
+        }
+        let durable = reader.built();
+        let written = reader.built();
+        let uptime = Uptime { boot: reader.bytes(), mount: reader.long() as u64 };
+        let trusted = uptime.is_same(&self.uptime);
+        Loaded { times, built: Some(if trusted { written } else { durable }), trusted }
+    }
+
+    /// Writes both parts; with `sync` they are on the disk afterwards.
+    pub fn write(&self, times: &Times, durable: &Built, written: &Built, sync: bool) -> io::Result<()> {
+        let mut bytes = [0; BLOCK_AT + BLOCK_BYTES];
+        let java = times.encode();
+        bytes[..JAVA_BYTES].copy_from_slice(&java);
+        let mut block = Vec::with_capacity(BLOCK_BYTES);
+        block.extend_from_slice(&MAGIC.to_be_bytes());
+        block.extend_from_slice(&VERSION.to_be_bytes());
+        block.extend_from_slice(&java);
+        for built in [durable, written] {
+            block.extend_from_slice(&built.position.to_be_bytes());
+            block.extend_from_slice(&built.entries.to_be_bytes());
+            block.extend_from_slice(&built.index.file.to_be_bytes());
+            block.extend_from_slice(&built.index.count.to_be_bytes());
+        }
+        block.extend_from_slice(&self.uptime.boot);
+        block.extend_from_slice(&self.uptime.mount.to_be_bytes());
+        block.resize(BLOCK_BYTES - 4, 0);
+        block.extend_from_slice(&crc32fast::hash(&block).to_be_bytes());
+        bytes[BLOCK_AT..].copy_from_slice(&block);
+        self.file.write_at(&bytes, 0)?;
+        if sync { self.file.sync() } else { Ok(()) }
+    }
+}
+
+/// Takes fields off the front; beyond the end everything is zero.
+struct Reader<'a>(&'a [u8]);
+
+impl Reader<'_> {
+    fn bytes<const N: usize>(&mut self) -> [u8; N] {
+        let (head, rest) = self.0.split_at_checked(N).unwrap_or((&[], &[]));
+        self.0 = rest;
+        head.try_into().unwrap_or([0; N])
+    }
+
+    fn int(&mut self) -> u32 {
+        u32::from_be_bytes(self.bytes())
+    }
+
+    fn long(&mut self) -> i64 {
+        i64::from_be_bytes(self.bytes())
+    }
+
+    fn built(&mut self) -> Built {
+        let (position, entries) = (self.long() as u64, self.long());
+        Built { position, entries, index: IndexMark { file: self.long() as u64, count: self.int() } }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn built(position: u64) -> Built {
+        Built { position, entries: 5, index: IndexMark { file: 20_240_101_000_000_000, count: 9 } }
+    }
+
+    #[test]
+    fn what_was_written_is_read_and_a_java_broker_in_between_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (checkpoint, loaded) = Checkpoint::open(dir.path(), None).unwrap();
+        assert!(loaded.built.is_none());
+        let times = Times { physic: 10_000, logics: 9000, ..Times::default() };
+        checkpoint.write(&times, &built(100), &built(200), true).unwrap();
+        let (_, loaded) = Checkpoint::open(dir.path(), None).unwrap();
+        assert_eq!((loaded.times, loaded.times.recover_from()), (times, 6000));
+        assert_eq!((loaded.built, loaded.trusted), (Some(built(200)), true));
+
+        let path = dir.path().join("checkpoint");
+        let mut bytes = fs::read(&path).unwrap();
+        assert_eq!(bytes.len(), 4096);
+        bytes[7] ^= 1;
+        fs::write(&path, &bytes).unwrap();
+        let (_, loaded) = Checkpoint::open(dir.path(), None).unwrap();
+        assert!(loaded.built.is_none() && loaded.times.physic == 10_001);
+    }
+
+    #[test]
+    fn another_boot_counts_only_what_was_forced_to_the_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut checkpoint, _) = Checkpoint::open(dir.path(), None).unwrap();
+        checkpoint.uptime.boot = [b'x'; 36];
+        checkpoint.write(&Times::default(), &built(100), &built(200), false).unwrap();
+        let (_, loaded) = Checkpoint::open(dir.path(), None).unwrap();
+        assert_eq!((loaded.built, loaded.trusted), (Some(built(100)), false));
+    }
+}

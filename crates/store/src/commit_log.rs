@@ -1,0 +1,243 @@
+//! The log's files and its three positions: `end` (written), `flushed` (on the disk) and the first byte that still
+//! exists. Files are allocated in full before they are written, the next one in the background, and written with
+//! `pwrite` by whoever holds the append lock (`tail`); readers use a mapping of each file, made at first use.
+//!
+//! Knows nothing of messages: see `append.rs` for what is written and `recovery.rs` for how the end is found.
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::{Mutex, RwLock};
+
+use crate::error::OpenError;
+use crate::file::{self, DataFile, Faults};
+use crate::mapped::ReadMap;
+
+/// The next file is prepared when less than this part of the current one is left.
+const PREPARE_AT: u64 = 4;
+
+/// One file of the log.
+pub(crate) struct Segment {
+    /// Position in the log of its first byte.
+    pub start: u64,
+    pub size: u64,
+    pub file: DataFile,
+    map: OnceLock<ReadMap>,
+}
+
+impl Segment {
+    fn new(start: u64, size: u64, file: DataFile) -> Segment {
+        Segment { start, size, file, map: OnceLock::new() }
+    }
+
+    /// Position behind its last byte.
+    pub fn end(&self) -> u64 {
+        self.start + self.size
+    }
+
+    /// All bytes of the file; those behind the log's end mean nothing.
+    pub fn bytes(&self) -> io::Result<&[u8]> {
+        if let Some(map) = self.map.get() {
+            return Ok(map.bytes());
+        }
+        let map = ReadMap::new(self.file.file(), self.size)?;
+        Ok(self.map.get_or_init(|| map).bytes())
+    }
+
+    /// Bytes from `position` of the log up to `limit` or the end of the file; `None` if they are not all in this file's range.
+    pub fn bytes_from(&self, position: u64, limit: u64) -> Option<&[u8]> {
+        let from = usize::try_from(position.checked_sub(self.start)?).ok()?;
+        let to = usize::try_from(limit.min(self.end()).checked_sub(self.start)?).ok()?;
+        self.bytes().ok()?.get(from..to)
+    }
+}
+
+/// The log.
+pub(crate) struct CommitLog {
+    dir: PathBuf,
+    pub file_size: u64,
+    faults: Option<Arc<Faults>>,
+    /// Ascending, without gaps.
+    segments: RwLock<VecDeque<Arc<Segment>>>,
+    /// The append lock.
+    pub tail: Mutex<Tail>,
+    prepared: Mutex<Option<Arc<Segment>>>,
+    end: AtomicU64,
+    flushed: AtomicU64,
+    /// Store timestamp of the last record before `end`, and before `flushed`.
+    last_timestamp: AtomicI64,
+    flushed_timestamp: AtomicI64,
+}
+
+/// What the append lock protects.
+#[derive(Default)]
+pub(crate) struct Tail {
+    /// Where the next record goes.
+    pub position: u64,
+    /// The file of `position`, once it is there.
+    pub segment: Option<Arc<Segment>>,
+}
+
+impl CommitLog {
+    /// Opens the files that are there. The positions are zero until [`CommitLog::set_end`].
+    pub fn open(dir: &Path, file_size: u64, faults: Option<&Arc<Faults>>) -> Result<CommitLog, OpenError> {
+        let mut segments: VecDeque<Arc<Segment>> = VecDeque::new();
+        let files = file::list(dir).map_err(OpenError::io("list", dir))?;
+        let count = files.len();
+        for (n, (start, path)) in files.into_iter().enumerate() {
+            let file = DataFile::open(&path, faults).map_err(OpenError::io("open", &path))?;
+            let len = file.len().map_err(OpenError::io("look at", &path))?;
+            if len == 0 && n + 1 == count {
+                // Made, but not yet allocated, when the process died.
+                std::fs::remove_file(&path).map_err(OpenError::io("remove the empty file", &path))?;
+                continue;
+            }
+            if len != file_size {
+                return Err(OpenError::FileSize { path, len, expected: file_size });
+            }
+            if let Some(missing) = segments.back().map(|last| last.end()).filter(|end| *end != start) {
+                return Err(OpenError::Gap { missing, path });
+            }
+            segments.push_back(Arc::new(Segment::new(start, file_size, file)));
+        }
+        Ok(CommitLog {
+            dir: dir.to_owned(),
+            file_size,
+            faults: faults.cloned(),
+            segments: RwLock::new(segments),
+            tail: Mutex::default(),
+            prepared: Mutex::default(),
+            end: AtomicU64::new(0),
+            flushed: AtomicU64::new(0),
+            last_timestamp: AtomicI64::new(0),
+            flushed_timestamp: AtomicI64::new(0),
+        })
+    }
+
+    /// Position behind the last byte written.
+    pub fn end(&self) -> u64 {
+        self.end.load(Ordering::Acquire)
+    }
+
+    /// Position up to which the log is on the disk.
+    pub fn flushed(&self) -> u64 {
+        self.flushed.load(Ordering::Acquire)
+    }
+
+    /// Store timestamp of the last record on the disk, milliseconds since 1970.
+    pub fn flushed_timestamp(&self) -> i64 {
+        self.flushed_timestamp.load(Ordering::Acquire)
+    }
+
+    /// Position of the first byte there is.
+    pub fn start(&self) -> u64 {
+        self.segments.read().front().map_or(0, |s| s.start)
+    }
+
+    /// The files, oldest first.
+    pub fn segments(&self) -> Vec<Arc<Segment>> {
+        self.segments.read().iter().cloned().collect()
+    }
+
+    /// The file that holds `position`.
+    pub fn segment(&self, position: u64) -> Option<Arc<Segment>> {
+        let segments = self.segments.read();
+        let first = segments.front()?.start;
+        let n = usize::try_from(position.checked_sub(first)? / self.file_size).ok()?;
+        segments.get(n).cloned()
+    }
+
+    /// Under the append lock, or during recovery: the file that holds `position`, taken from the prepared one or made
+    /// now if the log goes on there.
+    pub fn segment_for_append(&self, position: u64) -> io::Result<Arc<Segment>> {
+        if let Some(segment) = self.segment(position) {
+            return Ok(segment);
+        }
+        let start = position - position % self.file_size;
+        let ready = self.prepared.lock().take();
+        let segment = match ready {
+            Some(segment) if segment.start == start => segment,
+            _ => self.create(start)?,
+        };
+        self.segments.write().push_back(Arc::clone(&segment));
+        Ok(segment)
+    }
+
+    fn create(&self, start: u64) -> io::Result<Arc<Segment>> {
+        let path = self.dir.join(file::name(start));
+        let file = DataFile::create_allocated(&path, self.file_size, self.faults.as_ref())?;
+        file::sync_dir(&self.dir)?;
+        Ok(Arc::new(Segment::new(start, self.file_size, file)))
+    }
+
+    /// Whether it is time to prepare the file after the one that holds `position`.
+    pub fn wants_preparation(&self, position: u64) -> bool {
+        self.file_size - position % self.file_size < self.file_size / PREPARE_AT
+    }
+
+    /// Makes the next file if it is time to and it is not there. Called by the preparing thread.
+    pub fn prepare(&self) -> io::Result<()> {
+        let end = self.end();
+        let next = end - end % self.file_size + self.file_size;
+        if !self.wants_preparation(end) || self.segment(next).is_some() {
+            return Ok(());
+        }
+        // An append that needs the file waits for this lock rather than making it a second time.
+        let mut prepared = self.prepared.lock();
+        if self.segment(next).is_none() && prepared.as_ref().is_none_or(|p| p.start != next) {
+            *prepared = Some(self.create(next)?);
+        }
+        Ok(())
+    }
+
+    /// Shows what was written before `position`. Under the append lock.
+    pub fn publish(&self, position: u64, timestamp: i64) {
+        self.last_timestamp.store(timestamp, Ordering::Release);
+        self.end.store(position, Ordering::Release);
+    }
+
+    /// After recovery: the log ends at `end`, all of it on the disk; files behind it are removed.
+    pub fn set_end(&self, end: u64, timestamp: i64) -> io::Result<()> {
+        let mut segments = self.segments.write();
+        while let Some(last) = segments.back().filter(|s| s.start > end || (s.start == end && s.start > 0)) {
+            std::fs::remove_file(last.file.path())?;
+            segments.pop_back();
+        }
+        drop(segments);
+        let segment = self.segment(end);
+        *self.tail.lock() = Tail { position: end, segment };
+        self.publish(end, timestamp);
+        self.flushed_timestamp.store(timestamp, Ordering::Release);
+        self.flushed.store(end, Ordering::Release);
+        Ok(())
+    }
+
+    /// Forces everything written so far to the disk and returns the new flushed position. After an error the position
+    /// must not be believed any more: the kernel may have dropped what it could not write.
+    pub fn sync(&self) -> io::Result<u64> {
+        let from = self.flushed();
+        // The end is published after its timestamp, so this order never claims too much.
+        let end = self.end();
+        let timestamp = self.last_timestamp.load(Ordering::Acquire);
+        if end > from {
+            self.sync_files(from, end)?;
+            self.flushed_timestamp.store(timestamp, Ordering::Release);
+            self.flushed.fetch_max(end, Ordering::AcqRel);
+        }
+        Ok(end)
+    }
+
+    /// Forces the files that hold `from..to` to the disk.
+    pub fn sync_files(&self, from: u64, to: u64) -> io::Result<()> {
+        let mut position = from;
+        while position < to {
+            let Some(segment) = self.segment(position) else { break };
+            segment.file.sync()?;
+            position = segment.end();
+        }
+        Ok(())
+    }
+}

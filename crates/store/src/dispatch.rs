@@ -1,0 +1,287 @@
+//! From the log to consume queues and index, in log order, as far as messages may be seen.
+//!
+//! Cooperative: whoever calls [`Inner::dispatch`] and gets the lock does everybody's work; nobody waits for it and no
+//! thread is woken for it. Appends leave small items in a bounded list (`Pending`); when it overflows, dispatch reads
+//! the log instead until it has caught up.
+
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+
+use ferromq_protocol::properties::{self, names};
+use ferromq_protocol::record::{self, Entry, Record};
+use ferromq_protocol::sys_flag::message as flags;
+use ferromq_protocol::topic;
+
+use crate::append;
+use crate::index;
+use crate::queue::{CqEntry, Queue};
+use crate::store::Inner;
+
+/// Most items that wait; beyond it the log is read again.
+const MAX_PENDING: usize = 32_768;
+/// Records taken from the log at once.
+const READ_BACK: usize = 1024;
+
+/// A message that became visible to consumers.
+pub struct Arrival<'a> {
+    pub queue: &'a Arc<Queue>,
+    pub queue_offset: i64,
+    /// Hash of the tag, 0 without one.
+    pub tags_code: i64,
+    /// Position in the log, bytes.
+    pub physical_offset: u64,
+    /// Milliseconds since 1970.
+    pub store_timestamp: i64,
+}
+
+/// A message that is in the log but not in its queue.
+pub(crate) struct Item {
+    pub queue: Arc<Queue>,
+    pub queue_offset: i64,
+    pub physical_offset: u64,
+    pub size: u32,
+    pub hash_count: u32,
+    pub tags_code: i64,
+    pub store_timestamp: i64,
+    pub in_queue: bool,
+}
+
+impl Item {
+    fn end(&self) -> u64 {
+        self.physical_offset + u64::from(self.size)
+    }
+
+    fn entry(&self) -> CqEntry {
+        CqEntry { physical_offset: self.physical_offset as i64, size: self.size as i32, tags_code: self.tags_code }
+    }
+}
+
+/// What appends left for dispatch.
+#[derive(Default)]
+pub(crate) struct Pending {
+    items: Vec<Item>,
+    hashes: Vec<u32>,
+    /// Items were left out since the list was last empty.
+    overflowed: bool,
+}
+
+impl Pending {
+    /// Adds the items of one append, all or none.
+    pub fn push(&mut self, hashes: &[u32], items: impl ExactSizeIterator<Item = Item>) {
+        if self.overflowed || self.items.len() + items.len() > MAX_PENDING {
+            self.overflowed = true;
+            // The drained batch still has to give up its messages.
+            items.for_each(drop);
+            return;
+        }
+        self.hashes.extend_from_slice(hashes);
+        self.items.extend(items);
+    }
+}
+
+/// What the holder of the dispatch lock works with.
+#[derive(Default)]
+pub(crate) struct Dispatcher {
+    items: Vec<Item>,
+    hashes: Vec<u32>,
+    /// Items and hashes done.
+    head: usize,
+    hash_head: usize,
+    /// Everything before it is in queues and index.
+    pub position: u64,
+    /// Sum of the ends of all queues.
+    pub entries: i64,
+    /// Store timestamp of the last message, milliseconds since 1970.
+    pub timestamp: i64,
+    /// Queues with entries that are not in their files.
+    pub dirty: Vec<Arc<Queue>>,
+}
+
+impl Inner {
+    /// See [`crate::Store::dispatch`].
+    pub fn dispatch(&self) {
+        loop {
+            let Some(mut dispatcher) = self.dispatcher.try_lock() else { return };
+            self.drain(&mut dispatcher);
+            let position = dispatcher.position;
+            drop(dispatcher);
+            // Whoever published after the last look and found the lock taken left the work to this thread.
+            fence(Ordering::SeqCst);
+            if position >= self.visible() || self.failure.is_set() {
+                return;
+            }
+        }
+    }
+
+    /// Waits for the lock and dispatches what may be; for threads of the store.
+    pub fn dispatch_now(&self) {
+        let mut dispatcher = self.dispatcher.lock();
+        self.drain(&mut dispatcher);
+        drop(dispatcher);
+        self.dispatch();
+    }
+
+    /// Dispatches up to the visible position.
+    fn drain(&self, d: &mut Dispatcher) {
+        loop {
+            if d.head == d.items.len() && !self.refill(d) {
+                return;
+            }
+            let limit = self.visible();
+            let before = d.head;
+            while d.items.get(d.head).is_some_and(|item| item.end() <= limit) {
+                self.dispatch_run(d, limit);
+            }
+            if d.head == before {
+                return;
+            }
+        }
+    }
+
+    /// Dispatches the next items of one queue.
+    fn dispatch_run(&self, d: &mut Dispatcher, limit: u64) {
+        let run = &d.items[d.head..];
+        let queue = Arc::clone(&run[0].queue);
+        let len = run.iter().take_while(|i| Arc::ptr_eq(&i.queue, &queue) && i.end() <= limit).count();
+        let run = &d.items[d.head..d.head + len];
+        let before = queue.max_offset();
+        let in_queue = || run.iter().filter(|item| item.in_queue);
+        if in_queue().next().is_some() {
+            let (was_clean, written) = queue.put(in_queue().map(|item| (item.queue_offset, item.entry())));
+            if was_clean {
+                d.dirty.push(Arc::clone(&queue));
+            }
+            if let Err(error) = written {
+                let place = format!("{}/{}", queue.topic(), queue.id());
+                self.failure.set(format!(
+                    "writing to the consume queue {place} failed: {error}; restart the broker when the disk is well"
+                ));
+            }
+            d.entries += queue.max_offset() - before;
+        }
+        for item in run {
+            let hashes = &d.hashes[d.hash_head..d.hash_head + item.hash_count as usize];
+            self.index.put(hashes, item.physical_offset, item.store_timestamp);
+            d.hash_head += hashes.len();
+        }
+        if let Some(last) = run.last() {
+            d.position = last.end();
+            d.timestamp = last.store_timestamp;
+        }
+        // Pairs with the fence of a pull that is being parked: it sees the new end, or this sees the watcher.
+        fence(Ordering::SeqCst);
+        if queue.watchers.load(Ordering::Relaxed) > 0 {
+            for item in in_queue().filter(|item| item.queue_offset >= before) {
+                (self.listener)(&Arrival {
+                    queue: &queue,
+                    queue_offset: item.queue_offset,
+                    tags_code: item.tags_code,
+                    physical_offset: item.physical_offset,
+                    store_timestamp: item.store_timestamp,
+                });
+            }
+        }
+        d.head += len;
+    }
+
+    /// Takes the next items from the list, or from the log after an overflow.
+    fn refill(&self, d: &mut Dispatcher) -> bool {
+        (d.head, d.hash_head) = (0, 0);
+        d.items.clear();
+        d.hashes.clear();
+        {
+            let mut pending = self.pending.lock();
+            std::mem::swap(&mut pending.items, &mut d.items);
+            std::mem::swap(&mut pending.hashes, &mut d.hashes);
+            if !d.items.is_empty() {
+                return true;
+            }
+            if !pending.overflowed {
+                return false;
+            }
+            if d.position >= self.log.end() {
+                pending.overflowed = false;
+                return false;
+            }
+        }
+        let limit = self.visible();
+        let mut position = d.position;
+        let (items, hashes) = (&mut d.items, &mut d.hashes);
+        while items.len() < READ_BACK && position < limit {
+            let Some(segment) = self.log.segment(position) else { break };
+            let Some(bytes) = segment.bytes_from(position, limit) else { break };
+            match record::read(bytes) {
+                Entry::Record(record) => {
+                    position += record.bytes().len() as u64;
+                    items.extend(self.item_of(&record, hashes));
+                }
+                Entry::Blank => position = segment.end(),
+                Entry::Invalid(damage) => {
+                    self.failure.set(format!("the commit log cannot be read back at {position}: {damage}"));
+                    break;
+                }
+            }
+        }
+        if items.is_empty() {
+            // Only records that no queue takes.
+            d.position = position;
+        }
+        !d.items.is_empty()
+    }
+
+    /// What dispatch needs to know of a stored record; its hashes are appended to `hashes`. `None` if the record has no
+    /// topic that could be a folder.
+    pub fn item_of(&self, record: &Record<'_>, hashes: &mut Vec<u32>) -> Option<Item> {
+        let Some(name) = std::str::from_utf8(record.topic()).ok().filter(|name| append::is_folder_name(name)) else {
+            tracing::error!(
+                position = record.physical_offset(),
+                "the topic of a stored record is no name; no consumer will see the record"
+            );
+            return None;
+        };
+        let (mut tags, mut keys, mut uniq_key) = (None, None, None);
+        for (name, value) in properties::iter(record.properties()) {
+            if name == names::TAGS.as_bytes() {
+                tags = Some(value);
+            } else if name == names::KEYS.as_bytes() {
+                keys = Some(value);
+            } else if name == names::UNIQ_CLIENT_MESSAGE_ID_KEYIDX.as_bytes() {
+                uniq_key = Some(value);
+            }
+        }
+        let queue = self.queue(name, u32::try_from(record.queue_id()).ok()?);
+        let before = hashes.len();
+        if queue.context().index && flags::transaction_value(record.sys_flag()) != flags::TRANSACTION_ROLLBACK {
+            index::push_hashes(queue.key_prefix(), uniq_key, keys, hashes);
+        }
+        let delay = (name == topic::SCHEDULE).then(|| append::delay(record.properties(), &queue.context().delays));
+        Some(Item {
+            queue_offset: record.queue_offset(),
+            physical_offset: u64::try_from(record.physical_offset()).ok()?,
+            size: record.bytes().len() as u32,
+            hash_count: (hashes.len() - before) as u32,
+            tags_code: delay.flatten().map_or_else(|| append::tags_code(tags), |ms| record.store_timestamp() + ms),
+            store_timestamp: record.store_timestamp(),
+            in_queue: append::is_in_queue(record.sys_flag()),
+            queue,
+        })
+    }
+
+    /// Dispatches one record of the log during recovery; `false` if its queue lacks entries before it.
+    pub fn redispatch(&self, record: &Record<'_>, may_begin_anywhere: bool) -> bool {
+        let mut d = self.dispatcher.lock();
+        let d = &mut *d;
+        d.hashes.clear();
+        let Some(item) = self.item_of(record, &mut d.hashes) else { return true };
+        if item.in_queue && !may_begin_anywhere && item.queue_offset > item.queue.max_offset() {
+            return false;
+        }
+        d.items.clear();
+        d.items.push(item);
+        (d.head, d.hash_head) = (0, 0);
+        self.dispatch_run(d, u64::MAX);
+        d.items.clear();
+        d.head = 0;
+        true
+    }
+}

@@ -1,0 +1,98 @@
+//! Open consume queue files: a bounded number, whatever the number of queues; and those that await a sync.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::file::DataFile;
+
+/// Most descriptors kept open.
+const MAX_OPEN: usize = 1024;
+/// Part of the descriptors closed when there are too many.
+const CLOSE_PART: usize = 8;
+/// Most files synced one by one; beyond it the whole file system is synced at once.
+const MAX_SINGLE_SYNCS: usize = 64;
+
+/// Queue handle's number and first byte of the file.
+pub(crate) type FileKey = (u64, u64);
+
+/// Least recently used files are closed.
+#[derive(Default)]
+pub(crate) struct FdCache(Mutex<Open>);
+
+#[derive(Default)]
+struct Open {
+    files: HashMap<FileKey, (Arc<DataFile>, u64)>,
+    clock: u64,
+}
+
+impl FdCache {
+    /// The file, opened by `open` if it is not.
+    pub fn get(&self, key: FileKey, open: impl FnOnce() -> io::Result<DataFile>) -> io::Result<Arc<DataFile>> {
+        let mut cache = self.0.lock();
+        cache.clock += 1;
+        let clock = cache.clock;
+        if let Some((file, used)) = cache.files.get_mut(&key) {
+            *used = clock;
+            return Ok(Arc::clone(file));
+        }
+        let file = Arc::new(open()?);
+        if cache.files.len() >= MAX_OPEN {
+            let mut used: Vec<u64> = cache.files.values().map(|(_, used)| *used).collect();
+            let (_, limit, _) = used.select_nth_unstable(MAX_OPEN / CLOSE_PART);
+            let limit = *limit;
+            cache.files.retain(|_, (_, used)| *used > limit);
+        }
+        cache.files.insert(key, (Arc::clone(&file), clock));
+        Ok(file)
+    }
+
+    /// Closes the files of a queue.
+    pub fn forget(&self, uid: u64) {
+        self.0.lock().files.retain(|(owner, _), _| *owner != uid);
+    }
+}
+
+/// Files written since the last sync.
+#[derive(Default)]
+pub(crate) struct Touched {
+    files: HashMap<FileKey, Arc<DataFile>>,
+    /// Too many to keep, or folders changed.
+    all: bool,
+}
+
+/// What makes everything written so far durable.
+pub(crate) enum SyncWork {
+    Files(Vec<Arc<DataFile>>),
+    FileSystem,
+}
+
+impl Touched {
+    pub fn wrote(&mut self, key: FileKey, file: &Arc<DataFile>) {
+        if self.all {
+            return;
+        }
+        if self.files.len() >= MAX_SINGLE_SYNCS && !self.files.contains_key(&key) {
+            return self.created();
+        }
+        self.files.entry(key).or_insert_with(|| Arc::clone(file));
+    }
+
+    /// A file or folder was made: its name must become durable too.
+    pub fn created(&mut self) {
+        self.all = true;
+        self.files.clear();
+    }
+
+    pub fn forget(&mut self, uid: u64) {
+        self.files.retain(|(owner, _), _| *owner != uid);
+    }
+
+    /// What is to be synced; nothing is remembered afterwards.
+    pub fn take(&mut self) -> SyncWork {
+        let taken = std::mem::take(self);
+        if taken.all { SyncWork::FileSystem } else { SyncWork::Files(taken.files.into_values().collect()) }
+    }
+}

@@ -1,0 +1,454 @@
+//! The key index: which records have a key, by hash (RocketMQ 5.5 `IndexFile`, `IndexService`).
+//!
+//! A file is a header of 40 bytes, hash slots of 4 and entries of 20 bytes, big-endian; a slot holds the number of its
+//! newest entry, an entry that of the one before it. Files are allocated in full and written through a mapping by
+//! dispatch alone, in an order that leaves a readable file at every instant; readers follow the chains at the same
+//! time and check what they find. The index is a convenience: when it cannot be written it is switched off and said so.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use ferromq_common::clock;
+use parking_lot::{Mutex, RwLock};
+
+use crate::file::{self, DataFile, Faults};
+use crate::mapped::WordMap;
+
+const HEADER_BYTES: u64 = 40;
+const SLOT_BYTES: u64 = 4;
+const ENTRY_BYTES: u64 = 20;
+/// Words before the slots.
+const HEADER_WORDS: usize = 10;
+const ENTRY_WORDS: usize = 5;
+/// Most entries one query follows in one file: a damaged or hostile chain must end.
+const MAX_CHAIN: usize = 1_000_000;
+/// Milliseconds in a day and characters of a file name.
+const DAY_MS: i64 = 86_400_000;
+const NAME_LEN: usize = 17;
+
+/// Header words.
+mod at {
+    pub const BEGIN_TIMESTAMP: usize = 0;
+    pub const END_TIMESTAMP: usize = 2;
+    pub const BEGIN_OFFSET: usize = 4;
+    pub const END_OFFSET: usize = 6;
+    pub const SLOTS_USED: usize = 8;
+    /// One more than the number of the last entry.
+    pub const COUNT: usize = 9;
+}
+
+/// Hash of the beginning of all key texts of a topic.
+pub(crate) fn key_prefix(topic: &str) -> i32 {
+    fold(fold(0, topic.as_bytes()), b"#")
+}
+
+/// Java's string hash of UTF-8 text, going on from `hash`.
+fn fold(hash: i32, text: &[u8]) -> i32 {
+    let step = |hash: i32, unit: u16| hash.wrapping_mul(31).wrapping_add(i32::from(unit));
+    if text.is_ascii() {
+        return text.iter().fold(hash, |hash, byte| step(hash, u16::from(*byte)));
+    }
+    String::from_utf8_lossy(text).encode_utf16().fold(hash, step)
+}
+
+/// The hash under which a key is filed: absolute value, 0 where Java has none.
+fn hash(prefix: i32, key: &[u8]) -> u32 {
+    fold(prefix, key).checked_abs().unwrap_or(0) as u32
+}
+
+/// Appends the hashes of a message's keys: the unique key, then each of `keys`, which blanks separate.
+pub(crate) fn push_hashes(prefix: i32, uniq_key: Option<&[u8]>, keys: Option<&[u8]>, out: &mut Vec<u32>) {
+    out.extend(uniq_key.filter(|key| !key.is_empty()).map(|key| hash(prefix, key)));
+    for key in keys.unwrap_or_default().split(|byte| *byte == b' ').filter(|key| !key.is_empty()) {
+        out.push(hash(prefix, key));
+    }
+}
+
+/// What a query found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IndexHits {
+    /// Positions of records that may have the key, newest first; the hash matches, the key must be compared.
+    pub physical_offsets: Vec<u64>,
+    /// Store timestamp of the last indexed message, milliseconds since 1970.
+    pub last_update_timestamp: i64,
+    /// Position of the last indexed message.
+    pub last_update_physical_offset: i64,
+}
+
+/// Sizes of an index file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    /// `maxHashSlotNum`.
+    pub slots: u32,
+    /// `maxIndexNum`.
+    pub entries: u32,
+}
+
+impl Shape {
+    fn bytes(self) -> u64 {
+        HEADER_BYTES + u64::from(self.slots) * SLOT_BYTES + u64::from(self.entries) * ENTRY_BYTES
+    }
+}
+
+struct IndexFile {
+    path: PathBuf,
+    file: DataFile,
+    map: WordMap,
+    shape: Shape,
+}
+
+impl IndexFile {
+    fn new(path: &Path, file: DataFile, shape: Shape) -> io::Result<IndexFile> {
+        let map = WordMap::new(file.file(), shape.bytes())?;
+        Ok(IndexFile { path: path.to_owned(), file, map, shape })
+    }
+
+    fn word(&self, at: usize) -> u32 {
+        self.map.words().get(at).map_or(0, |word| u32::from_be(word.load(Ordering::Relaxed)))
+    }
+
+    fn set(&self, at: usize, value: u32) {
+        if let Some(word) = self.map.words().get(at) {
+            AtomicU32::store(word, value.to_be(), Ordering::Relaxed);
+        }
+    }
+
+    fn long(&self, at: usize) -> i64 {
+        (i64::from(self.word(at)) << 32) | i64::from(self.word(at + 1))
+    }
+
+    fn set_long(&self, at: usize, value: i64) {
+        self.set(at, (value >> 32) as u32);
+        self.set(at + 1, value as u32);
+    }
+
+    /// RocketMQ counts from 1: entry 0 means none.
+    fn count(&self) -> u32 {
+        self.word(at::COUNT).max(1)
+    }
+
+    fn is_full(&self) -> bool {
+        self.count() >= self.shape.entries
+    }
+
+    fn slot_at(&self, hash: u32) -> usize {
+        HEADER_WORDS + (hash % self.shape.slots) as usize
+    }
+
+    fn entry_at(&self, number: u32) -> usize {
+        HEADER_WORDS + self.shape.slots as usize + number as usize * ENTRY_WORDS
+    }
+
+    fn put(&self, hash: u32, physical_offset: u64, timestamp: i64) {
+        let number = self.count();
+        let slot_at = self.slot_at(hash);
+        let previous = self.word(slot_at);
+        let previous = if previous >= number { 0 } else { previous };
+        if number == 1 {
+            self.set_long(at::BEGIN_OFFSET, physical_offset as i64);
+            self.set_long(at::BEGIN_TIMESTAMP, timestamp);
+        }
+        let begin = self.long(at::BEGIN_TIMESTAMP);
+        let seconds = ((timestamp - begin) / 1000).clamp(0, i64::from(i32::MAX)) as u32;
+        let entry_at = self.entry_at(number);
+        self.set(entry_at, hash);
+        self.set_long(entry_at + 1, physical_offset as i64);
+        self.set(entry_at + 3, seconds);
+        self.set(entry_at + 4, previous);
+        // The entry, then the count, then the slot: a process that dies in between leaves no slot beyond the count.
+        std::sync::atomic::fence(Ordering::Release);
+        self.set_long(at::END_OFFSET, physical_offset as i64);
+        self.set_long(at::END_TIMESTAMP, timestamp);
+        if previous == 0 {
+            self.set(at::SLOTS_USED, self.word(at::SLOTS_USED).wrapping_add(1));
+        }
+        self.set(at::COUNT, number + 1);
+        std::sync::atomic::fence(Ordering::Release);
+        self.set(slot_at, number);
+    }
+
+    fn begin(&self) -> i64 {
+        self.long(at::BEGIN_TIMESTAMP)
+    }
+
+    fn end(&self) -> i64 {
+        self.long(at::END_TIMESTAMP)
+    }
+
+    fn may_hold(&self, begin: i64, end: i64) -> bool {
+        self.count() > 1 && begin <= self.end() && end >= self.begin()
+    }
+
+    /// Follows the chain of `hash`, newest first.
+    fn select(&self, hash: u32, max: usize, begin: i64, end: i64, out: &mut Vec<u64>) {
+        let count = self.count();
+        let mut number = self.word(self.slot_at(hash));
+        std::sync::atomic::fence(Ordering::Acquire);
+        for _ in 0..MAX_CHAIN {
+            if number == 0 || number >= count || out.len() >= max {
+                return;
+            }
+            let at = self.entry_at(number);
+            let time = self.begin() + i64::from(self.word(at + 3)) * 1000;
+            let offset = self.long(at + 1) as u64;
+            // Entries hold seconds; a record put twice around a crash is one hit.
+            if self.word(at) == hash && time + 999 >= begin && time <= end && out.last() != Some(&offset) {
+                out.push(offset);
+            }
+            let previous = self.word(at + 4);
+            if previous >= number || time + 999 < begin {
+                return;
+            }
+            number = previous;
+        }
+    }
+
+    /// Goes back to `count`, with slots rebuilt from the entries, which are in order: after a power cut a slot may
+    /// point to an entry that did not reach the disk.
+    fn rewind(&self, count: u32) {
+        for slot in 0..self.shape.slots as usize {
+            self.set(HEADER_WORDS + slot, 0);
+        }
+        let mut used = 0;
+        for number in 1..count {
+            let slot_at = self.slot_at(self.word(self.entry_at(number)));
+            used += u32::from(self.word(slot_at) == 0);
+            self.set(slot_at, number);
+        }
+        self.set(at::SLOTS_USED, used);
+        self.set(at::COUNT, count);
+        if let Some(last) = count.checked_sub(1).filter(|last| *last > 0) {
+            let at = self.entry_at(last);
+            self.set_long(at::END_OFFSET, self.long(at + 1));
+            self.set_long(at::END_TIMESTAMP, self.begin() + i64::from(self.word(at + 3)) * 1000);
+        }
+    }
+}
+
+/// How far the index was on the disk at a checkpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct IndexMark {
+    /// Name of the file as a number, 0 without a file.
+    pub file: u64,
+    /// Its count.
+    pub count: u32,
+}
+
+/// All index files.
+pub(crate) struct Index {
+    dir: PathBuf,
+    shape: Shape,
+    faults: Option<Arc<Faults>>,
+    files: RwLock<Vec<Arc<IndexFile>>>,
+    /// The file written to; dispatch alone.
+    last: Mutex<Option<Arc<IndexFile>>>,
+    off: AtomicBool,
+}
+
+impl Index {
+    /// Opens the files. `trusted`: they are as the last process left them. Else what came after `mark` is undone, or,
+    /// without a mark, files that are newer than `checkpoint` (a store timestamp) are removed as RocketMQ does.
+    pub fn open(
+        dir: &Path,
+        shape: Shape,
+        enabled: bool,
+        faults: Option<&Arc<Faults>>,
+        trusted: bool,
+        mark: Option<IndexMark>,
+        checkpoint: i64,
+    ) -> io::Result<Index> {
+        let mut files = Vec::new();
+        for (name, path) in list(dir)? {
+            let file = DataFile::open(&path, faults)?;
+            if file.len()? != shape.bytes() {
+                tracing::warn!(path = %path.display(), "the index file has not the size of maxHashSlotNum and maxIndexNum; it is left alone and not searched");
+                continue;
+            }
+            let file = IndexFile::new(&path, file, shape)?;
+            let keep = match (trusted, mark) {
+                (true, _) => true,
+                (false, Some(mark)) if name < mark.file => true,
+                (false, Some(mark)) if name == mark.file && file.count() >= mark.count => {
+                    file.rewind(mark.count);
+                    true
+                }
+                (false, Some(_)) => false,
+                (false, None) => file.end() <= checkpoint,
+            };
+            if keep {
+                files.push(Arc::new(file));
+            } else {
+                tracing::info!(path = %path.display(), "the index file did not reach the disk before the crash; it is removed");
+                std::fs::remove_file(&path)?;
+            }
+        }
+        let last = Mutex::new(files.last().cloned());
+        let off = AtomicBool::new(!enabled);
+        Ok(Index { dir: dir.to_owned(), shape, faults: faults.cloned(), files: RwLock::new(files), last, off })
+    }
+
+    /// Files the keys of one message.
+    pub fn put(&self, hashes: &[u32], physical_offset: u64, timestamp: i64) {
+        if hashes.is_empty() || self.off.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut last = self.last.lock();
+        if last.as_ref().is_some_and(|file| (physical_offset as i64) < file.long(at::END_OFFSET)) {
+            // Built before a restart.
+            return;
+        }
+        for hash in hashes {
+            if last.as_ref().is_none_or(|file| file.is_full()) {
+                match self.create(last.as_deref()) {
+                    Ok(file) => *last = Some(file),
+                    Err(error) => {
+                        self.off.store(true, Ordering::Relaxed);
+                        let (dir, bytes) = (self.dir.display(), self.shape.bytes());
+                        tracing::error!(
+                            "an index file of {bytes} bytes cannot be made in {dir}: {error}; messages are stored, but queries by key find none of the new ones until the broker is restarted with enough space"
+                        );
+                        return;
+                    }
+                }
+            }
+            if let Some(file) = &*last {
+                file.put(*hash, physical_offset, timestamp);
+            }
+        }
+    }
+
+    fn create(&self, previous: Option<&IndexFile>) -> io::Result<Arc<IndexFile>> {
+        file::create_dir_durable(&self.dir)?;
+        let newest = list(&self.dir)?.last().map_or(0, |(name, _)| *name);
+        // RocketMQ sorts by name, and may have written names in a time zone ahead of UTC.
+        let name = name_of(clock::now_millis()).max(newest + 1);
+        let path = self.dir.join(format!("{name:0NAME_LEN$}"));
+        let file = DataFile::create_allocated(&path, self.shape.bytes(), self.faults.as_ref())?;
+        file::sync_dir(&self.dir)?;
+        let file = Arc::new(IndexFile::new(&path, file, self.shape)?);
+        file.set(at::COUNT, 1);
+        if let Some(previous) = previous {
+            for (begin, end) in [(at::BEGIN_OFFSET, at::END_OFFSET), (at::BEGIN_TIMESTAMP, at::END_TIMESTAMP)] {
+                file.set_long(begin, previous.long(end));
+                file.set_long(end, previous.long(end));
+            }
+            previous.file.sync()?;
+        }
+        self.files.write().push(Arc::clone(&file));
+        Ok(file)
+    }
+
+    /// Records whose key may be `key`, newest first, stored between `begin` and `end` (milliseconds since 1970).
+    pub fn query(&self, topic: &str, key: &str, max: u32, begin: i64, end: i64) -> IndexHits {
+        let hash = hash(key_prefix(topic), key.as_bytes());
+        let files = self.files.read().clone();
+        let mut hits = IndexHits::default();
+        if let Some(last) = files.last() {
+            hits.last_update_timestamp = last.end();
+            hits.last_update_physical_offset = last.long(at::END_OFFSET);
+        }
+        for file in files.iter().rev() {
+            if file.may_hold(begin, end) {
+                file.select(hash, max as usize, begin, end, &mut hits.physical_offsets);
+            }
+            if hits.physical_offsets.len() >= max as usize || (file.count() > 1 && file.begin() < begin) {
+                break;
+            }
+        }
+        hits
+    }
+
+    /// How far it is now. Between two dispatches.
+    pub fn mark(&self) -> IndexMark {
+        let last = self.last.lock();
+        last.as_ref().map_or(IndexMark::default(), |file| {
+            let name = file.path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
+            IndexMark { file: name.unwrap_or(0), count: file.count() }
+        })
+    }
+
+    /// Store timestamp of the newest entry, milliseconds since 1970.
+    pub fn end_timestamp(&self) -> i64 {
+        self.last.lock().as_ref().map_or(0, |file| file.end())
+    }
+
+    /// Position of the newest indexed record.
+    pub fn end_offset(&self) -> u64 {
+        self.last.lock().as_ref().map_or(0, |file| file.long(at::END_OFFSET).max(0) as u64)
+    }
+
+    /// Forces the file in use to the disk; full ones are there already.
+    pub fn sync(&self) -> io::Result<()> {
+        let last = self.last.lock().clone();
+        last.map_or(Ok(()), |file| file.file.sync())
+    }
+
+    /// Removes all files: the log they point into is gone.
+    pub fn clear(&self) -> io::Result<()> {
+        *self.last.lock() = None;
+        for file in self.files.write().drain(..) {
+            std::fs::remove_file(&file.path)?;
+        }
+        Ok(())
+    }
+}
+
+/// Index files by name, ascending.
+fn list(dir: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
+    let entries = match std::fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other?,
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_str().filter(|n| n.len() == NAME_LEN && n.bytes().all(|b| b.is_ascii_digit()));
+        if let Some(name) = name.and_then(|n| n.parse().ok()) {
+            files.push((name, entry.path()));
+        }
+    }
+    files.sort_unstable();
+    Ok(files)
+}
+
+/// `yyyyMMddHHmmssSSS` in UTC, as a number.
+fn name_of(now_ms: i64) -> u64 {
+    let (mut days, in_day) = (now_ms.div_euclid(DAY_MS) + 719_468, now_ms.rem_euclid(DAY_MS));
+    // Days to civil date, in years that begin in March.
+    let era = days.div_euclid(146_097);
+    days -= era * 146_097;
+    let year_of_era = (days - days / 1460 + days / 36_524 - days / 146_096) / 365;
+    let day_of_year = days - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    let date = (year * 100 + month) * 100 + day;
+    let (hours, minutes) = (in_day / 3_600_000, in_day / 60_000 % 60);
+    let time = (hours * 100 + minutes) * 100_000 + in_day % 60_000;
+    (date * 1_000_000_000 + time).max(0) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_dates() {
+        assert_eq!(name_of(0), 19_700_101_000_000_000);
+        // 2024-02-29T23:59:58.123Z
+        assert_eq!(name_of(1_709_251_198_123), 20_240_229_235_958_123);
+    }
+
+    #[test]
+    fn keys_hash_as_in_java() {
+        let mut out = Vec::new();
+        push_hashes(key_prefix("TopicTest"), Some(b"k0"), Some(b"a  b"), &mut out);
+        let expect = |text: &str| ferromq_protocol::java::string_hash(text).unsigned_abs();
+        assert_eq!(out, [expect("TopicTest#k0"), expect("TopicTest#a"), expect("TopicTest#b")]);
+        assert_eq!(hash(key_prefix("T"), "中😀".as_bytes()), expect("T#中😀"));
+    }
+}

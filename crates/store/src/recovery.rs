@@ -1,0 +1,220 @@
+//! Finding the end of the log and completing what is derived from it (RocketMQ 5.5 `DefaultMessageStore.load`,
+//! `CommitLog.recoverNormally`, `recoverAbnormally`).
+//!
+//! With a checkpoint of our own the log is read from the position up to which queues and index are known to be
+//! complete, so a restart takes the same time whatever the log's size. Without one, as for a store written by Java,
+//! the files RocketMQ would read are read. When a queue turns out to lack entries (the sum of queue ends is wrong, or
+//! a record's queue offset leaves a gap) the whole log is read and what is missing is built again; entries that are
+//! there are not touched.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use ferromq_protocol::record::{self, Entry, Record};
+
+use crate::checkpoint::{Built, Loaded};
+use crate::commit_log::Segment;
+use crate::error::OpenError;
+use crate::queue::{self, Queue};
+use crate::store::Inner;
+
+/// Progress is told each so many bytes of log.
+const TELL_EVERY: u64 = 4 << 30;
+
+/// Where reading ended.
+struct End {
+    position: u64,
+    timestamp: i64,
+    /// A queue lacks entries before a record: what was read is not enough.
+    gap: bool,
+}
+
+impl Inner {
+    /// Brings log, queues and index to one end. `clean`: the last process stopped in order.
+    pub fn recover(&self, clean: bool, loaded: &Loaded) -> Result<(), OpenError> {
+        let began = Instant::now();
+        let root = &self.config.root;
+        let fail = || OpenError::io("recover", root);
+        let segments = self.log.segments();
+        let Some(first) = segments.first() else {
+            // Without a log, queues and index point nowhere.
+            if self.context.dir.exists() {
+                tracing::warn!("there is no commit log: consume queues and index are removed");
+                std::fs::remove_dir_all(&self.context.dir).map_err(fail())?;
+            }
+            self.index.clear().map_err(fail())?;
+            return self.log.set_end(0, 0).map_err(fail());
+        };
+        let log_start = first.start;
+        let known = loaded.built.filter(|b| self.is_boundary(b.position) && b.position >= log_start);
+        let queues = self.load_queues(known.map(|b| b.position)).map_err(fail())?;
+        let (mut from, mut whole) = self.begin(clean, loaded, known.as_ref(), &queues, &segments);
+        if let Some(built) = known {
+            let entries: i64 = queues.iter().map(|q| q.max_offset()).sum();
+            if entries != built.entries {
+                tracing::warn!(
+                    entries,
+                    expected = built.entries,
+                    "consume queues lack entries: all of the commit log is read to build them again"
+                );
+                (from, whole) = (log_start, true);
+            }
+        }
+        // The index tells by itself what it has; what it may lack decides where reading begins.
+        if self.config.message_index_enable
+            && self.index.end_offset() < from
+            && known.is_some_and(|b| b.index.count > 1)
+            && self.index.mark() != known.map(|b| b.index).unwrap_or_default()
+        {
+            from = self.index.end_offset().max(log_start);
+        }
+        let mut end = self.read_on(from, whole, clean, loaded);
+        if end.gap {
+            tracing::warn!("consume queues lack entries: all of the commit log is read to build them again");
+            end = self.read_on(log_start, true, clean, loaded);
+        }
+        self.log.set_end(end.position, end.timestamp).map_err(fail())?;
+        self.settle(clean, log_start, end.position).map_err(fail())?;
+        {
+            let mut d = self.dispatcher.lock();
+            d.position = end.position;
+            d.timestamp = end.timestamp;
+            d.entries = self.all_queues().iter().map(|q| q.max_offset()).sum();
+        }
+        tracing::info!(
+            clean,
+            from,
+            end = end.position,
+            queues = queues.len(),
+            took_ms = began.elapsed().as_millis() as u64,
+            "the store is recovered"
+        );
+        Ok(())
+    }
+
+    fn load_queues(&self, built_to: Option<u64>) -> std::io::Result<Vec<Arc<Queue>>> {
+        queue::folders(&self.context.dir)?
+            .into_iter()
+            .map(|(topic, id)| {
+                let queue = self.queue(&topic, id);
+                queue.load(built_to).map(|()| queue)
+            })
+            .collect()
+    }
+
+    /// Whether a record, or the end of the log, can stand at `position`.
+    fn is_boundary(&self, position: u64) -> bool {
+        let Some(segment) = self.log.segment(position) else {
+            // Behind the last file, when it was filled to its end.
+            return position > 0 && self.log.segment(position - 1).is_some();
+        };
+        match segment.bytes_from(position, u64::MAX).map(record::read) {
+            Some(Entry::Record(record)) => record.physical_offset() as u64 == position,
+            Some(Entry::Blank) => true,
+            Some(Entry::Invalid(_)) => true,
+            None => false,
+        }
+    }
+
+    /// Where reading begins, and whether queues may begin anywhere because it is the beginning of the log.
+    fn begin(
+        &self,
+        clean: bool,
+        loaded: &Loaded,
+        known: Option<&Built>,
+        queues: &[Arc<Queue>],
+        segments: &[Arc<Segment>],
+    ) -> (u64, bool) {
+        if let Some(built) = known {
+            return (built.position, false);
+        }
+        let log_start = segments.first().map_or(0, |s| s.start);
+        let first_record = |segment: &Segment| match record::read(segment.bytes().unwrap_or_default()) {
+            Entry::Record(record) if record.store_timestamp() > 0 => {
+                Some((record.physical_offset() as u64, record.store_timestamp()))
+            }
+            _ => None,
+        };
+        let built_to = queues.iter().map(|q| q.built_to()).max().unwrap_or(0);
+        let until = loaded.times.recover_from();
+        let is_candidate = |segment: &&Arc<Segment>| {
+            first_record(segment).is_some_and(|(offset, time)| if clean { offset <= built_to } else { time <= until })
+        };
+        let start = segments.iter().rev().find(is_candidate).map_or(log_start, |s| s.start);
+        (start, start == log_start)
+    }
+
+    /// Reads records from `from` and dispatches them, until there is none.
+    fn read_on(&self, from: u64, may_begin_anywhere: bool, clean: bool, loaded: &Loaded) -> End {
+        let check_crc = self.config.check_crc_on_recover;
+        let mut end = End { position: from, timestamp: loaded.times.physic, gap: false };
+        let mut told = from;
+        while let Some(segment) = self.log.segment(end.position) {
+            let Some(bytes) = segment.bytes_from(end.position, u64::MAX) else { break };
+            match record::read(bytes) {
+                Entry::Record(record) if self.is_sound(&record, end.position, check_crc, bytes) => {
+                    if !self.redispatch(&record, may_begin_anywhere) {
+                        end.gap = true;
+                        return end;
+                    }
+                    end.timestamp = record.store_timestamp();
+                    end.position += record.bytes().len() as u64;
+                }
+                Entry::Blank => end.position = segment.end(),
+                Entry::Record(_) => {
+                    tracing::warn!(
+                        position = end.position,
+                        "the commit log ends with a torn record; it was not acknowledged as durable and is cut off"
+                    );
+                    break;
+                }
+                Entry::Invalid(damage) => {
+                    if damage != record::Damage::Empty {
+                        tracing::warn!(position = end.position, clean, %damage, "the commit log ends here");
+                    }
+                    break;
+                }
+            }
+            if end.position - told >= TELL_EVERY {
+                told = end.position;
+                tracing::info!(
+                    position = told,
+                    log_end = self.log.segments().last().map_or(0, |s| s.end()),
+                    "reading the commit log"
+                );
+            }
+        }
+        end
+    }
+
+    fn is_sound(&self, record: &Record<'_>, position: u64, check_crc: bool, bytes: &[u8]) -> bool {
+        if record.physical_offset() as u64 != position || (check_crc && !record.is_body_intact()) {
+            return false;
+        }
+        // A write that the death of the process cut in the middle of the properties: zeros at the end, nothing behind.
+        let len = record.bytes().len();
+        let torn = record.properties().last() == Some(&0) && bytes.get(len..len + 8).is_none_or(|next| next == [0; 8]);
+        !torn
+    }
+
+    /// Cuts off what points behind the end, and makes everything durable that a crash left in memory only.
+    fn settle(&self, clean: bool, log_start: u64, end: u64) -> std::io::Result<()> {
+        let queues = self.all_queues();
+        for queue in &queues {
+            queue.truncate(end);
+            if !clean {
+                queue.erase_beyond_end()?;
+            }
+            queue.correct_min(log_start);
+            queue.continue_after_recovery();
+        }
+        let Some(segment) = self.log.segment(end) else { return Ok(()) };
+        let bytes = segment.bytes_from(end, u64::MAX).unwrap_or_default();
+        if !clean || bytes.iter().take(64).any(|b| *b != 0) {
+            // What stands behind the end must never be taken for records again.
+            segment.file.zero_from(end - segment.start, segment.size)?;
+            self.log.sync_files(log_start.max(end.saturating_sub(self.log.file_size)), end + 1)?;
+        }
+        Ok(())
+    }
+}

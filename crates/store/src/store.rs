@@ -1,0 +1,413 @@
+//! The store: its parts, its threads, and what the broker calls.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+
+use parking_lot::{Mutex, RwLock};
+
+use crate::append::AppendBatch;
+use crate::background::{Background, Progress};
+use crate::checkpoint::Checkpoint;
+use crate::commit_log::CommitLog;
+use crate::config::{FlushMode, StoreConfig};
+use crate::dispatch::{Arrival, Dispatcher, Pending};
+use crate::error::{AppendError, OpenError};
+use crate::fd_cache::FdCache;
+use crate::file;
+use crate::flush::{Durability, Flusher};
+use crate::index::{Index, IndexHits, Shape};
+use crate::instance::Instance;
+use crate::queue::{Context, CqEntry, Queue, UNIT};
+use crate::read::{Boundary, ReadOutcome};
+
+/// Smallest commit log file, bytes.
+const MIN_LOG_FILE: u64 = 4096;
+/// Room for topic and properties above the largest body, bytes (RocketMQ's `MessageExtEncoder`).
+const RECORD_EXTRA: u64 = 64 * 1024;
+
+/// Called when messages of watched queues become visible.
+pub(crate) type Listener = Arc<dyn Fn(&Arrival<'_>) + Send + Sync>;
+
+/// A topic's queues by number.
+type Queues = BTreeMap<u32, Arc<Queue>>;
+
+/// The first failed write or sync. Nothing is appended after it.
+#[derive(Default)]
+pub(crate) struct Failure {
+    is_set: AtomicBool,
+    reason: OnceLock<String>,
+}
+
+impl Failure {
+    /// Notes the failure, unless there was one; the reason that counts.
+    pub fn set(&self, reason: String) -> String {
+        let reason = self.reason.get_or_init(|| {
+            tracing::error!("the store is read-only from now on: {reason}");
+            reason
+        });
+        self.is_set.store(true, Ordering::SeqCst);
+        reason.clone()
+    }
+
+    pub fn is_set(&self) -> bool {
+        self.is_set.load(Ordering::SeqCst)
+    }
+}
+
+/// What the store's threads and callers share.
+pub(crate) struct Inner {
+    pub config: StoreConfig,
+    pub context: Arc<Context>,
+    pub log: CommitLog,
+    pub index: Index,
+    pub checkpoint: Checkpoint,
+    pub progress: Mutex<Progress>,
+    pub pending: Mutex<Pending>,
+    pub dispatcher: Mutex<Dispatcher>,
+    pub flusher: Flusher,
+    pub background: Background,
+    pub failure: Failure,
+    pub listener: Listener,
+    pub after_dispatch: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    pub is_disk_full: AtomicBool,
+    pub disk_full: Mutex<Option<String>>,
+    /// Distance from the end of the log within which data counts as recent, bytes.
+    pub recent_bytes: u64,
+    topics: RwLock<HashMap<Arc<str>, Queues>>,
+    closing: AtomicBool,
+}
+
+impl Inner {
+    /// Position up to which consumers may see messages.
+    pub fn visible(&self) -> u64 {
+        if self.is_sync_flush() { self.log.flushed() } else { self.log.end() }
+    }
+
+    pub fn is_sync_flush(&self) -> bool {
+        self.config.flush_disk_type == FlushMode::Sync
+    }
+
+    pub fn check_writeable(&self) -> Result<(), AppendError> {
+        if self.failure.is_set() {
+            return Err(AppendError::ReadOnly { reason: self.failure.reason.get().cloned().unwrap_or_default() });
+        }
+        if self.is_disk_full.load(Ordering::Acquire) {
+            return Err(AppendError::DiskFull { reason: self.disk_full.lock().clone().unwrap_or_default() });
+        }
+        if self.closing.load(Ordering::Acquire) {
+            return Err(AppendError::ShuttingDown);
+        }
+        Ok(())
+    }
+
+    pub fn queue(&self, topic: &str, id: u32) -> Arc<Queue> {
+        if let Some(queue) = self.find_queue(topic, id) {
+            return queue;
+        }
+        let mut topics = self.topics.write();
+        let name = topics.get_key_value(topic).map_or_else(|| Arc::from(topic), |(name, _)| Arc::clone(name));
+        let queues = topics.entry(Arc::clone(&name)).or_default();
+        Arc::clone(queues.entry(id).or_insert_with(|| Arc::new(Queue::new(&self.context, name, id))))
+    }
+
+    pub fn find_queue(&self, topic: &str, id: u32) -> Option<Arc<Queue>> {
+        self.topics.read().get(topic)?.get(&id).cloned()
+    }
+
+    pub fn all_queues(&self) -> Vec<Arc<Queue>> {
+        self.topics.read().values().flat_map(|queues| queues.values().cloned()).collect()
+    }
+
+    fn delete_topic(&self, topic: &str) -> std::io::Result<()> {
+        let Some(queues) = self.topics.write().remove(topic) else { return Ok(()) };
+        let mut d = self.dispatcher.lock();
+        for queue in queues.values() {
+            d.entries -= queue.max_offset();
+            queue.delete()?;
+        }
+        match std::fs::remove_dir(self.context.dir.join(topic)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A log store. All methods may be called from any thread and none of them waits for another's disk write, except
+/// [`Store::append`] for the append before it.
+pub struct Store {
+    inner: Arc<Inner>,
+    instance: Instance,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Store {
+    /// Takes the folder, recovers, and starts the threads. `listener` is told of messages that become visible in queues
+    /// with watchers, on the thread that dispatches.
+    pub fn open(config: StoreConfig, listener: Arc<dyn Fn(&Arrival<'_>) + Send + Sync>) -> Result<Store, OpenError> {
+        check(&config)?;
+        let instance = Instance::enter(&config.root)?;
+        let root = &config.root;
+        let log_dir = root.join("commitlog");
+        file::create_dir_durable(&log_dir).map_err(OpenError::io("make the folder", &log_dir))?;
+        let faults = config.faults.as_ref();
+        let log = CommitLog::open(&log_dir, config.mapped_file_size_commit_log, faults)?;
+        let (checkpoint, loaded) =
+            Checkpoint::open(root, faults).map_err(OpenError::io("open the checkpoint in", root))?;
+        let index_dir = root.join("index");
+        let clean = instance.was_stopped_cleanly;
+        let index = Index::open(
+            &index_dir,
+            Shape { slots: config.max_hash_slot_num, entries: config.max_index_num },
+            config.message_index_enable,
+            faults,
+            clean || loaded.trusted,
+            loaded.built.map(|b| b.index),
+            loaded.times.index,
+        )
+        .map_err(OpenError::io("open the index in", &index_dir))?;
+        let context = Context {
+            dir: root.join("consumequeue"),
+            file_size: config.mapped_file_size_consume_queue,
+            faults: config.faults.clone(),
+            files: FdCache::default(),
+            touched: Mutex::default(),
+            max_body: config.max_message_size,
+            max_record: (config.max_message_size as u64 + RECORD_EXTRA).min(config.mapped_file_size_commit_log - 8),
+            index: config.message_index_enable,
+            delays: delays(&config.message_delay_level),
+            next_uid: AtomicU64::new(0),
+        };
+        let inner = Arc::new(Inner {
+            context: Arc::new(context),
+            log,
+            index,
+            checkpoint,
+            progress: Mutex::new(Progress { times: loaded.times, ..Progress::default() }),
+            pending: Mutex::default(),
+            dispatcher: Mutex::default(),
+            flusher: Flusher::default(),
+            background: Background::default(),
+            failure: Failure::default(),
+            listener,
+            after_dispatch: OnceLock::new(),
+            is_disk_full: AtomicBool::new(false),
+            disk_full: Mutex::default(),
+            recent_bytes: memory_bytes() / 100 * u64::from(config.access_message_in_memory_max_ratio),
+            topics: RwLock::default(),
+            closing: AtomicBool::new(false),
+            config,
+        });
+        inner.recover(clean, &loaded)?;
+        let store = Store { inner, instance, threads: Mutex::default() };
+        if !clean {
+            store.inner.checkpoint(true);
+        }
+        store.inner.check_space();
+        store.start("store-flush", |inner| inner.run_flush())?;
+        store.start("store-prepare", |inner| inner.run_background())?;
+        Ok(store)
+    }
+
+    fn start(&self, name: &'static str, run: impl FnOnce(&Arc<Inner>) + Send + 'static) -> Result<(), OpenError> {
+        let inner = Arc::clone(&self.inner);
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || run(&inner));
+        let thread = thread.map_err(OpenError::io("start a thread for", &self.inner.config.root))?;
+        self.threads.lock().push(thread);
+        Ok(())
+    }
+
+    /// The handle of a queue, made if it is not there; without messages it leaves no trace on the disk.
+    pub fn queue(&self, topic: &str, queue_id: u32) -> Arc<Queue> {
+        self.inner.queue(topic, queue_id)
+    }
+
+    /// The handle of a queue that has been used.
+    pub fn find_queue(&self, topic: &str, queue_id: u32) -> Option<Arc<Queue>> {
+        self.inner.find_queue(topic, queue_id)
+    }
+
+    /// The queues of a topic that have been used.
+    pub fn queues(&self, topic: &str) -> Vec<Arc<Queue>> {
+        self.inner.topics.read().get(topic).map_or_else(Vec::new, |queues| queues.values().cloned().collect())
+    }
+
+    /// Names of all topics with queues.
+    pub fn topics(&self) -> Vec<Arc<str>> {
+        self.inner.topics.read().keys().cloned().collect()
+    }
+
+    /// Appends the batch, all messages or none: one critical section, one write for each log file. Under ASYNC_FLUSH
+    /// `Ok` is the acknowledgement; under SYNC_FLUSH [`Store::when_durable`] gives it.
+    pub fn append(&self, batch: &mut AppendBatch) -> Result<(), AppendError> {
+        self.inner.append(batch)
+    }
+
+    /// Calls `waiter` when the log is on the disk up to `position`, or will not be. At once if that is known already,
+    /// else on the flush thread, which must not be kept.
+    pub fn when_durable(&self, position: u64, waiter: Box<dyn FnOnce(Durability) + Send>) {
+        self.inner.when_durable(position, waiter);
+    }
+
+    /// Builds queues and index from what was appended and may be seen. Never waits: when another thread is at it, that
+    /// thread does this one's work too.
+    pub fn dispatch(&self) {
+        self.inner.dispatch();
+    }
+
+    /// Sets what the flush thread calls after it has dispatched (SYNC_FLUSH only). Once.
+    pub fn set_after_dispatch(&self, after: impl Fn() + Send + Sync + 'static) {
+        if self.inner.after_dispatch.set(Box::new(after)).is_err() {
+            tracing::warn!("what follows dispatch is set already");
+        }
+    }
+
+    /// Appends records of `queue` from `offset` on to `out`, byte for byte: those whose entry passes `filter`, at most
+    /// `max_messages` and `max_bytes` and what the settings allow for recent and old data, at least one if there is any.
+    pub fn read(
+        &self,
+        queue: &Queue,
+        offset: i64,
+        max_messages: u32,
+        max_bytes: u32,
+        filter: &mut dyn FnMut(&CqEntry) -> bool,
+        out: &mut Vec<u8>,
+    ) -> ReadOutcome {
+        self.inner.read(queue, offset, max_messages, max_bytes, filter, out)
+    }
+
+    /// Appends the record at `physical_offset` to `out`; its length. `None` if no visible record begins there.
+    pub fn record_at(&self, physical_offset: u64, out: &mut Vec<u8>) -> Option<usize> {
+        self.inner.record_at(physical_offset, out)
+    }
+
+    /// The entry of a queue at `offset`, if consumers can see it.
+    pub fn entry(&self, queue: &Queue, offset: i64) -> Option<CqEntry> {
+        queue.entry(offset).filter(|entry| !entry.is_blank())
+    }
+
+    /// Offset of the first message stored at or after `time_ms` ([`Boundary::Lower`], the queue's end if there is none)
+    /// or of the last one stored at or before it ([`Boundary::Upper`], 0 if there is none).
+    pub fn search_by_time(&self, queue: &Queue, time_ms: i64, boundary: Boundary) -> i64 {
+        self.inner.search_by_time(queue, time_ms, boundary)
+    }
+
+    /// When the message at `offset` was stored, milliseconds since 1970.
+    pub fn store_time(&self, queue: &Queue, offset: i64) -> Option<i64> {
+        self.inner.store_time(queue, offset)
+    }
+
+    /// When the first message of the queue was stored, milliseconds since 1970.
+    pub fn earliest_store_time(&self, queue: &Queue) -> Option<i64> {
+        self.inner.store_time(queue, queue.min_offset())
+    }
+
+    /// Whether the message at `offset` is recent enough to be in memory.
+    pub fn is_in_memory(&self, queue: &Queue, offset: i64) -> bool {
+        self.inner.is_in_memory(queue, offset)
+    }
+
+    /// Positions of records that may have the key, newest first, stored between `begin` and `end` (milliseconds since
+    /// 1970), at most `max`. Only the hash was compared.
+    pub fn query_index(&self, topic: &str, key: &str, max: u32, begin: i64, end: i64) -> IndexHits {
+        self.inner.index.query(topic, key, max, begin, end)
+    }
+
+    /// Forgets a topic's queues and removes their files. The records stay in the log until it expires.
+    pub fn delete_topic(&self, topic: &str) -> std::io::Result<()> {
+        self.inner.delete_topic(topic)
+    }
+
+    /// Position of the first byte of the log.
+    pub fn min_physical_offset(&self) -> u64 {
+        self.inner.log.start()
+    }
+
+    /// Position behind the last byte of the log.
+    pub fn max_physical_offset(&self) -> u64 {
+        self.inner.log.end()
+    }
+
+    /// Position up to which the log is on the disk.
+    pub fn flushed_position(&self) -> u64 {
+        self.inner.log.flushed()
+    }
+
+    /// Whether a message is acknowledged only when it is on the disk.
+    pub fn is_sync_flush(&self) -> bool {
+        self.inner.is_sync_flush()
+    }
+
+    /// Why nothing can be appended, if that is so.
+    pub fn write_error(&self) -> Option<AppendError> {
+        self.inner.check_writeable().err()
+    }
+
+    /// Ends the threads after a last flush and checkpoint; nothing is appended afterwards. Again: does nothing.
+    pub fn shutdown(&self) {
+        if self.inner.closing.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        // An append that passed the check before is waited for.
+        drop(self.inner.log.tail.lock());
+        self.inner.flusher.stop();
+        self.inner.background.stop();
+        for thread in self.threads.lock().drain(..) {
+            if thread.join().is_err() {
+                self.inner.failure.set("a thread of the store has panicked".into());
+            }
+        }
+        self.inner.dispatch_now();
+        self.inner.checkpoint(true);
+        if self.inner.failure.is_set() {
+            return;
+        }
+        if let Err(error) = self.instance.leave_cleanly() {
+            tracing::warn!("the abort file cannot be removed: {error}; the next start recovers as after a crash");
+        }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.shutdown();
+    }
+}
+
+fn check(config: &StoreConfig) -> Result<(), OpenError> {
+    let setting = |text: &str| Err(OpenError::Setting(text.to_owned()));
+    if config.mapped_file_size_commit_log < MIN_LOG_FILE {
+        return setting("mappedFileSizeCommitLog must be at least 4096 bytes");
+    }
+    if config.mapped_file_size_consume_queue == 0 || !config.mapped_file_size_consume_queue.is_multiple_of(UNIT as u64)
+    {
+        return setting("mappedFileSizeConsumeQueue must be a multiple of 20 bytes");
+    }
+    if config.max_hash_slot_num == 0 || config.max_index_num < 2 {
+        return setting("maxHashSlotNum must be at least 1 and maxIndexNum at least 2");
+    }
+    Ok(())
+}
+
+/// Delays of `1s 5s 1m 2h 1d`, milliseconds. What is no delay counts as none.
+fn delays(text: &str) -> Vec<i64> {
+    let delay = |word: &str| {
+        let (number, unit) = word.split_at_checked(word.len().checked_sub(1)?)?;
+        let unit = match unit {
+            "s" => 1000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            "d" => 86_400_000,
+            _ => return None,
+        };
+        number.parse::<i64>().ok()?.checked_mul(unit)
+    };
+    text.split_whitespace().map(|word| delay(word).unwrap_or(0)).collect()
+}
+
+/// Memory of the machine.
+fn memory_bytes() -> u64 {
+    let info = rustix::system::sysinfo();
+    info.totalram.saturating_mul(u64::from(info.mem_unit))
+}
