@@ -9,6 +9,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use ferromq_protocol::body::{BrokerData, DataVersion, QueueData, TopicConfig, TopicQueueMappingInfo};
 use ferromq_protocol::sys_flag::perm;
 
+#[cfg(test)]
+mod model;
 mod query;
 #[cfg(test)]
 mod tests;
@@ -163,7 +165,10 @@ impl RouteTable {
             && old_live.data_version.state_version > body.data_version.state_version
         {
             self.drop_other_ids(r.broker_name, r.broker_addr, r.broker_id);
-            self.live.remove(&key);
+            if self.live.get(&key).is_some_and(|live| live.broker_name == r.broker_name) {
+                self.live.remove(&key);
+                self.filter_servers.remove(&key);
+            }
             return Ok(Registered { outdated: true, ..Registered::default() });
         }
         if holder.is_none() && body.topics.len() == 1 {
@@ -292,17 +297,21 @@ impl RouteTable {
     }
 
     /// Forgets one address. Topics lose the broker name when it was its last address; otherwise they lose the write
-    /// permission if no master is left and a slave may act for it. Answers whether the address was known.
+    /// permission if no master is left and a slave may act for it. False, and nothing done, when this broker is not
+    /// registered with this address.
     pub fn unregister(&mut self, cluster: &str, broker_addr: &str, broker_name: &str) -> bool {
         let key = AddrKey::new(cluster, broker_addr);
-        let mut known = self.live.remove(&key).is_some();
+        if self.live.get(&key).is_none_or(|live| live.broker_name != broker_name) {
+            return false;
+        }
+        self.live.remove(&key);
         self.filter_servers.remove(&key);
-        let Some(broker) = self.brokers.get_mut(broker_name) else {
-            return known;
+        let in_other_cluster =
+            self.live.iter().any(|(key, live)| key.addr == broker_addr && live.broker_name == broker_name);
+        let Some(broker) = self.brokers.get_mut(broker_name).filter(|_| !in_other_cluster) else {
+            return true;
         };
-        let before = broker.broker_addrs.len();
         broker.broker_addrs.retain(|_, addr| addr != broker_addr);
-        known |= broker.broker_addrs.len() < before;
         if let Some(lowest) = broker.broker_addrs.keys().next() {
             if broker.enable_acting_master && *lowest > MASTER_ID {
                 for queues in self.topics.values_mut() {
@@ -311,7 +320,7 @@ impl RouteTable {
                     }
                 }
             }
-            return known;
+            return true;
         }
         self.brokers.remove(broker_name);
         self.clusters.retain(|_, names| {
@@ -326,7 +335,7 @@ impl RouteTable {
             brokers.remove(broker_name);
             !brokers.is_empty()
         });
-        known
+        true
     }
 
     /// Forgets every broker that registered by this connection; answers their addresses.
