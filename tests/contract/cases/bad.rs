@@ -321,6 +321,7 @@ fn broken_frames(lab: &Lab) -> Outcome {
 fn check_memory(lab: &Lab, cluster: &Cluster, mib: u64) -> Outcome {
     let broker = cluster.broker.process.as_ref().map_or(0, |p| p.memory() >> 20);
     let namesrv = cluster.namesrv.process.memory() >> 20;
+    lab.tell(&format!("anonymous memory: broker {broker} MiB, NameServer {namesrv} MiB"));
     // A JVM's heap says nothing.
     ensure!(
         lab.make == Make::Java || broker < mib && namesrv < mib,

@@ -29,6 +29,12 @@ fn eight_by_eight(lab: &Lab) -> Outcome {
     ensure_eq!(groups.len(), 2, "groups");
     for group in &groups {
         let name = group.get("group");
+        lab.tell(&format!(
+            "{name}: {} received, {} ms until sent, {} ms until received",
+            group.get("received"),
+            group.get("sendms"),
+            group.get("totalms")
+        ));
         let sent = total / 8 * 8;
         for key in ["sent", "received", "distinct"] {
             ensure_eq!(group.num(key)? as u64, sent, "{key} by {name} ({:?})", group.0);

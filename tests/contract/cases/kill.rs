@@ -41,6 +41,7 @@ fn cycles(lab: &Lab, flush: &str, share: u64) -> Outcome {
     }
     let read = ledger.verify(&cluster.broker.addr(), true).doing("reading everything at the end")?;
     ensure!(read >= ledger.len(), "{read} messages in the log, {} acknowledged", ledger.len());
+    lab.tell(&format!("{count} kills under {flush}: {} acknowledged, {read} in the log", ledger.len()));
     cluster.broker.stop()?;
     cluster.broker.start(&lab.tools)?;
     ledger.verify(&cluster.broker.addr(), true).doing("after a clean restart")?;

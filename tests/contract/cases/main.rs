@@ -12,6 +12,7 @@ mod order;
 mod read;
 mod send;
 mod takeover;
+mod textbook;
 
 use std::process::ExitCode;
 
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
     cases.extend(consume::cases());
     cases.extend(order::cases());
     cases.extend(bad::cases());
+    cases.extend(textbook::cases());
     cases.extend(mixed::cases());
     cases.extend(takeover::cases());
     cases.extend(faults::cases());

@@ -120,6 +120,11 @@ impl Lab {
         Driver::start(&format!("java-{version}"), command, self.folder.path())
     }
 
+    /// Prints a figure beside the cases' lines.
+    pub fn tell(&self, figure: &str) {
+        say(&format!("     {figure}"));
+    }
+
     fn standing_log(&self) -> Option<String> {
         self.standing.get().and_then(|c| c.as_ref().ok()).map(|c| c.broker.log_tail())
     }

@@ -38,6 +38,15 @@ impl Tools {
         Ok(format!("{}:{}/*", cache().join(format!("classes-{version}")).display(), jars.display()))
     }
 
+    /// A user's program of `tests/java/textbook` on the Java client 5.5.0; arguments are the caller's.
+    pub fn textbook(&self, program: &str, home: &Path) -> Outcome<Command> {
+        let classpath = self.client_classpath("5.5.0")?;
+        let mut command = Command::new("java");
+        command.args(["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]);
+        command.arg(format!("-Duser.home={}", home.display())).args(["-cp", &classpath, program]);
+        Ok(command)
+    }
+
     /// The Go driver.
     pub fn go_driver(&self) -> Outcome<PathBuf> {
         self.go.get_or_init(build_go).clone()
@@ -117,7 +126,7 @@ fn compile(version: &str, jars: PathBuf) -> Outcome<PathBuf> {
     need("javac")?;
     let sources = root().join("tests/java");
     let mut files = Vec::new();
-    for folder in [sources.join("common"), sources.join(format!("client-{version}"))] {
+    for folder in [sources.join("common"), sources.join("textbook"), sources.join(format!("client-{version}"))] {
         for entry in std::fs::read_dir(&folder)? {
             files.push(entry?.path());
         }

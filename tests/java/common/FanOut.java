@@ -9,6 +9,7 @@ import org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyStatus;
 import org.apache.rocketmq.client.consumer.listener.ConsumeOrderlyStatus;
 import org.apache.rocketmq.client.consumer.listener.MessageListenerConcurrently;
 import org.apache.rocketmq.client.consumer.listener.MessageListenerOrderly;
+import org.apache.rocketmq.client.exception.MQBrokerException;
 import org.apache.rocketmq.client.producer.DefaultMQProducer;
 import org.apache.rocketmq.client.producer.SendResult;
 import org.apache.rocketmq.client.producer.SendStatus;
@@ -206,14 +207,15 @@ final class FanOut {
                 MessageQueue queue = route.get(turn % queues);
                 SendResult result;
                 if (batchSize == 1) {
-                    result = producer.send(message(topic, number, sequence++), queue);
+                    Message message = message(topic, number, sequence++);
+                    result = unlessBusy(() -> producer.send(message, queue));
                     sent.incrementAndGet();
                 } else {
                     List<Message> batch = new ArrayList<>(batchSize);
                     while (batch.size() < batchSize && sequence < count) {
                         batch.add(message(topic, number, sequence++));
                     }
-                    result = producer.send(batch, queue);
+                    result = unlessBusy(() -> producer.send(batch, queue));
                     sent.addAndGet(batch.size());
                 }
                 if (result.getSendStatus() != SendStatus.SEND_OK) {
@@ -222,6 +224,24 @@ final class FanOut {
             }
         } finally {
             producer.shutdown();
+        }
+    }
+
+    interface Send {
+        SendResult send() throws Exception;
+    }
+
+    /** SYSTEM_BUSY is flow control: the message was not taken, and may be sent again without becoming a duplicate. */
+    private static SendResult unlessBusy(Send send) throws Exception {
+        while (true) {
+            try {
+                return send.send();
+            } catch (MQBrokerException e) {
+                if (e.getResponseCode() != 2) {
+                    throw e;
+                }
+                Thread.sleep(20);
+            }
         }
     }
 
