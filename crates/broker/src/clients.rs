@@ -1,5 +1,469 @@
-//! Connected producers and consumers, as their heartbeats tell.
+//! Connected producers and consumers, as their heartbeats tell (RocketMQ's `ConsumerManager`, `ProducerManager`).
+//!
+//! A client is known per group and connection. It is forgotten when it unregisters, when its connection closes, or after
+//! `channelExpiredTimeout` without a heartbeat. What a consumer group subscribes to is one table per group: the newest
+//! heartbeat wins, so members are expected to subscribe to the same; when they do not, a warning says so.
+//!
+//! The table only records and answers; it sends nothing. Groups whose membership changed are collected for
+//! [`Clients::take_notices`], which one task of the broker drains and tells their members (code 40).
+//! One lock over everything, held for look-ups only: heartbeats come every 30 s per client, pulls take the read side.
+
+mod service;
+mod view;
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ferromq_protocol::body::{ConsumeFromWhere, ConsumeType, MessageModel, SubscriptionData};
+use ferromq_remoting::Connection;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{Notify, Semaphore};
+
+use crate::filter::Filter;
+
+pub(crate) use service::{drop_silent, tell_changes};
+
+/// Most groups with connected consumers, and as many with producers.
+pub const MAX_CLIENT_GROUPS: usize = 100_000;
+/// Most connected clients of one group.
+pub const MAX_CLIENTS_PER_GROUP: usize = 10_000;
+/// Most groups one connection may speak for.
+pub const MAX_GROUPS_PER_CONNECTION: usize = 10_000;
+/// Most topics one group may subscribe to.
+pub const MAX_SUBSCRIPTIONS_PER_GROUP: usize = 10_000;
+/// Most text of subscriptions kept for all groups, bytes.
+pub const MAX_SUBSCRIPTION_BYTES: usize = 256 * 1024 * 1024;
+/// Longest client id, bytes.
+pub const MAX_CLIENT_ID_BYTES: usize = 1024;
+/// Most requests of tools that wait for the answer of a consumer.
+const MAX_RELAYS: usize = 256;
+/// A group whose members subscribe differently is reported at most this often.
+const MISMATCH_WARNING_PERIOD: Duration = Duration::from_secs(60);
+
+/// Why a client was not recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ClientsFull {
+    #[error("the broker serves {MAX_CLIENT_GROUPS} groups already")]
+    Groups,
+    #[error("the group has {MAX_CLIENTS_PER_GROUP} clients already")]
+    Clients,
+    #[error("one connection may speak for {MAX_GROUPS_PER_CONNECTION} groups at most")]
+    GroupsOfConnection,
+    #[error("one group may subscribe to {MAX_SUBSCRIPTIONS_PER_GROUP} topics at most")]
+    Subscriptions,
+    #[error("the subscriptions of all groups are limited to {MAX_SUBSCRIPTION_BYTES} bytes of text")]
+    SubscriptionBytes,
+}
+
+/// One connected client of a group. `C` is its connection.
+#[derive(Clone, Debug)]
+pub struct Client<C = Arc<Connection>> {
+    pub connection: C,
+    /// Unique per connection.
+    pub connection_id: u64,
+    pub client_id: Arc<str>,
+    pub address: SocketAddr,
+    /// Language code of its frames.
+    pub language: u8,
+    /// `MQVersion` ordinal of its frames.
+    pub version: i32,
+}
+
+/// What a group takes from one topic.
+#[derive(Debug)]
+pub struct Subscription {
+    /// As the heartbeat said it.
+    pub data: SubscriptionData,
+    /// The same, ready for the filter at the broker.
+    pub filter: Filter,
+}
+
+/// What a heartbeat says of one consumer group.
+#[derive(Debug)]
+pub struct ConsumerBeat {
+    pub consume_type: ConsumeType,
+    pub message_model: MessageModel,
+    pub consume_from_where: ConsumeFromWhere,
+    /// `None` in a heartbeat without subscriptions (V2): what is known stays.
+    pub subscriptions: Option<Vec<SubscriptionData>>,
+    /// 0 from a client of the first heartbeat version.
+    pub fingerprint: i32,
+    /// Whether members of this group want to be told of changes.
+    pub notify: bool,
+}
+
+/// What a heartbeat did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BeatOutcome {
+    /// A member or a topic is new, or a topic went.
+    pub changed: bool,
+    /// The client should send its subscriptions with the next heartbeat (`IS_SUB_CHANGE`).
+    pub wants_subscriptions: bool,
+}
+
+struct Member<C> {
+    client: Client<C>,
+    seen: Instant,
+    /// Digest of what it last said to subscribe to.
+    said: Option<u64>,
+}
+
+struct ConsumerGroup<C> {
+    members: HashMap<u64, Member<C>>,
+    subscriptions: HashMap<Box<str>, Arc<Subscription>>,
+    subscription_bytes: usize,
+    consume_type: ConsumeType,
+    message_model: MessageModel,
+    consume_from_where: ConsumeFromWhere,
+    fingerprint: i32,
+    notify: bool,
+    warned: Option<Instant>,
+}
+
+struct Tables<C> {
+    consumers: HashMap<Arc<str>, ConsumerGroup<C>>,
+    producers: HashMap<Arc<str>, HashMap<u64, Member<C>>>,
+    /// Groups each connection speaks for; the flag tells consumers from producers.
+    of_connection: HashMap<u64, HashSet<(bool, Arc<str>)>>,
+    subscription_bytes: usize,
+}
 
 /// Connected clients by group.
-#[derive(Default)]
-pub struct Clients {}
+pub struct Clients<C = Arc<Connection>> {
+    tables: RwLock<Tables<C>>,
+    /// Groups whose members are to be told of a change.
+    notices: Mutex<HashSet<Arc<str>>>,
+    noticed: Notify,
+    /// One permit per request that waits for a consumer's answer.
+    relays: Arc<Semaphore>,
+}
+
+impl<C> Default for Clients<C> {
+    fn default() -> Self {
+        Self {
+            tables: RwLock::new(Tables {
+                consumers: HashMap::new(),
+                producers: HashMap::new(),
+                of_connection: HashMap::new(),
+                subscription_bytes: 0,
+            }),
+            notices: Mutex::new(HashSet::new()),
+            noticed: Notify::new(),
+            relays: Arc::new(Semaphore::new(MAX_RELAYS)),
+        }
+    }
+}
+
+const CONSUMER: bool = true;
+const PRODUCER: bool = false;
+
+impl<C: Clone> Clients<C> {
+    /// Records a heartbeat of one consumer group.
+    pub fn consumer_beat(
+        &self,
+        group: &str,
+        client: Client<C>,
+        beat: ConsumerBeat,
+        now: Instant,
+    ) -> Result<BeatOutcome, ClientsFull> {
+        let mut tables = self.tables.write();
+        let tables = &mut *tables;
+        if !tables.consumers.contains_key(group) && tables.consumers.len() >= MAX_CLIENT_GROUPS {
+            return Err(ClientsFull::Groups);
+        }
+        let said = beat.subscriptions.as_deref().map(digest);
+        let bytes = beat.subscriptions.as_deref().map(text_bytes);
+        if beat.subscriptions.as_ref().is_some_and(|list| list.len() > MAX_SUBSCRIPTIONS_PER_GROUP) {
+            return Err(ClientsFull::Subscriptions);
+        }
+        let before = tables.consumers.get(group).map_or(0, |g| g.subscription_bytes);
+        if tables.subscription_bytes - before + bytes.unwrap_or(before) > MAX_SUBSCRIPTION_BYTES {
+            return Err(ClientsFull::SubscriptionBytes);
+        }
+        let name = tables.claim(CONSUMER, group, client.connection_id)?;
+        let entry = tables.consumers.entry(Arc::clone(&name)).or_insert_with(|| ConsumerGroup::new(&beat));
+        if !entry.members.contains_key(&client.connection_id) && entry.members.len() >= MAX_CLIENTS_PER_GROUP {
+            tables.release(CONSUMER, &name, client.connection_id);
+            return Err(ClientsFull::Clients);
+        }
+        entry.consume_type = beat.consume_type;
+        entry.message_model = beat.message_model;
+        entry.consume_from_where = beat.consume_from_where;
+        entry.notify = beat.notify;
+        let other_fingerprint = beat.fingerprint == 0 || entry.fingerprint != beat.fingerprint;
+        entry.fingerprint = beat.fingerprint;
+
+        let mut changed = entry.touch(group, client, said, now);
+        if let (Some(subscriptions), Some(said)) = (beat.subscriptions, said) {
+            changed |= entry.subscribe(group, subscriptions);
+            entry.warn_of_mismatch(group, said, now);
+            let bytes = entry.subscriptions.values().map(|s| text_bytes(std::slice::from_ref(&s.data))).sum();
+            tables.subscription_bytes = tables.subscription_bytes - entry.subscription_bytes + bytes;
+            entry.subscription_bytes = bytes;
+        }
+        let wants_subscriptions = other_fingerprint || entry.subscriptions.is_empty();
+        if changed {
+            self.note_change(&name, entry);
+        }
+        Ok(BeatOutcome { changed, wants_subscriptions })
+    }
+
+    /// Records a heartbeat of one producer group.
+    pub fn producer_beat(&self, group: &str, client: Client<C>, now: Instant) -> Result<(), ClientsFull> {
+        let mut tables = self.tables.write();
+        if !tables.producers.contains_key(group) && tables.producers.len() >= MAX_CLIENT_GROUPS {
+            return Err(ClientsFull::Groups);
+        }
+        let name = tables.claim(PRODUCER, group, client.connection_id)?;
+        let members = tables.producers.entry(Arc::clone(&name)).or_default();
+        if let Some(member) = members.get_mut(&client.connection_id) {
+            member.seen = now;
+            return Ok(());
+        }
+        if members.len() >= MAX_CLIENTS_PER_GROUP {
+            tables.release(PRODUCER, &name, client.connection_id);
+            return Err(ClientsFull::Clients);
+        }
+        tracing::info!("producer {} of group {group} connected from {}", client.client_id, client.address);
+        members.insert(client.connection_id, Member { client, seen: now, said: None });
+        Ok(())
+    }
+
+    /// A consumer leaves its group.
+    pub fn unregister_consumer(&self, group: &str, connection_id: u64) {
+        self.leave(&mut self.tables.write(), CONSUMER, group, connection_id, "unregistered");
+    }
+
+    /// A producer leaves its group.
+    pub fn unregister_producer(&self, group: &str, connection_id: u64) {
+        self.leave(&mut self.tables.write(), PRODUCER, group, connection_id, "unregistered");
+    }
+
+    /// Forgets everything known through a connection that ended.
+    pub fn connection_closed(&self, connection_id: u64) {
+        let mut tables = self.tables.write();
+        let Some(groups) = tables.of_connection.get(&connection_id).cloned() else { return };
+        for (kind, group) in groups {
+            self.leave(&mut tables, kind, &group, connection_id, "lost its connection");
+        }
+    }
+
+    /// Forgets clients without a heartbeat for `timeout`; the caller closes their connections.
+    pub fn expire(&self, now: Instant, timeout: Duration) -> Vec<C> {
+        let silent = |member: &Member<C>| now.saturating_duration_since(member.seen) > timeout;
+        let gone: Vec<(bool, Arc<str>, Client<C>)> = {
+            let tables = self.tables.read();
+            let consumers = tables.consumers.iter().flat_map(|(name, group)| {
+                group.members.values().filter(|m| silent(m)).map(|m| (CONSUMER, Arc::clone(name), m.client.clone()))
+            });
+            let producers = tables.producers.iter().flat_map(|(name, members)| {
+                members.values().filter(|m| silent(m)).map(|m| (PRODUCER, Arc::clone(name), m.client.clone()))
+            });
+            consumers.chain(producers).collect()
+        };
+        if gone.is_empty() {
+            return Vec::new();
+        }
+        let mut tables = self.tables.write();
+        let mut closing = HashSet::new();
+        let mut connections = Vec::new();
+        for (kind, group, client) in gone {
+            self.leave(&mut tables, kind, &group, client.connection_id, "sent no heartbeat for too long");
+            if closing.insert(client.connection_id) {
+                connections.push(client.connection);
+            }
+        }
+        connections
+    }
+
+    /// Groups to tell of a change since the last call, each with its members of this moment.
+    pub fn take_notices(&self) -> Vec<(Arc<str>, Vec<C>)> {
+        let groups = std::mem::take(&mut *self.notices.lock());
+        let tables = self.tables.read();
+        groups
+            .into_iter()
+            .filter_map(|name| {
+                let group = tables.consumers.get(&name)?;
+                Some((name, group.members.values().map(|m| m.client.connection.clone()).collect()))
+            })
+            .collect()
+    }
+
+    /// Returns when there is something for [`Clients::take_notices`].
+    pub async fn noticed(&self) {
+        self.noticed.notified().await;
+    }
+
+    fn leave(&self, tables: &mut Tables<C>, kind: bool, group: &str, connection_id: u64, why: &str) {
+        tables.release(kind, group, connection_id);
+        if kind == PRODUCER {
+            let Some(members) = tables.producers.get_mut(group) else { return };
+            if let Some(member) = members.remove(&connection_id) {
+                tracing::info!("producer {} of group {group} {why}", member.client.client_id);
+            }
+            if members.is_empty() {
+                tables.producers.remove(group);
+            }
+            return;
+        }
+        let Some((name, entry)) = tables.consumers.get_key_value(group) else { return };
+        let name = Arc::clone(name);
+        let bytes = entry.subscription_bytes;
+        let Some(entry) = tables.consumers.get_mut(group) else { return };
+        let Some(member) = entry.members.remove(&connection_id) else { return };
+        tracing::info!("consumer {} of group {group} {why}", member.client.client_id);
+        if entry.members.is_empty() {
+            tables.consumers.remove(group);
+            tables.subscription_bytes -= bytes;
+        } else {
+            self.note_change(&name, entry);
+        }
+    }
+
+    fn note_change(&self, name: &Arc<str>, group: &ConsumerGroup<C>) {
+        if group.notify && group.message_model != MessageModel::Broadcasting {
+            self.notices.lock().insert(Arc::clone(name));
+            self.noticed.notify_one();
+        }
+    }
+}
+
+impl<C> Tables<C> {
+    /// Notes that a connection speaks for a group; the group's name as it is kept.
+    fn claim(&mut self, kind: bool, group: &str, connection_id: u64) -> Result<Arc<str>, ClientsFull> {
+        let known = match kind {
+            CONSUMER => self.consumers.get_key_value(group).map(|(name, _)| Arc::clone(name)),
+            PRODUCER => self.producers.get_key_value(group).map(|(name, _)| Arc::clone(name)),
+        };
+        let name = known.unwrap_or_else(|| Arc::from(group));
+        let groups = self.of_connection.entry(connection_id).or_default();
+        let key = (kind, Arc::clone(&name));
+        if !groups.contains(&key) {
+            if groups.len() >= MAX_GROUPS_PER_CONNECTION {
+                return Err(ClientsFull::GroupsOfConnection);
+            }
+            groups.insert(key);
+        }
+        Ok(name)
+    }
+
+    fn release(&mut self, kind: bool, group: &str, connection_id: u64) {
+        if let Some(groups) = self.of_connection.get_mut(&connection_id) {
+            groups.remove(&(kind, Arc::from(group)));
+            if groups.is_empty() {
+                self.of_connection.remove(&connection_id);
+            }
+        }
+    }
+}
+
+impl<C> ConsumerGroup<C> {
+    fn new(beat: &ConsumerBeat) -> Self {
+        Self {
+            members: HashMap::new(),
+            subscriptions: HashMap::new(),
+            subscription_bytes: 0,
+            consume_type: beat.consume_type,
+            message_model: beat.message_model,
+            consume_from_where: beat.consume_from_where,
+            fingerprint: beat.fingerprint,
+            notify: beat.notify,
+            warned: None,
+        }
+    }
+
+    /// Renews a member; whether it is new.
+    fn touch(&mut self, group: &str, client: Client<C>, said: Option<u64>, now: Instant) -> bool {
+        match self.members.get_mut(&client.connection_id) {
+            Some(member) => {
+                if member.client.client_id != client.client_id {
+                    tracing::error!(
+                        "group {group}: connection {} speaks for client {} and now for {}",
+                        client.address,
+                        member.client.client_id,
+                        client.client_id
+                    );
+                    member.client = client;
+                }
+                member.seen = now;
+                member.said = said.or(member.said);
+                false
+            }
+            None => {
+                tracing::info!("consumer {} of group {group} connected from {}", client.client_id, client.address);
+                self.members.insert(client.connection_id, Member { client, seen: now, said });
+                true
+            }
+        }
+    }
+
+    /// Takes over a full list of subscriptions; whether a topic came or went. A newer `subVersion` replaces silently.
+    fn subscribe(&mut self, group: &str, list: Vec<SubscriptionData>) -> bool {
+        let mut changed = false;
+        let topics: HashSet<String> = list.iter().map(|data| data.topic.clone()).collect();
+        for data in list {
+            match self.subscriptions.get(data.topic.as_str()) {
+                Some(known) if known.data.sub_version >= data.sub_version => {}
+                known => {
+                    if known.is_none() {
+                        tracing::info!("group {group} subscribes to topic {}: {}", data.topic, data.sub_string);
+                        changed = true;
+                    }
+                    let filter = Filter::of(&data);
+                    self.subscriptions.insert(data.topic.as_str().into(), Arc::new(Subscription { data, filter }));
+                }
+            }
+        }
+        self.subscriptions.retain(|topic, _| {
+            let stays = topics.contains(&**topic);
+            if !stays {
+                tracing::warn!("group {group} does not subscribe to topic {topic} any more");
+                changed = true;
+            }
+            stays
+        });
+        changed
+    }
+
+    fn warn_of_mismatch(&mut self, group: &str, said: u64, now: Instant) {
+        let others = self.members.values().filter(|member| member.said.is_some_and(|other| other != said)).count();
+        if others == 0 || self.warned.is_some_and(|at| now.saturating_duration_since(at) < MISMATCH_WARNING_PERIOD) {
+            return;
+        }
+        self.warned = Some(now);
+        let ids: Vec<&str> = self.members.values().take(8).map(|member| &*member.client.client_id).collect();
+        tracing::warn!(
+            "MEMBERS OF CONSUMER GROUP {group} SUBSCRIBE TO DIFFERENT TOPICS OR TAGS: the broker keeps one subscription per \
+             group and the newest heartbeat wins, so messages are skipped or delivered to clients that did not ask for them. \
+             Make all members subscribe alike or give each subscription a group of its own. Members: {}",
+            ids.join(", ")
+        );
+    }
+}
+
+/// A number that is the same for lists which subscribe to the same, in any order.
+fn digest(list: &[SubscriptionData]) -> u64 {
+    list.iter()
+        .map(|data| {
+            let mut hasher = DefaultHasher::new();
+            (&data.topic, &data.sub_string, &data.expression_type).hash(&mut hasher);
+            hasher.finish()
+        })
+        .fold(0, u64::wrapping_add)
+}
+
+/// Text kept for a list of subscriptions, bytes.
+fn text_bytes(list: &[SubscriptionData]) -> usize {
+    list.iter()
+        .map(|data| {
+            let tags: usize = data.tags_set.iter().map(|tag| tag.len() + 24).sum();
+            data.topic.len() + data.sub_string.len() + tags + 8 * data.code_set.len() + 200
+        })
+        .sum()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,171 @@
-//! Queue locks of orderly consumers.
+//! Queue locks of orderly consumers (RocketMQ's `RebalanceLockManager`).
+//!
+//! A lock is a lease of [`LOCK_LIFE`] held by a client id for one queue within one group; the same owner renews it. A lease
+//! whose owner's connection ended stays until it expires, as in RocketMQ: the owner may reconnect within it, and its last
+//! batch may still be in work. Kept in memory only: after a restart owners lock again within seconds.
+//!
+//! One mutex over all groups; nothing is done under it but look-ups.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use ferromq_protocol::body::MessageQueue;
+use parking_lot::Mutex;
+
+/// How long a lock lives without renewal (`rocketmq.broker.rebalance.lockMaxLiveTime`).
+pub const LOCK_LIFE: Duration = Duration::from_millis(60_000);
+/// Most groups with locks.
+const MAX_LOCK_GROUPS: usize = 100_000;
+/// Most locked queues of one group.
+const MAX_LOCKS_PER_GROUP: usize = 100_000;
+
+struct Lease {
+    client_id: Box<str>,
+    renewed: Instant,
+}
+
+impl Lease {
+    fn is_expired(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.renewed) > LOCK_LIFE
+    }
+}
 
 /// Which client of a group owns which queue.
 #[derive(Default)]
-pub struct OrderLocks {}
+pub struct OrderLocks {
+    groups: Mutex<HashMap<Box<str>, HashMap<MessageQueue, Lease>>>,
+}
+
+impl OrderLocks {
+    /// Locks for `client_id` what is free, expired or its own; the answer lists what it holds now.
+    pub fn lock_batch(
+        &self,
+        group: &str,
+        queues: Vec<MessageQueue>,
+        client_id: &str,
+        now: Instant,
+    ) -> Vec<MessageQueue> {
+        let mut groups = self.groups.lock();
+        if !groups.contains_key(group) {
+            if groups.len() >= MAX_LOCK_GROUPS {
+                tracing::warn!("group {group} gets no locks: {MAX_LOCK_GROUPS} groups hold some already");
+                return Vec::new();
+            }
+            groups.insert(group.into(), HashMap::new());
+        }
+        let Some(leases) = groups.get_mut(group) else { return Vec::new() };
+        let mut granted = Vec::with_capacity(queues.len().min(MAX_LOCKS_PER_GROUP));
+        for queue in queues {
+            let full = leases.len() >= MAX_LOCKS_PER_GROUP;
+            match leases.get_mut(&queue) {
+                Some(lease) if *lease.client_id == *client_id => lease.renewed = now,
+                Some(lease) if lease.is_expired(now) => {
+                    tracing::info!(
+                        "group {group}: expired lock of {queue:?} goes from {} to {client_id}",
+                        lease.client_id
+                    );
+                    *lease = Lease { client_id: client_id.into(), renewed: now };
+                }
+                Some(_) => continue,
+                None if full => continue,
+                None => {
+                    leases.insert(queue.clone(), Lease { client_id: client_id.into(), renewed: now });
+                }
+            }
+            granted.push(queue);
+        }
+        granted
+    }
+
+    /// Gives up the locks among `queues` that `client_id` owns.
+    pub fn unlock_batch(&self, group: &str, queues: &[MessageQueue], client_id: &str) {
+        let mut groups = self.groups.lock();
+        let Some(leases) = groups.get_mut(group) else { return };
+        for queue in queues {
+            match leases.get(queue) {
+                Some(lease) if *lease.client_id == *client_id => {
+                    leases.remove(queue);
+                }
+                Some(lease) => {
+                    tracing::debug!("group {group}: {client_id} cannot unlock {queue:?}, {} owns it", lease.client_id);
+                }
+                None => {}
+            }
+        }
+        if leases.is_empty() {
+            groups.remove(group);
+        }
+    }
+
+    /// Whether the group holds any live lock, which marks it as consuming in order.
+    pub fn holds_any(&self, group: &str, now: Instant) -> bool {
+        self.groups.lock().get(group).is_some_and(|leases| leases.values().any(|lease| !lease.is_expired(now)))
+    }
+
+    /// Forgets expired locks; called now and then so that groups which are gone leave nothing behind.
+    pub fn sweep(&self, now: Instant) {
+        self.groups.lock().retain(|_, leases| {
+            leases.retain(|_, lease| !lease.is_expired(now));
+            !leases.is_empty()
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn queue(id: i32) -> MessageQueue {
+        MessageQueue { topic: "T".into(), broker_name: "b".into(), queue_id: id }
+    }
+
+    fn queues(ids: std::ops::Range<i32>) -> Vec<MessageQueue> {
+        ids.map(queue).collect()
+    }
+
+    #[test]
+    fn the_first_client_owns_and_renews() {
+        let locks = OrderLocks::default();
+        let t0 = Instant::now();
+        assert_eq!(locks.lock_batch("g", queues(0..4), "a", t0), queues(0..4));
+        let t1 = t0 + LOCK_LIFE;
+        assert_eq!(locks.lock_batch("g", queues(2..6), "b", t1), queues(4..6));
+        assert_eq!(locks.lock_batch("g", queues(0..4), "a", t1), queues(0..4));
+        assert!(locks.lock_batch("g", queues(0..4), "b", t1 + LOCK_LIFE).is_empty());
+        assert_eq!(locks.lock_batch("other", queues(0..4), "b", t0), queues(0..4));
+    }
+
+    #[test]
+    fn an_expired_lock_is_taken_over() {
+        let locks = OrderLocks::default();
+        let t0 = Instant::now();
+        locks.lock_batch("g", queues(0..1), "a", t0);
+        let late = t0 + LOCK_LIFE + Duration::from_millis(1);
+        assert!(!locks.holds_any("g", late));
+        assert_eq!(locks.lock_batch("g", queues(0..1), "b", late), queues(0..1));
+        assert!(locks.lock_batch("g", queues(0..1), "a", late).is_empty());
+    }
+
+    #[test]
+    fn only_the_owner_unlocks() {
+        let locks = OrderLocks::default();
+        let now = Instant::now();
+        locks.lock_batch("g", queues(0..2), "a", now);
+        locks.unlock_batch("g", &queues(0..2), "b");
+        assert!(locks.lock_batch("g", queues(0..2), "b", now).is_empty());
+        locks.unlock_batch("g", &queues(0..1), "a");
+        assert_eq!(locks.lock_batch("g", queues(0..2), "b", now), queues(0..1));
+    }
+
+    #[test]
+    fn a_sweep_forgets_the_expired_only() {
+        let locks = OrderLocks::default();
+        let t0 = Instant::now();
+        locks.lock_batch("old", queues(0..1), "a", t0);
+        let late = t0 + LOCK_LIFE + Duration::from_millis(1);
+        locks.lock_batch("new", queues(0..1), "a", late);
+        locks.sweep(late);
+        assert!(locks.holds_any("new", late));
+        assert_eq!(locks.groups.lock().len(), 1);
+    }
+}
