@@ -1,1 +1,165 @@
-//! Requests of the topic family.
+//! Admin requests about topics: create, change, delete, show.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use ferromq_protocol::body::{
+    CreateTopicListRequestBody, DataVersion, MessageQueue, TopicConfig, TopicConfigAndMappingSerializeWrapper,
+    TopicConfigAndQueueMapping, TopicFilterType, TopicList, TopicOffset, TopicStatsTable,
+};
+use ferromq_protocol::code::response;
+use ferromq_protocol::header::topic::{
+    CreateTopicHeader, GetAllTopicConfigHeader, GetAllTopicConfigResponseHeader, TopicHeader,
+};
+use ferromq_protocol::{Text, json, topic as names};
+
+use super::{Call, Refusal};
+use crate::broker::Shared;
+use crate::topics::{TopicError, parse_attributes};
+
+/// Most topics in one answer of GET_ALL_TOPIC_CONFIG to who asks for pages (`splitMetadataSize`).
+const PAGE_TOPICS: usize = 2000;
+
+impl From<TopicError> for Refusal {
+    fn from(error: TopicError) -> Self {
+        let code = match error {
+            TopicError::Invalid(_) => response::INVALID_PARAMETER,
+            TopicError::Attribute(_) | TopicError::TooMany => response::SYSTEM_ERROR,
+        };
+        Refusal::new(code, error.to_string())
+    }
+}
+
+/// UPDATE_AND_CREATE_TOPIC (17).
+pub(crate) fn create(broker: &Arc<Shared>, call: &Call<'_>, _out: &mut Vec<u8>) -> Result<(), Refusal> {
+    let header = CreateTopicHeader::read(&call.request.fields)?;
+    let changes = header.attributes.unwrap_or_default();
+    let config = TopicConfig {
+        topic_name: header.topic.to_str()?.into_owned(),
+        read_queue_nums: header.read_queue_nums,
+        write_queue_nums: header.write_queue_nums,
+        perm: header.perm,
+        topic_filter_type: if header.topic_filter_type.eq_str("MULTI_TAG") {
+            TopicFilterType::MultiTag
+        } else {
+            TopicFilterType::SingleTag
+        },
+        topic_sys_flag: header.topic_sys_flag.unwrap_or(0),
+        order: header.order,
+        attributes: parse_attributes(&changes.to_str()?).map_err(TopicError::from)?,
+    };
+    tracing::info!("{} creates or changes topic {}", call.conn.peer(), config.topic_name);
+    broker.topics.update(vec![config])?;
+    call.respond_when_saved(broker.topics.saving());
+    Ok(())
+}
+
+/// UPDATE_AND_CREATE_TOPIC_LIST (18): all or none.
+pub(crate) fn create_list(broker: &Arc<Shared>, call: &Call<'_>, _out: &mut Vec<u8>) -> Result<(), Refusal> {
+    let body: CreateTopicListRequestBody = call.json_body()?;
+    tracing::info!("{} creates or changes {} topics", call.conn.peer(), body.topic_config_list.len());
+    broker.topics.update(body.topic_config_list)?;
+    call.respond_when_saved(broker.topics.saving());
+    Ok(())
+}
+
+/// DELETE_TOPIC_IN_BROKER (215): with its queues, its offsets and its groups' pop retry topics.
+pub(crate) fn delete(broker: &Arc<Shared>, call: &Call<'_>, _out: &mut Vec<u8>) -> Result<(), Refusal> {
+    let topic = TopicHeader::read(&call.request.fields)?.topic.to_str()?;
+    names::validate_topic(&topic).map_err(|e| Refusal::new(response::INVALID_PARAMETER, e.to_string()))?;
+    if broker.config.validate_system_topic_when_update_topic && broker.topics.is_system(&topic) {
+        let remark = format!("The topic[{topic}] is conflict with system topic.");
+        return Err(Refusal::new(response::INVALID_PARAMETER, remark));
+    }
+    tracing::info!("{} deletes topic {topic}", call.conn.peer());
+    let groups = broker.offsets.groups_of(&topic);
+    let retry_topics = groups.iter().flat_map(|g| [format!("%RETRY%{g}_{topic}"), format!("%RETRY%{g}+{topic}")]);
+    let existing: Vec<String> = retry_topics.filter(|name| broker.topics.get(name).is_some()).collect();
+    for name in existing.iter().map(String::as_str).chain([&*topic]) {
+        broker.topics.delete(name);
+        broker.offsets.remove_topic(name);
+        broker.store.delete_topic(name).map_err(|e| Refusal::new(response::SYSTEM_ERROR, e.to_string()))?;
+    }
+    call.respond_when_saved(broker.topics.saving());
+    Ok(())
+}
+
+/// GET_ALL_TOPIC_CONFIG (21): everything, or a page of it for who asks with `topicSeq`.
+pub(crate) fn all(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8>) -> Result<(), Refusal> {
+    let (mut topic_config_table, data_version) = broker.topics.snapshot();
+    let total = topic_config_table.len();
+    let header = GetAllTopicConfigHeader::read(&call.request.fields)?;
+    let asked = (header.topic_seq, header.max_topic_num, header.data_version);
+    if let Some(page) = Page::of(asked, &data_version, PAGE_TOPICS) {
+        topic_config_table = topic_config_table.into_iter().skip(page.first).take(page.count).collect();
+    }
+    let body = TopicConfigAndMappingSerializeWrapper { topic_config_table, data_version, ..Default::default() };
+    let header = GetAllTopicConfigResponseHeader { total_topic_num: Some(total as i32) };
+    call.respond_json_with(out, &body, |answer| header.write(answer))
+}
+
+/// The part of a table that a replica asks for.
+pub(super) struct Page {
+    pub first: usize,
+    pub count: usize,
+}
+
+impl Page {
+    /// `None` when the request asks for everything; from the beginning when the table changed since the last page.
+    ///
+    /// `asked`: where the page begins, its size, and the version of the page before.
+    pub fn of(
+        asked: (Option<i32>, Option<i32>, Option<Text<'_>>),
+        version: &DataVersion,
+        limit: usize,
+    ) -> Option<Page> {
+        let (first, count, known) = asked;
+        if first.is_none() && count.is_none() && known.is_none() {
+            return None;
+        }
+        let known: Option<DataVersion> = known.and_then(|text| json::from_slice(&text.bytes()).ok());
+        let first = if known.as_ref() == Some(version) { first.unwrap_or(0).max(0) as usize } else { 0 };
+        let count = count.map_or(limit, |count| limit.min(count.max(0) as usize));
+        Some(Page { first, count })
+    }
+}
+
+/// GET_TOPIC_CONFIG (351).
+pub(crate) fn get(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8>) -> Result<(), Refusal> {
+    let name = TopicHeader::read(&call.request.fields)?.topic.to_str()?;
+    let topic = broker
+        .topics
+        .get(&name)
+        .ok_or_else(|| Refusal::new(response::TOPIC_NOT_EXIST, format!("No topic in this broker. topic: {name}")))?;
+    call.respond_json(out, &TopicConfigAndQueueMapping::from(topic.config().clone()))
+}
+
+/// GET_TOPIC_STATS_INFO (202): offsets of each queue.
+pub(crate) fn stats(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8>) -> Result<(), Refusal> {
+    let name = TopicHeader::read(&call.request.fields)?.topic.to_str()?;
+    let topic = broker
+        .topics
+        .get(&name)
+        .ok_or_else(|| Refusal::new(response::TOPIC_NOT_EXIST, format!("topic[{name}] not exist")))?;
+    let mut offset_table = BTreeMap::new();
+    for id in 0..topic.read_queues().max(topic.write_queues()) {
+        let Some(queue) = topic.queue(&broker.store, id) else { break };
+        let (min, max) = (queue.min_offset().max(0), queue.max_offset().max(0));
+        let last = if max > 0 { broker.store.store_time(queue, max - 1).unwrap_or(0) } else { 0 };
+        let key = MessageQueue {
+            topic: name.to_string(),
+            broker_name: broker.config.broker_name.clone(),
+            queue_id: id as i32,
+        };
+        offset_table.insert(key, TopicOffset { min_offset: min, max_offset: max, last_update_timestamp: last });
+    }
+    call.respond_json(out, &TopicStatsTable { offset_table, topic_put_tps: 0.0 })
+}
+
+/// GET_SYSTEM_TOPIC_LIST_FROM_BROKER (305).
+pub(crate) fn system_list(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8>) -> Result<(), Refusal> {
+    call.respond_json(
+        out,
+        &TopicList { topic_list: broker.topics.system_names().into_iter().collect(), broker_addr: None },
+    )
+}

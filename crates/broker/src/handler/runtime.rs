@@ -1,0 +1,89 @@
+//! GET_BROKER_RUNTIME_INFO (28): how the broker fares, in the words RocketMQ's tools and exporter parse.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ferromq_protocol::body::KvTable;
+use ferromq_protocol::version;
+
+use super::{Call, Refusal};
+use crate::broker::Shared;
+
+/// Queues and pools of RocketMQ's broker that do not exist here: requests are served by the thread that reads them, so
+/// nothing ever waits in them. Tools expect the numbers.
+const POOLS: [(&str, u32); 5] = [
+    ("sendThreadPoolQueue", 10_000),
+    ("pullThreadPoolQueue", 100_000),
+    ("litePullThreadPoolQueue", 100_000),
+    ("queryThreadPoolQueue", 20_000),
+    ("ackThreadPoolQueue", 100_000),
+];
+
+/// GET_BROKER_RUNTIME_INFO (28).
+pub(crate) fn runtime_info(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8>) -> Result<(), Refusal> {
+    call.respond_json(out, &KvTable { table: table(broker) })
+}
+
+fn table(broker: &Shared) -> BTreeMap<String, String> {
+    let mut table = BTreeMap::new();
+    let mut put = |key: &str, value: String| {
+        table.insert(key.to_owned(), value);
+    };
+    let stats = &broker.stats;
+    let counts = stats.counts();
+    let (yesterday, morning) = stats.mornings();
+    put("brokerActive", (broker.config.broker_id == 0).to_string());
+    put("brokerVersion", version::CURRENT.to_string());
+    put("brokerVersionDesc", version::name(version::CURRENT));
+    put("bootTimestamp", stats.started_millis().to_string());
+    put("runtime", running(stats.running()));
+    put("startAcceptSendRequestTimeStamp", broker.config.start_accept_send_request_time_stamp.to_string());
+
+    put("msgPutTotalYesterdayMorning", yesterday.put.to_string());
+    put("msgPutTotalTodayMorning", morning.put.to_string());
+    put("msgPutTotalTodayNow", counts.put.to_string());
+    put("msgGetTotalYesterdayMorning", yesterday.got.to_string());
+    put("msgGetTotalTodayMorning", morning.got.to_string());
+    put("msgGetTotalTodayNow", counts.got.to_string());
+
+    let now = Instant::now();
+    put("putTps", stats.rates(now, |c| c.put));
+    put("getFoundTps", stats.rates(now, |c| c.found));
+    put("getMissTps", stats.rates(now, |c| c.missed));
+    put("getTotalTps", stats.rates(now, |c| c.found + c.missed));
+    put("getTransferredTps", stats.rates(now, |c| c.got));
+    put("getTransferedTps", stats.rates(now, |c| c.got));
+
+    put("putMessageTimesTotal", counts.put.to_string());
+    put("putMessageFailedTimes", counts.put_failed.to_string());
+    put("putMessageSizeTotal", counts.put_bytes.to_string());
+    put("putMessageAverageSize", format!("{:.2}", counts.put_bytes as f64 / counts.put.max(1) as f64));
+
+    for (pool, capacity) in POOLS {
+        put(&format!("{pool}Size"), "0".to_owned());
+        put(&format!("{pool}Capacity"), capacity.to_string());
+        put(&format!("{pool}HeadWaitTimeMills"), "0".to_owned());
+    }
+    put("EndTransactionQueueSize", "0".to_owned());
+    put("EndTransactionThreadPoolQueueCapacity", "100000".to_owned());
+    for key in [
+        "pageCacheLockTimeMills",
+        "remainTransientStoreBufferNumbs",
+        "timerReadBehind",
+        "timerOffsetBehind",
+        "timerCongestNum",
+    ] {
+        put(key, "0".to_owned());
+    }
+    put("timerEnqueueTps", "0.0".to_owned());
+    put("timerDequeueTps", "0.0".to_owned());
+    table
+}
+
+/// `[ 0 days, 1 hours, 2 minutes, 3 seconds ]`
+fn running(time: Duration) -> String {
+    let seconds = time.as_secs();
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
+    format!("[ {days} days, {hours} hours, {minutes} minutes, {} seconds ]", seconds % 60)
+}
