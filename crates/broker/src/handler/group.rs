@@ -5,15 +5,17 @@ use std::sync::Arc;
 
 use ferromq_protocol::Text;
 use ferromq_protocol::body::{
-    ConsumeStats, GroupList, MessageQueue, OffsetWrapper, QuerySubscriptionResponseBody, SubscriptionGroupConfig,
-    SubscriptionGroupList, TopicList,
+    ConsumeStats, GroupList, MessageQueue, OffsetWrapper, QuerySubscriptionResponseBody, ResetOffsetBody,
+    SubscriptionGroupConfig, SubscriptionGroupList, TopicList,
 };
 use ferromq_protocol::code::response;
+use ferromq_protocol::header::client::ResetOffsetHeader;
 use ferromq_protocol::header::group::{
     DeleteSubscriptionGroupHeader, GetAllSubscriptionGroupHeader, GetAllSubscriptionGroupResponseHeader,
     GetConsumeStatsHeader, GroupHeader, QuerySubscriptionByConsumerHeader,
 };
 use ferromq_protocol::header::topic::TopicHeader;
+use ferromq_store::Boundary;
 
 use super::topic::Page;
 use super::{Call, Refusal};
@@ -36,7 +38,7 @@ impl From<GroupError> for Refusal {
 /// UPDATE_AND_CREATE_SUBSCRIPTIONGROUP (200).
 pub(crate) fn create(broker: &Arc<Shared>, call: &Call<'_>, _out: &mut Vec<u8>) -> Result<(), Refusal> {
     let config: SubscriptionGroupConfig = call.json_body()?;
-    tracing::info!("{} creates or changes subscription group {}", call.conn.peer(), config.group_name);
+    tracing::info!("{} creates or changes subscription group {:?}", call.conn.peer(), config.group_name);
     broker.groups.update(vec![config])?;
     call.respond_when_saved(broker.topics.saving());
     Ok(())
@@ -55,7 +57,7 @@ pub(crate) fn create_list(broker: &Arc<Shared>, call: &Call<'_>, _out: &mut Vec<
 pub(crate) fn delete(broker: &Arc<Shared>, call: &Call<'_>, _out: &mut Vec<u8>) -> Result<(), Refusal> {
     let header = DeleteSubscriptionGroupHeader::read(&call.request.fields)?;
     let group = header.group_name.to_str()?;
-    tracing::info!("{} deletes subscription group {group}", call.conn.peer());
+    tracing::info!("{} deletes subscription group {group:?}", call.conn.peer());
     broker.groups.delete(&group);
     if header.clean_offset {
         broker.offsets.remove_group(&group);
@@ -111,24 +113,72 @@ pub(crate) fn consume_stats(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec
     for name in topics {
         let Some(topic) = broker.topics.get(&name) else { continue };
         for id in 0..topic.read_queues() {
-            let Some(queue) = topic.queue(&broker.store, id) else { break };
+            let queue = broker.store.find_queue(&name, id);
             let consumed = broker.offsets.query(&name, &group, id).unwrap_or(0).max(0);
-            let last = if consumed > 0 { broker.store.store_time(queue, consumed - 1).unwrap_or(0) } else { 0 };
+            let broker_offset = queue.as_ref().map_or(0, |queue| queue.max_offset().max(0));
+            let last = queue.filter(|_| consumed > 0).and_then(|queue| broker.store.store_time(&queue, consumed - 1));
             let key = MessageQueue {
                 topic: name.clone(),
                 broker_name: broker.config.broker_name.clone(),
                 queue_id: id as i32,
             };
             let offsets = OffsetWrapper {
-                broker_offset: queue.max_offset().max(0),
+                broker_offset,
                 consumer_offset: consumed,
                 pull_offset: consumed,
-                last_timestamp: last.max(0),
+                last_timestamp: last.unwrap_or(0).max(0),
             };
             offset_table.insert(key, offsets);
         }
     }
     call.respond_json(out, &ConsumeStats { offset_table, consume_tps: 0.0 })
+}
+
+/// INVOKE_BROKER_TO_RESET_OFFSET (222): sets offsets by time or number; each queue's next pull starts there. As in RocketMQ's
+/// server-side reset (`useServerSideResetOffset`, the default) no client has to be connected.
+pub(crate) fn reset_offset(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8>) -> Result<(), Refusal> {
+    let header = ResetOffsetHeader::read(&call.request.fields)?;
+    let (name, group) = (header.topic.to_str()?, header.group.to_str()?);
+    let topic = broker
+        .topics
+        .get(&name)
+        .ok_or_else(|| Refusal::new(response::TOPIC_NOT_EXIST, format!("Topic {name} does not exist")))?;
+    if broker.groups.get(&group).is_none() {
+        let remark = format!("Group {group} does not exist");
+        return Err(Refusal::new(response::SUBSCRIPTION_GROUP_NOT_EXIST, remark));
+    }
+    let by_time = |id: u32| match broker.store.find_queue(&name, id) {
+        None => 0,
+        Some(queue) if header.timestamp < 0 => queue.max_offset(),
+        Some(queue) => broker.store.search_by_time(&queue, header.timestamp, Boundary::Lower),
+    };
+    let target: Vec<(u32, i64)> = match u32::try_from(header.queue_id) {
+        Err(_) => (0..topic.read_queues()).map(|id| (id, by_time(id))).collect(),
+        Ok(id) if id >= topic.read_queues() => Vec::new(),
+        Ok(id) => match header.offset.filter(|offset| *offset != -1) {
+            None => vec![(id, by_time(id))],
+            Some(offset) => {
+                let queue = broker.store.find_queue(&name, id);
+                let (min, max) = queue.map_or((0, 0), |queue| (queue.min_offset(), queue.max_offset()));
+                if !(min..=max + 1).contains(&offset) {
+                    let remark = format!("Target offset {offset} not in consume queue range [{min}-{max}]");
+                    return Err(Refusal::new(response::SYSTEM_ERROR, remark));
+                }
+                vec![(id, offset)]
+            }
+        },
+    };
+    if target.is_empty() {
+        return Err(Refusal::new(response::SYSTEM_ERROR, "No queues to reset."));
+    }
+    tracing::info!("{} resets the offsets of group {group} in topic {name} to {target:?}", call.conn.peer());
+    let mut offset_table = BTreeMap::new();
+    for (id, offset) in target {
+        broker.offsets.reset(&name, &group, id, offset);
+        let broker_name = broker.config.broker_name.clone();
+        offset_table.insert(MessageQueue { topic: name.to_string(), broker_name, queue_id: id as i32 }, offset);
+    }
+    call.respond_json(out, &ResetOffsetBody { offset_table })
 }
 
 /// QUERY_TOPIC_CONSUME_BY_WHO (300): groups that subscribe to a topic or have an offset in it.

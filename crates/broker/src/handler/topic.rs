@@ -48,7 +48,7 @@ pub(crate) fn create(broker: &Arc<Shared>, call: &Call<'_>, _out: &mut Vec<u8>) 
         order: header.order,
         attributes: parse_attributes(&changes.to_str()?).map_err(TopicError::from)?,
     };
-    tracing::info!("{} creates or changes topic {}", call.conn.peer(), config.topic_name);
+    tracing::info!("{} creates or changes topic {:?}", call.conn.peer(), config.topic_name);
     broker.topics.update(vec![config])?;
     call.respond_when_saved(broker.topics.saving());
     Ok(())
@@ -143,9 +143,9 @@ pub(crate) fn stats(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8>) ->
         .ok_or_else(|| Refusal::new(response::TOPIC_NOT_EXIST, format!("topic[{name}] not exist")))?;
     let mut offset_table = BTreeMap::new();
     for id in 0..topic.read_queues().max(topic.write_queues()) {
-        let Some(queue) = topic.queue(&broker.store, id) else { break };
-        let (min, max) = (queue.min_offset().max(0), queue.max_offset().max(0));
-        let last = if max > 0 { broker.store.store_time(queue, max - 1).unwrap_or(0) } else { 0 };
+        let queue = broker.store.find_queue(&name, id);
+        let (min, max) = queue.as_ref().map_or((0, 0), |queue| (queue.min_offset().max(0), queue.max_offset().max(0)));
+        let last = queue.filter(|_| max > 0).and_then(|queue| broker.store.store_time(&queue, max - 1)).unwrap_or(0);
         let key = MessageQueue {
             topic: name.to_string(),
             broker_name: broker.config.broker_name.clone(),
