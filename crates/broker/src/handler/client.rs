@@ -44,12 +44,15 @@ pub(crate) fn heartbeat(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8>
     for consumer in data.consumer_data_set {
         // As in RocketMQ, a group that may not be created is passed over; its members learn it from their pulls.
         let Some(group) = broker.groups.find(&consumer.group_name) else { continue };
-        let is_ordered = |topic: &str| broker.topics.get(topic).is_some_and(|topic| topic.config().order);
-        let order = consumer.subscription_data_set.iter().any(|data| is_ordered(&data.topic));
-        let sys_flag = if consumer.unit_mode { topic_flag::UNIT_SUB } else { 0 };
-        let retry_topic = names::retry_topic(&consumer.group_name);
-        broker.topics.create_if_absent(&retry_topic, group.retry_queue_nums, perm::READ | perm::WRITE, order, sys_flag);
         let without_subscriptions = !first_version && data.is_without_sub;
+        let retry_topic = names::retry_topic(&consumer.group_name);
+        let is_ordered = |topic: &str| broker.topics.get(topic).is_some_and(|topic| topic.config().order);
+        let order = match without_subscriptions {
+            true => is_ordered(&retry_topic),
+            false => consumer.subscription_data_set.iter().any(|data| is_ordered(&data.topic)),
+        };
+        let sys_flag = if consumer.unit_mode { topic_flag::UNIT_SUB } else { 0 };
+        broker.topics.create_if_absent(&retry_topic, group.retry_queue_nums, perm::READ | perm::WRITE, order, sys_flag);
         let beat = ConsumerBeat {
             consume_type: consumer.consume_type,
             message_model: consumer.message_model,
