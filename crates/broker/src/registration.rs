@@ -5,18 +5,22 @@
 //! closely are taken together), and as soon as a name server's connection ended, because a name server forgets
 //! a broker with its connection. At the stop the broker unregisters everywhere. Host names are resolved at each connect.
 //!
-//! The whole table is sent each time: a name server refuses a table of one topic from a broker it does not know.
+//! The whole table is sent each time (a very large one in parts): a name server refuses a table of one topic from
+//! a broker it does not know.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use ferromq_protocol::body::{DataVersion, KvTable, RegisterBrokerBody, TopicConfigAndMappingSerializeWrapper};
+use ferromq_protocol::body::{
+    DataVersion, KvTable, RegisterBrokerBody, TopicConfig, TopicConfigAndMappingSerializeWrapper,
+};
 use ferromq_protocol::code::{request, response};
 use ferromq_protocol::header::namesrv::{RegisterBrokerHeader, UnregisterBrokerHeader};
 use ferromq_protocol::sys_flag::perm;
 use ferromq_protocol::{Encoding, FrameWriter, OwnedCommand, Text, java, json};
-use ferromq_remoting::{Client, ClientConfig, Connection, Requests, Service};
+use ferromq_remoting::{Client, ClientConfig, Connection, InvokeError, Requests, Service};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::watch;
 
@@ -32,6 +36,8 @@ const FAILURE_LOG_PERIOD: Duration = Duration::from_secs(60);
 const COALESCE: Duration = Duration::from_millis(20);
 /// Topics that lengthen this pause by one millisecond.
 const TOPICS_PER_MILLISECOND: u64 = 50;
+/// Most topics in one request, about half of what a frame holds; a larger table goes in parts (`splitRegistrationSize`).
+const MAX_TOPICS_PER_REQUEST: usize = 40_000;
 /// Longest wait for one name server at the stop.
 const UNREGISTER_TIMEOUT: Duration = Duration::from_millis(1000);
 
@@ -39,7 +45,7 @@ const UNREGISTER_TIMEOUT: Duration = Duration::from_millis(1000);
 #[derive(Debug, thiserror::Error)]
 enum RegisterError {
     #[error("{0}")]
-    Remoting(#[from] ferromq_remoting::InvokeError),
+    Remoting(#[from] InvokeError),
     #[error("it answers code {0}: {1}")]
     Refused(i32, String),
     #[error("the topic table cannot be written as JSON: {0}")]
@@ -210,7 +216,16 @@ impl Registration {
     }
 
     async fn register(&self, server: &str) -> Result<(), RegisterError> {
-        let body = self.body()?;
+        let (topics, version) = self.shared.topics.snapshot();
+        let mut topics = topics.into_iter().peekable();
+        while topics.peek().is_some() {
+            let part = topics.by_ref().take(MAX_TOPICS_PER_REQUEST).collect();
+            self.register_part(server, self.body(part, version)?).await?;
+        }
+        Ok(())
+    }
+
+    async fn register_part(&self, server: &str, body: Vec<u8>) -> Result<(), RegisterError> {
         let header = RegisterBrokerHeader {
             broker_name: Text::plain(&self.identity.broker_name),
             broker_addr: Text::plain(&self.identity.address),
@@ -230,7 +245,12 @@ impl Registration {
                 header.write(&mut frame);
                 frame.finish_with_body(&body);
             })
-            .await?;
+            .await;
+        if matches!(answer, Err(InvokeError::Timeout(_))) {
+            // The next attempt connects anew: the server may have moved to another address.
+            self.client.connection(server).await?.close();
+        }
+        let answer = answer?;
         check(&answer)?;
         if !answer.body().is_empty()
             && let Ok(order) = json::from_slice::<KvTable>(answer.body())
@@ -258,9 +278,12 @@ impl Registration {
         check(&answer)
     }
 
-    /// The body of a registration: all topics, their permissions cut to the broker's.
-    fn body(&self) -> Result<Vec<u8>, json::Error> {
-        let (mut topic_config_table, data_version) = self.shared.topics.snapshot();
+    /// The body of a registration: topics with their permissions cut to the broker's.
+    fn body(
+        &self,
+        mut topic_config_table: BTreeMap<String, TopicConfig>,
+        data_version: DataVersion,
+    ) -> Result<Vec<u8>, json::Error> {
         let allowed = self.shared.config.broker_permission as i32;
         if allowed & (perm::READ | perm::WRITE) != perm::READ | perm::WRITE {
             topic_config_table.values_mut().for_each(|topic| topic.perm &= allowed);
