@@ -6,24 +6,26 @@
 //! admin request, by a first send (from the default topic's settings), or for retries and dead letters of a group.
 
 mod attributes;
+mod system;
+mod topic;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 
 use ferromq_common::clock;
 use ferromq_protocol::body::{DataVersion, TopicConfig, TopicConfigSerializeWrapper};
 use ferromq_protocol::sys_flag::perm;
 use ferromq_protocol::topic as names;
-use ferromq_store::{Queue, Store};
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
 pub use attributes::AttributeError;
 pub(crate) use attributes::{GROUP as GROUP_ATTRIBUTES, alter as alter_attributes, parse as parse_attributes};
+pub use topic::Topic;
 
 use crate::config::BrokerConfig;
 use crate::persist::{self, LoadError, SaveSignal};
@@ -32,79 +34,11 @@ use crate::persist::{self, LoadError, SaveSignal};
 pub const MAX_TOPICS: usize = 500_000;
 /// Most queues of one topic.
 pub const MAX_QUEUES_PER_TOPIC: i32 = 16_384;
-/// Queues of the schedule topic: one per delay level.
-const SCHEDULE_QUEUES: i32 = 18;
-/// Queues of the topic that benchmarks send to.
-const BENCHMARK_QUEUES: i32 = 1024;
-/// Queues of the topic named like the cluster (a `TopicConfig` without numbers).
-const DEFAULT_QUEUES: i32 = 16;
 /// File name in the store's `config` folder.
 const FILE: &str = "topics.json";
 
 /// Permission bits with a meaning.
 const ALL_PERMISSIONS: i32 = perm::INHERIT | perm::WRITE | perm::READ | perm::PRIORITY;
-
-/// One topic as it stands; replaced as a whole by a change.
-pub struct Topic {
-    config: TopicConfig,
-    compaction: bool,
-    batch_queue: bool,
-    queues: Box<[OnceLock<Arc<Queue>>]>,
-}
-
-impl Topic {
-    fn new(config: TopicConfig, before: Option<&Topic>) -> Self {
-        let count = config.read_queue_nums.max(config.write_queue_nums).clamp(0, MAX_QUEUES_PER_TOPIC);
-        let queues = (0..count as usize)
-            .map(|id| before.and_then(|topic| topic.queues.get(id)).cloned().unwrap_or_default())
-            .collect();
-        let has = |key: &str, value: &str| config.attributes.get(key).is_some_and(|v| v == value);
-        let (compaction, batch_queue) = (has("cleanup.policy", "COMPACTION"), has("queue.type", "BatchCQ"));
-        Self { config, compaction, batch_queue, queues }
-    }
-
-    /// Settings as `topics.json` has them.
-    pub fn config(&self) -> &TopicConfig {
-        &self.config
-    }
-
-    pub fn name(&self) -> &str {
-        &self.config.topic_name
-    }
-
-    /// Number of queues consumers read.
-    pub fn read_queues(&self) -> u32 {
-        self.config.read_queue_nums.max(0) as u32
-    }
-
-    /// Number of queues producers write.
-    pub fn write_queues(&self) -> u32 {
-        self.config.write_queue_nums.max(0) as u32
-    }
-
-    pub fn is_readable(&self) -> bool {
-        perm::is_readable(self.config.perm)
-    }
-
-    pub fn is_writable(&self) -> bool {
-        perm::is_writeable(self.config.perm)
-    }
-
-    /// Whether the newest message per key is kept, so that every message needs a key.
-    pub fn is_compaction(&self) -> bool {
-        self.compaction
-    }
-
-    /// Whether its consume queue counts batches instead of messages.
-    pub fn is_batch_queue(&self) -> bool {
-        self.batch_queue
-    }
-
-    /// The store's handle of queue `id`, made at first use; `None` beyond both queue numbers.
-    pub fn queue(&self, store: &Store, id: u32) -> Option<&Arc<Queue>> {
-        self.queues.get(id as usize).map(|slot| slot.get_or_init(|| store.queue(self.name(), id)))
-    }
-}
 
 /// Why a topic could not be made or changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -144,7 +78,7 @@ impl Topics {
         let path = persist::config_path(store_root, FILE);
         let mut topics = HashMap::new();
         let mut system = HashSet::new();
-        for topic in system_topics(config) {
+        for topic in system::system_topics(config) {
             system.insert(topic.topic_name.clone());
             topics.insert(Arc::from(topic.topic_name.as_str()), Arc::new(Topic::new(topic, None)));
         }
@@ -400,36 +334,6 @@ impl Topics {
         self.saving.soon();
         self.changed.send_replace(generation);
     }
-}
-
-/// What every broker has from its start (`TopicConfigManager.init`). Topics of features that are not here yet (pop,
-/// transactions, timer wheel) come with them; their names are reserved all the same.
-fn system_topics(config: &BrokerConfig) -> Vec<TopicConfig> {
-    let topic = |name: &str, queues: i32, perm: i32| TopicConfig {
-        topic_name: name.to_owned(),
-        read_queue_nums: queues,
-        write_queue_nums: queues,
-        perm,
-        ..TopicConfig::default()
-    };
-    let both = perm::READ | perm::WRITE;
-    let open_if = |enabled: bool| perm::INHERIT | if enabled { both } else { 0 };
-    let mut topics = vec![
-        topic(names::SELF_TEST, 1, both),
-        topic(names::BENCHMARK, BENCHMARK_QUEUES, both),
-        topic(&config.broker_cluster_name, DEFAULT_QUEUES, open_if(config.cluster_topic_enable)),
-        topic(&config.broker_name, 1, open_if(config.broker_topic_enable)),
-        topic(names::OFFSET_MOVED_EVENT, 1, both),
-        topic(names::SCHEDULE, SCHEDULE_QUEUES, both),
-        topic(&names::reply_topic(&config.broker_cluster_name), 1, both),
-    ];
-    if config.auto_create_topic_enable {
-        topics.push(topic(names::AUTO_CREATE_TOPIC_KEY, config.default_topic_queue_nums as i32, open_if(true)));
-    }
-    if config.trace_topic_enable {
-        topics.push(topic(&config.msg_trace_topic_name, 1, both));
-    }
-    topics
 }
 
 #[cfg(test)]

@@ -200,7 +200,7 @@ fn a_group_whose_members_differ_is_warned_about_once_a_minute() {
     let soon = start + Duration::from_secs(30);
     table.consumer_beat("g", client(1, "a"), subscribing(&["T"]), soon).unwrap();
     assert_eq!(warned(&table), Some(start));
-    let later = start + MISMATCH_WARNING_PERIOD;
+    let later = start + group::MISMATCH_WARNING_PERIOD;
     table.consumer_beat("g", client(2, "b"), subscribing(&["T", "U"]), later).unwrap();
     assert_eq!(warned(&table), Some(later));
 }

@@ -1,0 +1,140 @@
+//! One connected consumer group: its members, what it subscribes to, and whether its members agree on that.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ferromq_protocol::body::{ConsumeFromWhere, ConsumeType, MessageModel, SubscriptionData};
+
+use super::{Client, ConsumerBeat, Subscription};
+use crate::filter::Filter;
+
+/// A group whose members subscribe differently is reported at most this often.
+pub(super) const MISMATCH_WARNING_PERIOD: Duration = Duration::from_secs(60);
+
+/// One client of one group.
+pub(super) struct Member<C> {
+    pub client: Client<C>,
+    pub seen: Instant,
+    /// Digest of what it last said to subscribe to.
+    pub said: Option<u64>,
+}
+
+/// One connected consumer group.
+pub(super) struct ConsumerGroup<C> {
+    pub members: HashMap<u64, Member<C>>,
+    pub subscriptions: HashMap<Box<str>, Arc<Subscription>>,
+    pub subscription_bytes: usize,
+    pub consume_type: ConsumeType,
+    pub message_model: MessageModel,
+    pub consume_from_where: ConsumeFromWhere,
+    pub fingerprint: i32,
+    pub notify: bool,
+    pub warned: Option<Instant>,
+}
+
+impl<C> ConsumerGroup<C> {
+    pub fn new(beat: &ConsumerBeat) -> Self {
+        Self {
+            members: HashMap::new(),
+            subscriptions: HashMap::new(),
+            subscription_bytes: 0,
+            consume_type: beat.consume_type,
+            message_model: beat.message_model,
+            consume_from_where: beat.consume_from_where,
+            fingerprint: beat.fingerprint,
+            notify: beat.notify,
+            warned: None,
+        }
+    }
+
+    /// Renews a member; whether it is new.
+    pub fn touch(&mut self, group: &str, client: Client<C>, said: Option<u64>, now: Instant) -> bool {
+        match self.members.get_mut(&client.connection_id) {
+            Some(member) => {
+                if member.client.client_id != client.client_id {
+                    tracing::error!(
+                        "group {group}: connection {} speaks for client {} and now for {}",
+                        client.address,
+                        member.client.client_id,
+                        client.client_id
+                    );
+                    member.client = client;
+                }
+                member.seen = now;
+                member.said = said.or(member.said);
+                false
+            }
+            None => {
+                tracing::info!("consumer {} of group {group} connected from {}", client.client_id, client.address);
+                self.members.insert(client.connection_id, Member { client, seen: now, said });
+                true
+            }
+        }
+    }
+
+    /// Takes over a full list of subscriptions; whether a topic came or went. A newer `subVersion` replaces silently.
+    pub fn subscribe(&mut self, group: &str, list: Vec<SubscriptionData>) -> bool {
+        let mut changed = false;
+        let topics: HashSet<String> = list.iter().map(|data| data.topic.clone()).collect();
+        for data in list {
+            match self.subscriptions.get(data.topic.as_str()) {
+                Some(known) if known.data.sub_version >= data.sub_version => {}
+                known => {
+                    if known.is_none() {
+                        tracing::info!("group {group} subscribes to topic {}: {}", data.topic, data.sub_string);
+                        changed = true;
+                    }
+                    let filter = Filter::of(&data);
+                    self.subscriptions.insert(data.topic.as_str().into(), Arc::new(Subscription { data, filter }));
+                }
+            }
+        }
+        self.subscriptions.retain(|topic, _| {
+            let stays = topics.contains(&**topic);
+            if !stays {
+                tracing::warn!("group {group} does not subscribe to topic {topic} any more");
+                changed = true;
+            }
+            stays
+        });
+        changed
+    }
+
+    pub fn warn_of_mismatch(&mut self, group: &str, said: u64, now: Instant) {
+        let others = self.members.values().filter(|member| member.said.is_some_and(|other| other != said)).count();
+        if others == 0 || self.warned.is_some_and(|at| now.saturating_duration_since(at) < MISMATCH_WARNING_PERIOD) {
+            return;
+        }
+        self.warned = Some(now);
+        let ids: Vec<&str> = self.members.values().take(8).map(|member| &*member.client.client_id).collect();
+        tracing::warn!(
+            "MEMBERS OF CONSUMER GROUP {group} SUBSCRIBE TO DIFFERENT TOPICS OR TAGS: the broker keeps one subscription per \
+             group and the newest heartbeat wins, so messages are skipped or delivered to clients that did not ask for them. \
+             Make all members subscribe alike or give each subscription a group of its own. Members: {}",
+            ids.join(", ")
+        );
+    }
+}
+
+/// A number that is the same for lists which subscribe to the same, in any order.
+pub(super) fn digest(list: &[SubscriptionData]) -> u64 {
+    list.iter()
+        .map(|data| {
+            let mut hasher = DefaultHasher::new();
+            (&data.topic, &data.sub_string, &data.expression_type).hash(&mut hasher);
+            hasher.finish()
+        })
+        .fold(0, u64::wrapping_add)
+}
+
+/// Text kept for a list of subscriptions, bytes.
+pub(super) fn text_bytes(list: &[SubscriptionData]) -> usize {
+    list.iter()
+        .map(|data| {
+            let tags: usize = data.tags_set.iter().map(|tag| tag.len() + 24).sum();
+            data.topic.len() + data.sub_string.len() + tags + 8 * data.code_set.len() + 200
+        })
+        .sum()
+}

@@ -1,0 +1,71 @@
+//! One topic as it stands, with the store's handles of its queues.
+
+use std::sync::{Arc, OnceLock};
+
+use ferromq_protocol::body::TopicConfig;
+use ferromq_protocol::sys_flag::perm;
+use ferromq_store::{Queue, Store};
+
+use super::MAX_QUEUES_PER_TOPIC;
+
+/// One topic as it stands; replaced as a whole by a change.
+pub struct Topic {
+    pub(super) config: TopicConfig,
+    compaction: bool,
+    batch_queue: bool,
+    queues: Box<[OnceLock<Arc<Queue>>]>,
+}
+
+impl Topic {
+    pub(super) fn new(config: TopicConfig, before: Option<&Topic>) -> Self {
+        let count = config.read_queue_nums.max(config.write_queue_nums).clamp(0, MAX_QUEUES_PER_TOPIC);
+        let queues = (0..count as usize)
+            .map(|id| before.and_then(|topic| topic.queues.get(id)).cloned().unwrap_or_default())
+            .collect();
+        let has = |key: &str, value: &str| config.attributes.get(key).is_some_and(|v| v == value);
+        let (compaction, batch_queue) = (has("cleanup.policy", "COMPACTION"), has("queue.type", "BatchCQ"));
+        Self { config, compaction, batch_queue, queues }
+    }
+
+    /// Settings as `topics.json` has them.
+    pub fn config(&self) -> &TopicConfig {
+        &self.config
+    }
+
+    pub fn name(&self) -> &str {
+        &self.config.topic_name
+    }
+
+    /// Number of queues consumers read.
+    pub fn read_queues(&self) -> u32 {
+        self.config.read_queue_nums.max(0) as u32
+    }
+
+    /// Number of queues producers write.
+    pub fn write_queues(&self) -> u32 {
+        self.config.write_queue_nums.max(0) as u32
+    }
+
+    pub fn is_readable(&self) -> bool {
+        perm::is_readable(self.config.perm)
+    }
+
+    pub fn is_writable(&self) -> bool {
+        perm::is_writeable(self.config.perm)
+    }
+
+    /// Whether the newest message per key is kept, so that every message needs a key.
+    pub fn is_compaction(&self) -> bool {
+        self.compaction
+    }
+
+    /// Whether its consume queue counts batches instead of messages.
+    pub fn is_batch_queue(&self) -> bool {
+        self.batch_queue
+    }
+
+    /// The store's handle of queue `id`, made at first use; `None` beyond both queue numbers.
+    pub fn queue(&self, store: &Store, id: u32) -> Option<&Arc<Queue>> {
+        self.queues.get(id as usize).map(|slot| slot.get_or_init(|| store.queue(self.name(), id)))
+    }
+}
