@@ -1,31 +1,266 @@
 //! What the handlers share, and the start and stop of one broker.
+//!
+//! Threads: the reactors of `remoting` serve requests and dispatch what they append; the store flushes; `persist.rs`
+//! writes the `config` files; one timer on a reactor sweeps long polls. [`Broker`] owns them all and stops them in
+//! order: registration, sockets, parked pulls, files, store.
 
-use crate::clients::Clients;
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::path::Path;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use ferromq_common::json_file::LoadError;
+use ferromq_protocol::id::UniqueIds;
+use ferromq_remoting::{Server, ServerConfig};
+use ferromq_store::{Arrival, OpenError, Store, StoreConfig};
+
+use crate::clients::{self, Clients};
 use crate::config::BrokerConfig;
 use crate::groups::Groups;
+use crate::handler::pull;
+use crate::handler::send::SendConstants;
 use crate::locks::OrderLocks;
 use crate::longpoll::LongPolls;
 use crate::offsets::Offsets;
+use crate::persist::{Persister, SaveSignal, Saved};
+use crate::registration::{Identity, Registration};
+use crate::service::BrokerService;
+use crate::stats::Stats;
 use crate::topics::Topics;
+
+/// The fast port is the main port less this.
+const FAST_PORT_DISTANCE: u16 = 2;
+/// Period of the sweep of parked pulls: how late a deadline may be noticed.
+const SWEEP_PERIOD: Duration = Duration::from_millis(200);
+/// How long requests in hand may take at the stop.
+const DRAIN: Duration = Duration::from_secs(3);
 
 /// Why a broker did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A socket, thread or file could not be had.
-    #[error("the broker cannot start: {0}")]
-    Io(#[from] std::io::Error),
+    /// The store could not be opened.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// A file of `config` could not be used.
+    #[error(transparent)]
+    Config(#[from] LoadError),
+    /// `brokerIP1` is no address.
+    #[error("brokerIP1={0} is not an IP address: set it to the address that clients reach this broker at")]
+    Address(String),
+    /// `bindAddress` is no address.
+    #[error("bindAddress={0} is not an IP address: set it to an address of this machine, or 0.0.0.0 for all")]
+    Bind(String),
+    /// A port is taken.
+    #[error("the broker cannot listen on port {port}: {source}; stop what uses the port or set another listenPort")]
+    Listen { port: u16, source: io::Error },
+    /// A socket or reactor thread could not be had.
+    #[error(transparent)]
+    Server(#[from] ferromq_remoting::StartError),
+    /// A thread could not be had.
+    #[error("the broker cannot start a thread: {0}")]
+    Thread(#[from] io::Error),
 }
 
 /// The tables and services every handler may ask. One per broker, behind an `Arc`.
 pub struct Shared {
     pub config: BrokerConfig,
+    pub store: Arc<Store>,
+    /// Largest body, bytes (`maxMessageSize` of the store).
+    pub max_message_size: usize,
     pub topics: Topics,
     pub groups: Groups,
     pub clients: Clients,
     pub locks: OrderLocks,
     pub offsets: Offsets,
-    pub polls: LongPolls,
+    pub polls: Arc<LongPolls>,
+    pub stats: Stats,
+    /// The address clients know, in offset message ids and stored records: `brokerIP1` and the listen port.
+    pub store_host: SocketAddr,
+    /// Makes a message id when a producer sent none.
+    pub unique_ids: UniqueIds,
+    pub(crate) send: Arc<SendConstants>,
+}
+
+impl Shared {
+    /// The address clients know, `host:port`.
+    pub fn address(&self) -> String {
+        self.store_host.to_string()
+    }
+
+    /// Answers the parked pulls that arrivals have made ready.
+    pub(crate) fn answer_ready_polls(self: &Arc<Self>) {
+        for parked in self.polls.take_ready() {
+            pull::resume(self, parked);
+        }
+    }
 }
 
 /// A running broker.
-pub struct Broker {}
+pub struct Broker {
+    shared: Arc<Shared>,
+    server: Server,
+    registration: Arc<Registration>,
+    /// Signalled when the registration has left all name servers.
+    unregistered: mpsc::Receiver<()>,
+    persister: Persister,
+}
+
+impl Broker {
+    /// Opens the store, reads the tables, listens, and begins to register with the name servers.
+    pub fn start(mut config: BrokerConfig, store: StoreConfig) -> Result<Broker, StartError> {
+        let listen = addresses(&mut config)?;
+        let ip: IpAddr = config.broker_ip1.parse().map_err(|_| StartError::Address(config.broker_ip1.clone()))?;
+        let store_host = SocketAddr::new(ip, config.listen_port);
+        let root = store.root.clone();
+        let polls = Arc::new(LongPolls::default());
+        let arrivals = Arc::clone(&polls);
+        let listener = move |arrival: &Arrival<'_>| {
+            arrivals.arrived(arrival.queue, arrival.queue_offset, arrival.tags_code);
+        };
+        let max_message_size = store.max_message_size;
+        let store = Arc::new(Store::open(store, Arc::new(listener))?);
+        let saving = Arc::new(SaveSignal::default());
+        let shared = Arc::new(Shared {
+            topics: Topics::open(&root, &config, Arc::clone(&saving))?,
+            groups: Groups::open(&root, &config, Arc::clone(&saving))?,
+            offsets: Offsets::open(&root)?,
+            clients: Clients::default(),
+            locks: OrderLocks::default(),
+            stats: Stats::default(),
+            unique_ids: UniqueIds::new(ip, std::process::id(), config.listen_port.into()),
+            send: Arc::new(SendConstants::new(&config, store_host)),
+            store_host,
+            store,
+            max_message_size,
+            polls,
+            config,
+        });
+        // Weak, because the store lives in what the closure would keep alive.
+        let after = Arc::downgrade(&shared);
+        shared.store.set_after_dispatch(move || {
+            if let Some(shared) = after.upgrade() {
+                shared.answer_ready_polls();
+            }
+        });
+        let period = Duration::from_millis(shared.config.flush_consumer_offset_interval);
+        let persister = Persister::start(saving, saved_tables(&shared), period)?;
+        let service = BrokerService { shared: Arc::clone(&shared), fast_port: listen.get(1).map_or(0, SocketAddr::port) };
+        let server = serve(&shared.config, listen, service)?;
+        server.spawn(sweep_polls(Arc::clone(&shared)));
+        server.spawn(clients::tell_changes(Arc::clone(&shared)));
+        server.spawn(clients::drop_silent(Arc::clone(&shared)));
+        let registration = Registration::new(Arc::clone(&shared), identity(&shared));
+        let (left, unregistered) = mpsc::channel();
+        let run = Arc::clone(&registration).run();
+        server.spawn(async move {
+            run.await;
+            // Nobody waits when the broker was dropped without a shutdown.
+            let _ = left.send(());
+        });
+        Ok(Broker { shared, server, registration, unregistered, persister })
+    }
+
+    /// The address clients know.
+    pub fn addr(&self) -> SocketAddr {
+        self.shared.store_host
+    }
+
+    /// The tables and the store.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Waits until every name server has been asked to register this broker, at most `limit`; whether all were.
+    pub fn wait_registered(&self, limit: Duration) -> bool {
+        self.registration.wait_first_round(limit)
+    }
+
+    /// Leaves the name servers, finishes what is in hand, and closes the files. Blocks for some seconds at most.
+    pub fn shutdown(self) {
+        self.registration.stop();
+        if self.unregistered.recv_timeout(DRAIN).is_err() {
+            tracing::warn!("not all name servers answered the unregistration within {DRAIN:?}; they forget this broker by its silence");
+        }
+        self.shared.polls.drain();
+        self.server.shutdown(DRAIN);
+        self.persister.stop();
+        self.shared.store.shutdown();
+    }
+}
+
+/// The addresses to listen on, the main one first. Fills in the port when any free one is wanted; a taken port is told
+/// before the store is opened.
+fn addresses(config: &mut BrokerConfig) -> Result<Vec<SocketAddr>, StartError> {
+    let ip: IpAddr = config.bind_address.parse().map_err(|_| StartError::Bind(config.bind_address.clone()))?;
+    let free = |port: u16| {
+        let bound = TcpListener::bind((ip, port)).and_then(|listener| listener.local_addr());
+        bound.map_err(|source| StartError::Listen { port, source })
+    };
+    if config.listen_port == 0 {
+        let main = free(0)?;
+        config.listen_port = main.port();
+        return Ok(vec![main]);
+    }
+    let mut listen = vec![free(config.listen_port)?];
+    if config.listen_port > FAST_PORT_DISTANCE {
+        listen.push(free(config.listen_port - FAST_PORT_DISTANCE)?);
+    }
+    Ok(listen)
+}
+
+fn serve(config: &BrokerConfig, listen: Vec<SocketAddr>, service: BrokerService) -> Result<Server, StartError> {
+    let mut server = ServerConfig::new(listen);
+    if config.reactors > 0 {
+        server.reactors = config.reactors;
+    }
+    server.max_connections = config.max_connections;
+    server.limits.idle = Duration::from_secs(config.server_channel_max_idle_time_seconds);
+    Ok(Server::start(server, Arc::new(service))?)
+}
+
+/// What `persist.rs` writes, and when.
+fn saved_tables(shared: &Arc<Shared>) -> Vec<Saved> {
+    fn table(
+        shared: &Arc<Shared>,
+        path: &Path,
+        early: bool,
+        changes: fn(&Shared) -> u64,
+        encode: fn(&Shared) -> io::Result<Vec<u8>>,
+    ) -> Saved {
+        let (a, b) = (Arc::clone(shared), Arc::clone(shared));
+        Saved {
+            path: path.to_owned(),
+            changes: Box::new(move || changes(&a)),
+            encode: Box::new(move || encode(&b)),
+            early,
+        }
+    }
+    vec![
+        table(shared, shared.topics.path(), true, |s| s.topics.generation(), |s| s.topics.encode()),
+        table(shared, shared.groups.path(), true, |s| s.groups.changes(), |s| s.groups.encode()),
+        table(shared, shared.offsets.path(), false, |s| s.offsets.changes(), |s| s.offsets.encode()),
+    ]
+}
+
+fn identity(shared: &Shared) -> Identity {
+    let mut ha_address = shared.store_host;
+    ha_address.set_port(shared.store_host.port().saturating_add(1));
+    Identity {
+        cluster: shared.config.broker_cluster_name.clone(),
+        broker_name: shared.config.broker_name.clone(),
+        broker_id: shared.config.broker_id,
+        address: shared.address(),
+        ha_address: ha_address.to_string(),
+    }
+}
+
+/// Answers parked pulls whose time is over, until the runtime ends.
+async fn sweep_polls(shared: Arc<Shared>) {
+    loop {
+        tokio::time::sleep(SWEEP_PERIOD).await;
+        for parked in shared.polls.sweep(Instant::now()) {
+            pull::resume(&shared, parked);
+        }
+    }
+}

@@ -79,14 +79,10 @@ pub struct BrokerConfig {
     pub max_connections: usize,
     /// Idle connections are closed after this, seconds.
     pub server_channel_max_idle_time_seconds: u64,
-    /// Largest message body, bytes (`maxMessageSize`).
-    pub max_message_size: usize,
-    /// Answer limits for recent and for old data (`maxTransfer...`).
-    pub max_transfer_bytes_on_message_in_memory: u32,
-    /// Messages in one answer, recent data.
-    pub max_transfer_count_on_message_in_memory: u32,
     /// Messages one QUERY_MESSAGE answers at most.
     pub max_msgs_num_batch: u32,
+    /// All settings in effect as properties text, one `key=value` a line (code 26).
+    pub effective_properties: String,
 }
 
 impl Default for BrokerConfig {
@@ -130,10 +126,8 @@ impl Default for BrokerConfig {
             reactors: 0,
             max_connections: 20_000,
             server_channel_max_idle_time_seconds: 120,
-            max_message_size: 4 * 1024 * 1024,
-            max_transfer_bytes_on_message_in_memory: 256 * 1024,
-            max_transfer_count_on_message_in_memory: 32,
             max_msgs_num_batch: 64,
+            effective_properties: String::new(),
         }
     }
 }

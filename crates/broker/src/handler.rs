@@ -5,12 +5,15 @@
 //! a helper thread (or a task of the reactor's runtime) that answers later by `Connection::push`; the handler then writes nothing.
 //! One-way requests are handled like others; what they wrote is dropped by the caller.
 //!
-//! ```text
-//! pub(crate) fn name(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8>) -> Result<(), Refusal>
-//! call.conn: &Arc<Connection>   call.request: &Command<'_>   call.respond(out, code) -> FrameWriter
-//! ```
 
 use std::borrow::Cow;
+use std::sync::Arc;
+
+use ferromq_protocol::code::response;
+use ferromq_protocol::{Command, FieldError, FrameWriter, HeaderError};
+use ferromq_remoting::Connection;
+
+use crate::broker::Shared;
 
 pub(crate) mod admin;
 pub(crate) mod client;
@@ -19,8 +22,26 @@ pub(crate) mod lock;
 pub(crate) mod offset;
 pub(crate) mod pull;
 pub(crate) mod query;
+pub(crate) mod relay;
+pub(crate) mod runtime;
 pub(crate) mod send;
 pub(crate) mod topic;
+
+/// What answers one request code.
+pub(crate) type Handler = fn(&Arc<Shared>, &Call<'_>, &mut Vec<u8>) -> Result<(), Refusal>;
+
+/// One request and the connection it came from.
+pub(crate) struct Call<'a> {
+    pub conn: &'a Arc<Connection>,
+    pub request: &'a Command<'a>,
+}
+
+impl Call<'_> {
+    /// Begins the answer.
+    pub fn respond<'o>(&self, out: &'o mut Vec<u8>, code: i32) -> FrameWriter<'o> {
+        FrameWriter::response(out, &self.request.head, code)
+    }
+}
 
 /// An answer without a header of its own: a response code and the remark its user reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,5 +54,17 @@ impl Refusal {
     /// Refuses with this code and remark.
     pub fn new(code: i32, remark: impl Into<Cow<'static, str>>) -> Self {
         Self { code, remark: remark.into() }
+    }
+}
+
+impl From<FieldError> for Refusal {
+    fn from(error: FieldError) -> Self {
+        Self::new(response::SYSTEM_ERROR, error.to_string())
+    }
+}
+
+impl From<HeaderError> for Refusal {
+    fn from(error: HeaderError) -> Self {
+        Self::new(response::SYSTEM_ERROR, error.to_string())
     }
 }

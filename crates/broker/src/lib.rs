@@ -14,8 +14,11 @@ mod locks;
 mod longpoll;
 mod offsets;
 mod persist;
+mod properties;
 mod registration;
 mod routes;
+mod service;
+mod stats;
 mod topics;
 
 pub use broker::{Broker, Shared, StartError};

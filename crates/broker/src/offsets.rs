@@ -1,5 +1,313 @@
-//! Consumer offsets by (topic, group, queue) (RocketMQ's `consumerOffset.json`).
+//! Consumer offsets by (topic, group, queue), and offset resets that wait for the next pull.
+//!
+//! RocketMQ's `consumerOffset.json` (`ConsumerOffsetManager`). The table is striped: a commit locks one of
+//! [`STRIPES`] maps for a few dozen nanoseconds. `persist.rs` writes it; nothing here touches files. Offsets may go
+//! backward: that is how consumers reset themselves.
 
-/// The table of consumer offsets.
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::hash::BuildHasher;
+use std::hash::RandomState;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use ferromq_common::clock;
+use ferromq_common::json_file::LoadError;
+use ferromq_protocol::body::{ConsumerOffsetSerializeWrapper, DataVersion};
+use parking_lot::{Mutex, RwLock};
+
+use crate::persist;
+
+/// File name in the store's `config` folder.
+const FILE: &str = "consumerOffset.json";
+
+/// Maps the table is split into.
+const STRIPES: usize = 16;
+/// Most (topic, group) pairs kept; a commit for one more is dropped and counted, so that bad clients cost bounded memory.
+pub const MAX_PAIRS: usize = 1_000_000;
+/// Separates topic and group in a key (RocketMQ's `TOPIC_GROUP_SEPARATOR`).
+const SEPARATOR: char = '@';
+
+/// One consumer group's offsets of one topic, by queue id.
+type Queues = BTreeMap<u32, i64>;
+
+/// The table of consumer offsets. All methods may be called from any thread.
+pub struct Offsets {
+    hasher: RandomState,
+    stripes: Box<[RwLock<HashMap<Box<str>, Pair>>]>,
+    /// Commits since the start: `persist.rs` writes when it has moved.
+    changes: AtomicU64,
+    /// Resets that wait for a pull, all pairs together: 0 spares the look-up on every pull and commit.
+    pending_resets: AtomicU64,
+    pairs: AtomicU64,
+    version: Mutex<DataVersion>,
+    path: PathBuf,
+}
+
 #[derive(Default)]
-pub struct Offsets {}
+struct Pair {
+    offsets: Queues,
+    resets: Queues,
+}
+
+impl Default for Offsets {
+    fn default() -> Self {
+        Self {
+            hasher: RandomState::new(),
+            stripes: (0..STRIPES).map(|_| RwLock::default()).collect(),
+            changes: AtomicU64::new(0),
+            pending_resets: AtomicU64::new(0),
+            pairs: AtomicU64::new(0),
+            version: Mutex::default(),
+            path: PathBuf::new(),
+        }
+    }
+}
+
+impl Offsets {
+    /// The committed offset, if the group ever committed one for this queue.
+    pub fn query(&self, topic: &str, group: &str, queue_id: u32) -> Option<i64> {
+        self.with_key(topic, group, |key| self.stripe(key).read().get(key)?.offsets.get(&queue_id).copied())
+    }
+
+    /// Stores a commit. While a reset waits for this queue the commit is ignored and `false` is returned.
+    pub fn commit(&self, topic: &str, group: &str, queue_id: u32, offset: i64) -> bool {
+        self.with_key(topic, group, |key| {
+            let mut stripe = self.stripe(key).write();
+            if let Some(pair) = stripe.get_mut(key) {
+                if !pair.resets.is_empty() && pair.resets.contains_key(&queue_id) {
+                    return false;
+                }
+                pair.offsets.insert(queue_id, offset);
+            } else if let Some(pair) = self.new_pair(&mut stripe, key) {
+                pair.offsets.insert(queue_id, offset);
+            }
+            self.changes.fetch_add(1, Ordering::Relaxed);
+            true
+        })
+    }
+
+    /// Sets the offset and lets the next pull of this queue answer with it (RocketMQ's server-side reset).
+    pub fn reset(&self, topic: &str, group: &str, queue_id: u32, offset: i64) {
+        self.with_key(topic, group, |key| {
+            let mut stripe = self.stripe(key).write();
+            let pair = match stripe.contains_key(key) {
+                true => stripe.get_mut(key),
+                false => self.new_pair(&mut stripe, key),
+            };
+            if let Some(pair) = pair {
+                pair.offsets.insert(queue_id, offset);
+                if pair.resets.insert(queue_id, offset).is_none() {
+                    self.pending_resets.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            self.changes.fetch_add(1, Ordering::Relaxed);
+        });
+    }
+
+    /// Whether a reset waits for the next pull of this queue.
+    pub fn has_reset(&self, topic: &str, group: &str, queue_id: u32) -> bool {
+        self.pending_resets.load(Ordering::Relaxed) > 0
+            && self.with_key(topic, group, |key| {
+                self.stripe(key).read().get(key).is_some_and(|pair| pair.resets.contains_key(&queue_id))
+            })
+    }
+
+    /// Takes the reset that waits for this queue, once.
+    pub fn take_reset(&self, topic: &str, group: &str, queue_id: u32) -> Option<i64> {
+        if self.pending_resets.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        self.with_key(topic, group, |key| {
+            let taken = self.stripe(key).write().get_mut(key)?.resets.remove(&queue_id)?;
+            self.pending_resets.fetch_sub(1, Ordering::Relaxed);
+            Some(taken)
+        })
+    }
+
+    /// All offsets of a group in one topic.
+    pub fn queues(&self, topic: &str, group: &str) -> BTreeMap<u32, i64> {
+        self.with_key(topic, group, |key| self.stripe(key).read().get(key).map(|p| p.offsets.clone()).unwrap_or_default())
+    }
+
+    /// Groups that committed offsets for a topic.
+    pub fn groups_of(&self, topic: &str) -> Vec<String> {
+        self.pick(|t, g| (t == topic).then(|| g.to_owned()))
+    }
+
+    /// Topics a group committed offsets for.
+    pub fn topics_of(&self, group: &str) -> Vec<String> {
+        self.pick(|t, g| (g == group).then(|| t.to_owned()))
+    }
+
+    /// Forgets a topic's offsets, as its deletion does.
+    pub fn remove_topic(&self, topic: &str) {
+        self.remove_where(|t, _| t == topic);
+    }
+
+    /// Forgets a group's offsets, as its deletion with `cleanOffset` does.
+    pub fn remove_group(&self, group: &str) {
+        self.remove_where(|_, g| g == group);
+    }
+
+    /// Copies the offsets of one group to another, for one topic.
+    pub fn copy(&self, topic: &str, from: &str, to: &str) {
+        for (queue_id, offset) in self.queues(topic, from) {
+            self.commit(topic, to, queue_id, offset);
+        }
+    }
+
+    /// Number of changes since the start; equal numbers mean equal contents.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Relaxed)
+    }
+
+    /// The table in the file's shape, without a version.
+    pub fn snapshot(&self) -> ConsumerOffsetSerializeWrapper {
+        let mut offset_table = BTreeMap::new();
+        for stripe in &self.stripes {
+            for (key, pair) in stripe.read().iter() {
+                if !pair.offsets.is_empty() {
+                    offset_table.insert(key.to_string(), pair.offsets.iter().map(|(id, offset)| (*id as i32, *offset)).collect());
+                }
+            }
+        }
+        ConsumerOffsetSerializeWrapper { data_version: None, offset_table }
+    }
+
+    /// Reads `consumerOffset.json` below `store_root`, if there is one.
+    pub fn open(store_root: &Path) -> Result<Self, LoadError> {
+        let offsets = Self { path: persist::config_path(store_root, FILE), ..Self::default() };
+        if let Some(file) = persist::load::<ConsumerOffsetSerializeWrapper>(&offsets.path)? {
+            offsets.load(file);
+        }
+        Ok(offsets)
+    }
+
+    /// Where the table is kept.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The content of `consumerOffset.json`.
+    pub fn encode(&self) -> io::Result<Vec<u8>> {
+        let mut file = self.snapshot();
+        let mut version = self.version.lock();
+        version.next_version(clock::now_millis());
+        file.data_version = Some(version.clone());
+        drop(version);
+        Ok(serde_json::to_vec_pretty(&file)?)
+    }
+
+    fn load(&self, file: ConsumerOffsetSerializeWrapper) {
+        *self.version.lock() = file.data_version.unwrap_or_default();
+        for (key, queues) in file.offset_table {
+            let mut stripe = self.stripe(&key).write();
+            if let Some(pair) = self.new_pair(&mut stripe, &key) {
+                pair.offsets =
+                    queues.into_iter().filter_map(|(id, offset)| Some((u32::try_from(id).ok()?, offset))).collect();
+            }
+        }
+    }
+
+    fn new_pair<'a>(&self, stripe: &'a mut HashMap<Box<str>, Pair>, key: &str) -> Option<&'a mut Pair> {
+        if self.pairs.load(Ordering::Relaxed) >= MAX_PAIRS as u64 {
+            return None;
+        }
+        self.pairs.fetch_add(1, Ordering::Relaxed);
+        Some(stripe.entry(key.into()).or_default())
+    }
+
+    fn pick(&self, f: impl Fn(&str, &str) -> Option<String>) -> Vec<String> {
+        let mut found = Vec::new();
+        for stripe in &self.stripes {
+            found.extend(stripe.read().keys().filter_map(|key| key.split_once(SEPARATOR).and_then(|(t, g)| f(t, g))));
+        }
+        found
+    }
+
+    fn remove_where(&self, gone: impl Fn(&str, &str) -> bool) {
+        for stripe in &self.stripes {
+            stripe.write().retain(|key, pair| {
+                let keep = !key.split_once(SEPARATOR).is_some_and(|(t, g)| gone(t, g));
+                if !keep {
+                    self.pairs.fetch_sub(1, Ordering::Relaxed);
+                    self.pending_resets.fetch_sub(pair.resets.len() as u64, Ordering::Relaxed);
+                    self.changes.fetch_add(1, Ordering::Relaxed);
+                }
+                keep
+            });
+        }
+    }
+
+    fn stripe(&self, key: &str) -> &RwLock<HashMap<Box<str>, Pair>> {
+        &self.stripes[self.hasher.hash_one(key) as usize % STRIPES]
+    }
+
+    /// Joins topic and group without allocating for usual lengths.
+    fn with_key<R>(&self, topic: &str, group: &str, f: impl FnOnce(&str) -> R) -> R {
+        let mut key = smallvec::SmallVec::<[u8; 256]>::new();
+        key.extend_from_slice(topic.as_bytes());
+        key.push(SEPARATOR as u8);
+        key.extend_from_slice(group.as_bytes());
+        // Two strings joined by an ASCII character are a string.
+        f(std::str::from_utf8(&key).unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commits_are_kept_by_queue_and_may_go_backward() {
+        let offsets = Offsets::default();
+        assert_eq!(offsets.query("T", "G", 0), None);
+        offsets.commit("T", "G", 0, 10);
+        offsets.commit("T", "G", 1, 7);
+        offsets.commit("T", "G", 0, 4);
+        assert_eq!((offsets.query("T", "G", 0), offsets.query("T", "G", 1)), (Some(4), Some(7)));
+        assert_eq!(offsets.query("T", "other", 0), None);
+    }
+
+    #[test]
+    fn a_reset_hides_commits_until_a_pull_takes_it() {
+        let offsets = Offsets::default();
+        offsets.commit("T", "G", 0, 10);
+        offsets.reset("T", "G", 0, 3);
+        assert!(offsets.has_reset("T", "G", 0));
+        assert!(!offsets.commit("T", "G", 0, 11));
+        assert_eq!(offsets.query("T", "G", 0), Some(3));
+        assert_eq!(offsets.take_reset("T", "G", 0), Some(3));
+        assert_eq!(offsets.take_reset("T", "G", 0), None);
+        assert!(offsets.commit("T", "G", 0, 11));
+    }
+
+    #[test]
+    fn a_snapshot_comes_back_through_the_file_shape() {
+        let offsets = Offsets::default();
+        offsets.commit("T", "G", 3, 42);
+        offsets.commit("%RETRY%G", "G", 0, 1);
+        let text = serde_json::to_string(&offsets.snapshot()).unwrap();
+        assert_eq!(text, r#"{"offsetTable":{"%RETRY%G@G":{"0":1},"T@G":{"3":42}}}"#);
+        let again = Offsets::default();
+        again.load(serde_json::from_str(&text).unwrap());
+        assert_eq!(again.query("T", "G", 3), Some(42));
+    }
+
+    #[test]
+    fn topics_and_groups_can_be_listed_and_removed() {
+        let offsets = Offsets::default();
+        offsets.commit("T1", "G", 0, 1);
+        offsets.commit("T2", "G", 0, 1);
+        offsets.commit("T1", "H", 0, 1);
+        let mut topics = offsets.topics_of("G");
+        topics.sort();
+        assert_eq!(topics, ["T1", "T2"]);
+        offsets.remove_topic("T1");
+        assert_eq!(offsets.topics_of("H"), Vec::<String>::new());
+        offsets.remove_group("G");
+        assert_eq!(offsets.groups_of("T2"), Vec::<String>::new());
+    }
+}

@@ -1,1 +1,72 @@
-//! Request code to handler, on one page.
+//! Request code to handler, on one page. Sends (10, 310, 320) do not stand here: the service collects them into one
+//! append per socket drain (`handler/send.rs`). A code that is missing is answered REQUEST_CODE_NOT_SUPPORTED.
+
+use ferromq_protocol::code::request;
+
+use crate::handler::{Handler, admin, client, group, lock, offset, pull, query, relay, runtime, topic};
+
+/// Who answers a request code, or `None`.
+pub(crate) fn handler(code: i32) -> Option<Handler> {
+    Some(match code {
+        // messages
+        request::PULL_MESSAGE | request::LITE_PULL_MESSAGE => pull::pull,
+        request::QUERY_MESSAGE => query::by_key,
+        request::VIEW_MESSAGE_BY_ID => query::by_offset,
+        // offsets
+        request::QUERY_CONSUMER_OFFSET => offset::query,
+        request::UPDATE_CONSUMER_OFFSET => offset::update,
+        request::SEARCH_OFFSET_BY_TIMESTAMP => offset::search,
+        request::GET_MAX_OFFSET => offset::max,
+        request::GET_MIN_OFFSET => offset::min,
+        request::GET_EARLIEST_MSG_STORETIME => offset::earliest,
+        request::GET_ALL_CONSUMER_OFFSET => offset::all,
+        // clients
+        request::HEART_BEAT => client::heartbeat,
+        request::UNREGISTER_CLIENT => client::unregister,
+        request::CHECK_CLIENT_CONFIG => client::check_config,
+        request::GET_CONSUMER_LIST_BY_GROUP => client::consumer_ids,
+        request::LOCK_BATCH_MQ => lock::lock_batch,
+        request::UNLOCK_BATCH_MQ => lock::unlock_batch,
+        request::GET_CONSUMER_CONNECTION_LIST => admin::consumer_connections,
+        request::GET_PRODUCER_CONNECTION_LIST => admin::producer_connections,
+        request::GET_ALL_PRODUCER_INFO => admin::all_producers,
+        request::GET_CONSUMER_RUNNING_INFO => relay::running_info,
+        request::CONSUME_MESSAGE_DIRECTLY => relay::consume_directly,
+        // the broker itself
+        request::GET_BROKER_CONFIG => admin::config,
+        request::GET_BROKER_RUNTIME_INFO => runtime::runtime_info,
+        // topics
+        request::UPDATE_AND_CREATE_TOPIC => topic::create,
+        request::UPDATE_AND_CREATE_TOPIC_LIST => topic::create_list,
+        request::DELETE_TOPIC_IN_BROKER => topic::delete,
+        request::GET_ALL_TOPIC_CONFIG => topic::all,
+        request::GET_TOPIC_CONFIG => topic::get,
+        request::GET_TOPIC_STATS_INFO => topic::stats,
+        request::GET_SYSTEM_TOPIC_LIST_FROM_BROKER => topic::system_list,
+        // groups
+        request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP => group::create,
+        request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP_LIST => group::create_list,
+        request::DELETE_SUBSCRIPTIONGROUP => group::delete,
+        request::GET_ALL_SUBSCRIPTIONGROUP_CONFIG => group::all,
+        request::GET_SUBSCRIPTIONGROUP_CONFIG => group::get,
+        request::GET_CONSUME_STATS => group::consume_stats,
+        request::INVOKE_BROKER_TO_RESET_OFFSET => group::reset_offset,
+        request::QUERY_TOPIC_CONSUME_BY_WHO => group::groups_of_topic,
+        request::QUERY_TOPICS_BY_CONSUMER => group::topics_of_group,
+        request::QUERY_SUBSCRIPTION_BY_CONSUMER => group::subscription,
+        _ => return None,
+    })
+}
+
+/// Codes that the fast port (listenPort - 2) does not serve, so that consumers cannot delay producers there.
+pub(crate) fn is_closed_on_fast_port(code: i32) -> bool {
+    matches!(
+        code,
+        request::PULL_MESSAGE
+            | request::LITE_PULL_MESSAGE
+            | request::POP_MESSAGE
+            | request::PEEK_MESSAGE
+            | request::NOTIFICATION
+            | request::POLLING_INFO
+    )
+}

@@ -1,1 +1,122 @@
-//! Requests of the offset family.
+//! Offsets of consumers and queues: QUERY_CONSUMER_OFFSET (14), UPDATE_CONSUMER_OFFSET (15),
+//! SEARCH_OFFSET_BY_TIMESTAMP (29), GET_MAX_OFFSET (30), GET_MIN_OFFSET (31), GET_EARLIEST_MSG_STORETIME (32).
+
+use std::sync::Arc;
+
+use ferromq_protocol::code::response;
+use ferromq_protocol::header::offset::{
+    GetEarliestMsgStoretimeHeader, GetEarliestMsgStoretimeResponseHeader, GetMaxOffsetHeader, GetMinOffsetHeader, OffsetResponseHeader, QueryConsumerOffsetHeader, SearchOffsetHeader,
+    UpdateConsumerOffsetHeader,
+};
+use ferromq_store::{Boundary, Queue};
+
+use super::{Call, Refusal};
+use crate::broker::Shared;
+
+/// Code 14. Without a commit, offset 0 is answered while the queue's first message is still in memory, else 22:
+/// programs depend on a young topic starting at 0 even for CONSUME_FROM_LAST_OFFSET.
+pub(crate) fn query(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8>) -> Result<(), Refusal> {
+    let header = QueryConsumerOffsetHeader::read(&call.request.fields)?;
+    let (topic, group) = (header.topic.to_str()?, header.consumer_group.to_str()?);
+    let committed = queue_id(header.queue_id).and_then(|id| broker.offsets.query(&topic, &group, id));
+    let offset = match committed {
+        Some(offset) if offset >= 0 => offset,
+        _ if header.set_zero_if_not_found == Some(false) => {
+            let remark = "Not found, do not set to zero, maybe this group boot first";
+            return Err(Refusal::new(response::QUERY_NOT_FOUND, remark));
+        }
+        _ if starts_in_memory(broker, &topic, header.queue_id) => 0,
+        _ => {
+            let remark = "Not found, V3_0_6_SNAPSHOT maybe this group consumer boot first";
+            return Err(Refusal::new(response::QUERY_NOT_FOUND, remark));
+        }
+    };
+    answer(call, out, offset)
+}
+
+fn starts_in_memory(broker: &Shared, topic: &str, id: i32) -> bool {
+    find(broker, topic, id).is_some_and(|queue| queue.min_offset() <= 0 && broker.store.is_in_memory(&queue, 0))
+}
+
+/// Code 15. While a reset waits for the next pull the commit is accepted and ignored.
+pub(crate) fn update(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8>) -> Result<(), Refusal> {
+    let header = UpdateConsumerOffsetHeader::read(&call.request.fields)?;
+    let (topic, group) = (header.topic.to_str()?, header.consumer_group.to_str()?);
+    if broker.groups.find(&group).is_none() {
+        return Err(Refusal::new(response::SUBSCRIPTION_GROUP_NOT_EXIST, format!("Group {group} not exist!")));
+    }
+    if broker.topics.get(&topic).is_none() {
+        return Err(Refusal::new(response::TOPIC_NOT_EXIST, format!("Topic {topic} not exist!")));
+    }
+    let Some(id) = queue_id(header.queue_id) else {
+        let remark = format!("QueueId {} is illegal, topic is {topic}", header.queue_id);
+        return Err(Refusal::new(response::INVALID_PARAMETER, remark));
+    };
+    let mut frame = call.respond(out, response::SUCCESS);
+    if !broker.offsets.commit(&topic, &group, id, header.commit_offset) {
+        frame.remark("Offset has been previously reset");
+    }
+    frame.finish();
+    Ok(())
+}
+
+/// Code 29.
+pub(crate) fn search(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8>) -> Result<(), Refusal> {
+    let header = SearchOffsetHeader::read(&call.request.fields)?;
+    let upper = header.boundary_type.is_some_and(|text| text.eq_str("upper") || text.eq_str("UPPER"));
+    let boundary = if upper { Boundary::Upper } else { Boundary::Lower };
+    let queue = find(broker, &header.topic.to_str()?, header.queue_id);
+    let offset = queue.map_or(0, |queue| broker.store.search_by_time(&queue, header.timestamp, boundary));
+    answer(call, out, offset)
+}
+
+/// Code 30: the end of what consumers can read.
+pub(crate) fn max(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8>) -> Result<(), Refusal> {
+    let header = GetMaxOffsetHeader::read(&call.request.fields)?;
+    let offset = find(broker, &header.topic.to_str()?, header.queue_id).map_or(0, |queue| match header.committed {
+        Some(false) => queue.next_offset(),
+        _ => queue.max_offset(),
+    });
+    answer(call, out, offset)
+}
+
+/// Code 31.
+pub(crate) fn min(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8>) -> Result<(), Refusal> {
+    let header = GetMinOffsetHeader::read(&call.request.fields)?;
+    let offset = find(broker, &header.topic.to_str()?, header.queue_id).map_or(0, |queue| queue.min_offset());
+    answer(call, out, offset)
+}
+
+/// Code 32: store time of the queue's first message, -1 when it has none.
+pub(crate) fn earliest(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8>) -> Result<(), Refusal> {
+    let header = GetEarliestMsgStoretimeHeader::read(&call.request.fields)?;
+    let queue = find(broker, &header.topic.to_str()?, header.queue_id);
+    let timestamp = queue.and_then(|queue| broker.store.earliest_store_time(&queue)).unwrap_or(-1);
+    let mut frame = call.respond(out, response::SUCCESS);
+    GetEarliestMsgStoretimeResponseHeader { timestamp }.write(&mut frame);
+    frame.finish();
+    Ok(())
+}
+
+/// Code 43: the whole table, for a replica.
+pub(crate) fn all(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8>) -> Result<(), Refusal> {
+    let body = broker.offsets.encode().map_err(|e| Refusal::new(response::SYSTEM_ERROR, e.to_string()))?;
+    call.respond(out, response::SUCCESS).finish_with_body(&body);
+    Ok(())
+}
+
+/// The store's queue, without making one: queries must not fill the tables with names that clients made up.
+fn find(broker: &Shared, topic: &str, id: i32) -> Option<Arc<Queue>> {
+    broker.store.find_queue(topic, queue_id(id)?)
+}
+
+fn queue_id(id: i32) -> Option<u32> {
+    u32::try_from(id).ok()
+}
+
+fn answer(call: &Call<'_>, out: &mut Vec<u8>, offset: i64) -> Result<(), Refusal> {
+    let mut frame = call.respond(out, response::SUCCESS);
+    OffsetResponseHeader { offset }.write(&mut frame);
+    frame.finish();
+    Ok(())
+}

@@ -1,1 +1,294 @@
-//! Requests of the pull family.
+//! PULL_MESSAGE (11) and LITE_PULL_MESSAGE (361).
+//!
+//! Checks in the order of RocketMQ's `PullMessageProcessor`, then one read of the queue: entries are screened by tag
+//! hash and the stored records go out byte for byte. Nothing there and the client may wait: the pull is parked
+//! (`longpoll.rs`) and answered once, by arrival or deadline, without being parked again. Data that is not in memory
+//! is read by a helper thread, so that the reading of sockets never waits for a disk.
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ferromq_protocol::body::{MessageModel, SubscriptionGroupConfig};
+use ferromq_protocol::code::{request, response};
+use ferromq_protocol::header::pull::{PullHeader, PullResponseHeader};
+use ferromq_protocol::sys_flag::pull as flags;
+use ferromq_protocol::{FrameWriter, Head};
+use ferromq_remoting::Connection;
+use ferromq_store::{CqEntry, Queue, ReadOutcome, ReadStatus};
+
+use super::{Call, Refusal};
+use crate::broker::Shared;
+use crate::filter::{self, Filter};
+use crate::longpoll::Parked;
+
+/// Longest time a pull is parked, whatever its client asks.
+const MAX_SUSPEND: Duration = Duration::from_secs(120);
+
+/// Capacity the record buffer of a thread keeps between pulls, bytes.
+const KEPT_BYTES: usize = 512 * 1024;
+
+thread_local! {
+    /// The records of the answer in hand; they are read before their frame's header can be written.
+    static RECORDS: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// `forbiddenType` of an answer with code 16 (RocketMQ's `ForbiddenType`).
+mod forbidden {
+    pub const BROKER: i32 = 1;
+    pub const GROUP: i32 = 2;
+    pub const TOPIC: i32 = 3;
+    pub const BROADCASTING: i32 = 4;
+    pub const SUBSCRIPTION: i32 = 5;
+}
+
+/// A pull that has passed all checks: what is needed to read and answer, now or later.
+pub(crate) struct Pull {
+    pub head: Head,
+    pub queue: Arc<Queue>,
+    pub offset: i64,
+    pub filter: Filter,
+    max_messages: u32,
+    topic_sys_flag: i32,
+    group_sys_flag: i32,
+}
+
+/// Codes 11 and 361.
+pub(crate) fn pull(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8>) -> Result<(), Refusal> {
+    let header = PullHeader::read(&call.request.fields)?;
+    let (topic, group) = (header.topic.to_str()?, header.consumer_group.to_str()?);
+    let pull = match check(broker, call, &header, &topic, &group) {
+        Ok(pull) => pull,
+        Err(refused) => {
+            refused.write(call, out);
+            return Ok(());
+        }
+    };
+    let queue_id = pull.queue.id();
+    if header.sys_flag & flags::COMMIT_OFFSET != 0 && header.commit_offset >= 0 {
+        broker.offsets.commit(&topic, &group, queue_id, header.commit_offset);
+    }
+    if broker.config.use_server_side_reset_offset
+        && let Some(offset) = broker.offsets.take_reset(&topic, &group, queue_id)
+    {
+        pull.write(response::PULL_OFFSET_MOVED, "OFFSET_RESET", [offset, pull.queue.min_offset(), pull.queue.max_offset()], &[], out);
+        return Ok(());
+    }
+    let suspend = (header.sys_flag & flags::SUSPEND != 0).then(|| suspend_time(broker, header.suspend_timeout_millis));
+    serve(broker, call.conn, pull, suspend, out);
+    Ok(())
+}
+
+/// Answers a parked pull, once: it has been woken or its time is over.
+pub(crate) fn resume(broker: &Arc<Shared>, parked: Parked) {
+    // A push fails when the client has gone or reads nothing; it will pull again from the same offset.
+    let Parked { conn, pull, .. } = parked;
+    let _ = conn.push(|out| serve(broker, &conn, pull, None, out));
+}
+
+/// Reads and answers, or parks the pull when nothing is there and it may wait.
+fn serve(broker: &Arc<Shared>, conn: &Arc<Connection>, pull: Pull, suspend: Option<Duration>, out: &mut Vec<u8>) {
+    let mut body = RECORDS.take();
+    body.clear();
+    let outcome = pull.read(broker, &mut body);
+    let (code, remark) = pull.judge(&outcome);
+    broker.stats.count_pull(u64::from(outcome.count));
+    match suspend {
+        Some(suspend) if code == response::PULL_NOT_FOUND => park(broker, conn, pull, suspend, out),
+        _ => pull.write(code, remark, [outcome.next_offset, outcome.min_offset, outcome.max_offset], &body, out),
+    }
+    if body.capacity() <= KEPT_BYTES {
+        RECORDS.set(body);
+    }
+}
+
+fn park(broker: &Arc<Shared>, conn: &Arc<Connection>, pull: Pull, suspend: Duration, out: &mut Vec<u8>) {
+    let deadline = Instant::now() + suspend;
+    match broker.polls.park(Parked { conn: Arc::clone(conn), pull, deadline }) {
+        // It may be ready already.
+        Ok(()) => broker.answer_ready_polls(),
+        Err(Parked { pull, .. }) => {
+            let mut frame = FrameWriter::response(out, &pull.head, response::SYSTEM_BUSY);
+            frame.remark("[OVERLOAD]system busy, too many pull requests wait for messages");
+            frame.finish();
+        }
+    }
+}
+
+fn suspend_time(broker: &Shared, asked_millis: i64) -> Duration {
+    let millis = match broker.config.long_polling_enable {
+        true => u64::try_from(asked_millis).unwrap_or(0),
+        false => broker.config.short_polling_time_mills,
+    };
+    Duration::from_millis(millis).min(MAX_SUSPEND)
+}
+
+/// A refusal that tells who forbids (RocketMQ's `forbiddenType`, 0 for none).
+struct Refused {
+    refusal: Refusal,
+    forbidden_type: i32,
+}
+
+impl<E: Into<Refusal>> From<E> for Refused {
+    fn from(refusal: E) -> Self {
+        Self { refusal: refusal.into(), forbidden_type: 0 }
+    }
+}
+
+impl Refused {
+    fn forbidden(forbidden_type: i32, remark: String) -> Self {
+        Self { refusal: Refusal::new(response::NO_PERMISSION, remark), forbidden_type }
+    }
+
+    fn write(&self, call: &Call<'_>, out: &mut Vec<u8>) {
+        let mut frame = FrameWriter::response(out, &call.request.head, self.refusal.code);
+        frame.remark(&self.refusal.remark);
+        if self.forbidden_type != 0 {
+            // Clients read the offsets whatever the code.
+            PullResponseHeader { forbidden_type: Some(self.forbidden_type), ..PullResponseHeader::default() }
+                .write(&mut frame);
+        }
+        frame.finish();
+    }
+}
+
+fn check(
+    broker: &Shared,
+    call: &Call<'_>,
+    header: &PullHeader<'_>,
+    topic_name: &str,
+    group_name: &str,
+) -> Result<Pull, Refused> {
+    let config = &broker.config;
+    if config.broker_permission & 4 == 0 {
+        let remark = format!("the broker[{}] pulling message is forbidden", config.broker_ip1);
+        return Err(Refused::forbidden(forbidden::BROKER, remark));
+    }
+    if call.request.head.code == request::LITE_PULL_MESSAGE && !config.lite_pull_message_enable {
+        let remark = format!("the broker[{}] for lite pull consumer is forbidden", config.broker_ip1);
+        return Err(Refused::forbidden(forbidden::BROKER, remark));
+    }
+    let group = broker.groups.find(group_name).ok_or_else(|| {
+        let remark = format!("subscription group [{group_name}] does not exist");
+        Refusal::new(response::SUBSCRIPTION_GROUP_NOT_EXIST, remark)
+    })?;
+    if !group.consume_enable {
+        let remark = format!("subscription group no permission, {group_name}");
+        return Err(Refused::forbidden(forbidden::GROUP, remark));
+    }
+    let topic = broker.topics.get(topic_name).ok_or_else(|| {
+        Refusal::new(response::TOPIC_NOT_EXIST, format!("topic[{topic_name}] not exist, apply first please!"))
+    })?;
+    if !topic.is_readable() {
+        let remark = format!("the topic[{topic_name}] pulling message is forbidden");
+        return Err(Refused::forbidden(forbidden::TOPIC, remark));
+    }
+    let queue = u32::try_from(header.queue_id)
+        .ok()
+        .filter(|id| *id < topic.read_queues())
+        .and_then(|id| topic.queue(&broker.store, id))
+        .ok_or_else(|| {
+            let (id, queues, peer) = (header.queue_id, topic.read_queues(), call.conn.peer());
+            let remark = format!(
+                "queueId[{id}] is illegal, topic:[{topic_name}] topicConfig.readQueueNums:[{queues}] consumer:[{peer}]"
+            );
+            Refusal::new(response::INVALID_PARAMETER, remark)
+        })?;
+    let filter = match header.sys_flag & flags::SUBSCRIPTION != 0 {
+        true => given_subscription(header)?,
+        false => registered_subscription(broker, header, topic_name, &group)?,
+    };
+    Ok(Pull {
+        head: call.request.head,
+        queue: Arc::clone(queue),
+        offset: header.queue_offset,
+        filter,
+        // The store's own limits for recent and old data come on top.
+        max_messages: u32::try_from(header.max_msg_nums).unwrap_or(0).max(1),
+        topic_sys_flag: topic.config().topic_sys_flag,
+        group_sys_flag: group.group_sys_flag,
+    })
+}
+
+/// The subscription written into the request.
+fn given_subscription(header: &PullHeader<'_>) -> Result<Filter, Refused> {
+    let expression_type = header.expression_type.map(|text| text.to_str()).transpose()?.unwrap_or_default();
+    if !filter::is_tag_type(&expression_type) {
+        return Err(no_expressions(&expression_type));
+    }
+    let text = header.subscription.map(|text| text.to_str()).transpose()?.unwrap_or_default();
+    Filter::parse_tags(&text).map_err(|_| {
+        Refusal::new(response::SUBSCRIPTION_PARSE_FAILED, "parse the consumer's subscription failed").into()
+    })
+}
+
+/// The subscription that heartbeats of the group have told.
+fn registered_subscription(
+    broker: &Shared,
+    header: &PullHeader<'_>,
+    topic_name: &str,
+    group: &SubscriptionGroupConfig,
+) -> Result<Filter, Refused> {
+    let group_name = &group.group_name;
+    let absent = |what: &str| Refusal::new(response::SUBSCRIPTION_NOT_EXIST, format!("the consumer's {what} not exist"));
+    let consumer = broker.clients.consumer(group_name, topic_name).ok_or_else(|| absent("group info"))?;
+    if !group.consume_broadcast_enable && consumer.message_model == MessageModel::Broadcasting {
+        let remark = format!("the consumer group[{group_name}] can not consume by broadcast way");
+        return Err(Refused::forbidden(forbidden::BROADCASTING, remark));
+    }
+    if broker.groups.is_read_forbidden(group_name, topic_name) {
+        let remark = format!("the consumer group[{group_name}] is forbidden for topic[{topic_name}]");
+        return Err(Refused::forbidden(forbidden::SUBSCRIPTION, remark));
+    }
+    let subscription = consumer.subscription.ok_or_else(|| absent("subscription"))?;
+    if subscription.data.sub_version < header.sub_version {
+        return Err(Refusal::new(response::SUBSCRIPTION_NOT_LATEST, "the consumer's subscription not latest").into());
+    }
+    if !filter::is_tag_type(&subscription.data.expression_type) {
+        return Err(no_expressions(&subscription.data.expression_type));
+    }
+    Ok(subscription.filter.clone())
+}
+
+fn no_expressions(expression_type: &str) -> Refused {
+    let remark = format!("The broker does not support consumer to filter message by {expression_type}");
+    Refusal::new(response::SYSTEM_ERROR, remark).into()
+}
+
+impl Pull {
+    fn read(&self, broker: &Shared, records: &mut Vec<u8>) -> ReadOutcome {
+        let mut wanted = |entry: &CqEntry| self.filter.matches(entry.tags_code);
+        broker.store.read(&self.queue, self.offset, self.max_messages, u32::MAX, &mut wanted, records)
+    }
+
+    /// The response code of what the store found (`composeResponseHeader`), and its name in RocketMQ.
+    fn judge(&self, outcome: &ReadOutcome) -> (i32, &'static str) {
+        match outcome.status {
+            ReadStatus::Found => (response::SUCCESS, "FOUND"),
+            ReadStatus::NoMatchedMessage => (response::PULL_RETRY_IMMEDIATELY, "NO_MATCHED_MESSAGE"),
+            ReadStatus::MessageWasRemoving => (response::PULL_RETRY_IMMEDIATELY, "MESSAGE_WAS_REMOVING"),
+            ReadStatus::NoMessageInQueue if self.offset == 0 => (response::PULL_NOT_FOUND, "NO_MESSAGE_IN_QUEUE"),
+            ReadStatus::NoMessageInQueue => (response::PULL_OFFSET_MOVED, "NO_MESSAGE_IN_QUEUE"),
+            ReadStatus::OffsetOverflowOne => (response::PULL_NOT_FOUND, "OFFSET_OVERFLOW_ONE"),
+            ReadStatus::OffsetFoundNull => (response::PULL_NOT_FOUND, "OFFSET_FOUND_NULL"),
+            ReadStatus::OffsetOverflowBadly => (response::PULL_OFFSET_MOVED, "OFFSET_OVERFLOW_BADLY"),
+            ReadStatus::OffsetTooSmall => (response::PULL_OFFSET_MOVED, "OFFSET_TOO_SMALL"),
+        }
+    }
+
+    fn write(&self, code: i32, remark: &str, [next, min, max]: [i64; 3], records: &[u8], out: &mut Vec<u8>) {
+        let mut frame = FrameWriter::response(out, &self.head, code);
+        frame.remark(remark);
+        let header = PullResponseHeader {
+            suggest_which_broker_id: 0,
+            next_begin_offset: next,
+            min_offset: min,
+            max_offset: max,
+            topic_sys_flag: Some(self.topic_sys_flag),
+            group_sys_flag: Some(self.group_sys_flag),
+            ..PullResponseHeader::default()
+        };
+        header.write(&mut frame);
+        frame.finish_with_body(records);
+    }
+}

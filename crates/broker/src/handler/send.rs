@@ -1,1 +1,350 @@
-//! Requests of the send family.
+//! SEND_MESSAGE (10), SEND_MESSAGE_V2 (310) and SEND_BATCH_MESSAGE (320).
+//!
+//! All sends of one socket drain become one append: [`Sends::add`] checks a request in the order of RocketMQ's
+//! `SendMessageProcessor` and encodes its messages into the batch; [`Sends::finish`] appends the batch and writes the
+//! answers. A refused request is answered at once. Under SYNC_FLUSH the answers wait with the store for the flushed position.
+//!
+//! One [`Sends`] lives on each reactor thread and is reused: a send in steady state allocates nothing and takes no lock
+//! but the append's. Nothing is acknowledged that the store did not take.
+
+mod answer;
+mod batch;
+
+use std::sync::Arc;
+
+use ferromq_common::clock;
+use ferromq_protocol::body::TopicFilterType;
+use ferromq_protocol::code::{request, response};
+use ferromq_protocol::header::send::SendHeader;
+use ferromq_protocol::properties::MAX_PROPERTIES_BYTES;
+use ferromq_protocol::record::MessageParts;
+use ferromq_protocol::sys_flag::message as flags;
+use ferromq_protocol::{topic as names, version};
+use ferromq_store::{AppendBatch, Queue, Reject};
+
+pub(crate) use self::answer::SendConstants;
+use self::answer::Waiting;
+use super::{Call, Refusal};
+use crate::broker::Shared;
+use crate::properties::{self, Kind, Seen};
+use crate::topics::Topic;
+
+/// A batch is appended when it holds this many messages, even in the middle of a drain.
+const MAX_BATCH_MESSAGES: usize = 1024;
+/// A batch is appended when its bodies have this many bytes, even in the middle of a drain.
+const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
+/// Queues of a dead-letter topic (`DLQ_NUMS_PER_GROUP`).
+const DLQ_QUEUES: i32 = 1;
+
+/// Sends of one reactor thread that are not appended yet, and its buffers.
+#[derive(Default)]
+pub(crate) struct Sends {
+    batch: AppendBatch,
+    /// Bytes of the requests' bodies in `batch`.
+    body_bytes: usize,
+    waiting: Vec<Waiting>,
+    /// Unique keys of the waiting answers, back to back.
+    uniq_keys: Vec<u8>,
+    /// The properties of the message in hand: as sent, and as they are stored.
+    received: Vec<u8>,
+    stored: Vec<u8>,
+    /// The topic of the message before, and the generation of the topic table it was taken from.
+    last_topic: Option<(Arc<Topic>, u64)>,
+    /// Where the next message without a queue id goes.
+    next_queue: u32,
+}
+
+/// Where a message goes, once all checks have passed.
+struct Target {
+    topic: Arc<Topic>,
+    queue_id: u32,
+    sys_flag: i32,
+    reconsume_times: i32,
+    dead_letter: bool,
+}
+
+impl Sends {
+    /// Forgets what a drain left behind that ended in a panic: its answers would go to another client.
+    pub fn begin(&mut self) {
+        if !self.waiting.is_empty() || self.batch.len() > 0 {
+            tracing::error!("a drain of requests was abandoned; its {} sends are not stored", self.waiting.len());
+            self.clear();
+        }
+    }
+
+    fn clear(&mut self) {
+        self.batch.clear();
+        self.body_bytes = 0;
+        self.waiting.clear();
+        self.uniq_keys.clear();
+    }
+
+    /// Takes one send request: its messages join the batch, or the refusal is the answer.
+    pub fn add(&mut self, broker: &Shared, call: &Call<'_>, out: &mut Vec<u8>) -> Result<(), Refusal> {
+        let fields = &call.request.fields;
+        let header = match call.request.head.code {
+            request::SEND_MESSAGE => SendHeader::read_long(fields)?,
+            _ => SendHeader::read_short(fields)?,
+        };
+        // The topic of the message before is moved out and back instead of being shared: its counter would bounce
+        // between the reactors.
+        let generation = broker.topics.generation();
+        let target = self.check(broker, call, &header, generation)?;
+        let added = if call.request.head.code == request::SEND_BATCH_MESSAGE || header.batch {
+            self.add_batch(broker, call, &header, &target)
+        } else {
+            self.add_one(broker, call, &header, &target)
+        };
+        self.last_topic = Some((target.topic, generation));
+        added?;
+        self.body_bytes += call.request.body.len();
+        if self.batch.len() >= MAX_BATCH_MESSAGES || self.body_bytes >= MAX_BATCH_BYTES {
+            self.finish(broker, call.conn, out);
+        }
+        Ok(())
+    }
+
+    /// The checks of `AbstractSendMessageProcessor.msgCheck` in its order, then retry and dead-letter routing.
+    fn check(
+        &mut self,
+        broker: &Shared,
+        call: &Call<'_>,
+        header: &SendHeader<'_>,
+        generation: u64,
+    ) -> Result<Target, Refusal> {
+        let start = broker.config.start_accept_send_request_time_stamp;
+        if start > 0 && clock::now_millis() < start {
+            return Err(Refusal::new(response::SYSTEM_ERROR, format!("broker unable to service, until {start}")));
+        }
+        let name = header.topic.to_str()?;
+        let topic = match self.last_topic.take() {
+            Some((topic, taken_at)) if taken_at == generation && topic.name() == name => topic,
+            _ => find_topic(broker, call, header, &name)?,
+        };
+        let queues = topic.write_queues().max(topic.read_queues());
+        let queue_id = match u32::try_from(header.queue_id) {
+            Ok(id) if id < queues => id,
+            Ok(id) => return Err(illegal_queue(call, &topic, id)),
+            Err(_) if topic.write_queues() == 0 => return Err(illegal_queue(call, &topic, 0)),
+            Err(_) => {
+                self.next_queue = self.next_queue.wrapping_add(1);
+                self.next_queue % topic.write_queues()
+            }
+        };
+        let multi_tags = if topic.config().topic_filter_type == TopicFilterType::MultiTag { flags::MULTI_TAGS } else { 0 };
+        let target = Target {
+            topic,
+            queue_id,
+            sys_flag: header.sys_flag | multi_tags,
+            reconsume_times: header.reconsume_times.unwrap_or(0),
+            dead_letter: false,
+        };
+        match name.strip_prefix(names::RETRY_PREFIX) {
+            Some(group) => route_retry(broker, call, header, target, group),
+            None => Ok(target),
+        }
+    }
+
+    fn add_one(
+        &mut self,
+        broker: &Shared,
+        call: &Call<'_>,
+        header: &SendHeader<'_>,
+        target: &Target,
+    ) -> Result<(), Refusal> {
+        self.received.clear();
+        self.stored.clear();
+        header.properties.push_to(&mut self.received);
+        let mut seen = properties::rewrite(&self.received, &mut self.stored);
+        if seen.uniq_key.is_none() {
+            let start = self.stored.len() + b"UNIQ_KEY\x01".len();
+            properties::push(&mut self.stored, "UNIQ_KEY", broker.unique_ids.next(clock::now_millis()).as_bytes());
+            seen.uniq_key = Some(start..self.stored.len() - 1);
+        }
+        if target.dead_letter {
+            properties::push(&mut self.stored, "DELAY", b"-1");
+        } else {
+            refuse_other_kinds(broker, seen.kind)?;
+        }
+        if target.sys_flag & (flags::TRANSACTION_ROLLBACK | flags::INNER_BATCH | flags::NEED_UNWRAP) != 0 {
+            return Err(not_served("messages with the system flag of a half message or an inner batch"));
+        }
+        if target.topic.is_compaction() && seen.keys.is_none() {
+            return Err(Refusal::new(response::MESSAGE_ILLEGAL, "Required message key is missing"));
+        }
+        self.stored.extend_from_slice(&broker.send.stored_suffix);
+        let body = call.request.body;
+        if body.is_empty() || self.stored.len() > MAX_PROPERTIES_BYTES || body.len() > broker.max_message_size {
+            return Err(illegal_size(broker));
+        }
+        let first = self.batch.len();
+        let queue = queue_of(broker, call, target)?;
+        let parts = parts(broker, call, header, target, body, &self.stored, &seen);
+        self.batch.push(queue, &parts).map_err(|reject| rejected(broker, reject))?;
+        let uniq_key = seen.uniq_key.map_or(&[][..], |range| &self.stored[range]);
+        let uniq_key = push_key(&mut self.uniq_keys, uniq_key);
+        self.wait(call, first, target.queue_id, seen.no_wait, uniq_key);
+        Ok(())
+    }
+
+    /// Notes the answer that the messages from `first` on will get.
+    fn wait(&mut self, call: &Call<'_>, first: usize, queue_id: u32, no_wait: bool, uniq_key: (u32, u32)) {
+        self.waiting.push(Waiting {
+            head: call.request.head,
+            first: first as u32,
+            count: (self.batch.len() - first) as u32,
+            queue_id,
+            uniq_key,
+            no_wait,
+        });
+    }
+}
+
+/// Keeps a unique key until its answer is written; its bounds in `keys`.
+fn push_key(keys: &mut Vec<u8>, key: &[u8]) -> (u32, u32) {
+    let start = keys.len() as u32;
+    keys.extend_from_slice(key);
+    (start, keys.len() as u32)
+}
+
+/// The topic a name stands for, made when it is allowed (`AbstractSendMessageProcessor.msgCheck`).
+fn find_topic(
+    broker: &Shared,
+    call: &Call<'_>,
+    header: &SendHeader<'_>,
+    name: &str,
+) -> Result<Arc<Topic>, Refusal> {
+    let known = broker.topics.get(name);
+    if broker.config.broker_permission & 2 == 0 && known.as_ref().is_some_and(|topic| topic.config().order) {
+        let remark = format!("the broker[{}] sending message is forbidden", broker.config.broker_ip1);
+        return Err(Refusal::new(response::NO_PERMISSION, remark));
+    }
+    // A topic of the table has passed this check.
+    if known.is_none() {
+        names::validate_topic(name).map_err(|e| Refusal::new(response::INVALID_PARAMETER, e.to_string()))?;
+    }
+    if names::is_not_allowed_send_topic(name) {
+        let remark = format!("Sending message to topic[{name}] is forbidden.");
+        return Err(Refusal::new(response::NO_PERMISSION, remark));
+    }
+    known.map_or_else(|| create(broker, call, header, name), Ok)
+}
+
+/// Makes a topic that is not there (`createTopicInSendMessageMethod`).
+fn create(broker: &Shared, call: &Call<'_>, header: &SendHeader<'_>, name: &str) -> Result<Arc<Topic>, Refusal> {
+    let retry = name.starts_with(names::RETRY_PREFIX);
+    let sys_flag = match (header.unit_mode, retry) {
+        (false, _) => 0,
+        (true, true) => ferromq_protocol::sys_flag::topic::UNIT_SUB,
+        (true, false) => ferromq_protocol::sys_flag::topic::UNIT,
+    };
+    let default_topic = header.default_topic.to_str()?;
+    let queues = header.default_topic_queue_nums;
+    broker
+        .topics
+        .create_on_send(name, &default_topic, queues, sys_flag, call.conn.peer())
+        .or_else(|| retry.then(|| broker.topics.create_if_absent(name, 1, 6, false, sys_flag)).flatten())
+        .ok_or_else(|| {
+            let remark = format!("topic[{name}] not exist, apply first please!");
+            Refusal::new(response::TOPIC_NOT_EXIST, remark)
+        })
+}
+
+/// A retried message that was tried too often, or belongs to an orderly group, goes to the dead letters.
+fn route_retry(
+    broker: &Shared,
+    call: &Call<'_>,
+    header: &SendHeader<'_>,
+    target: Target,
+    group: &str,
+) -> Result<Target, Refusal> {
+    let Some(config) = broker.groups.find(group) else {
+        let remark = format!("subscription group not exist, {group}");
+        return Err(Refusal::new(response::SUBSCRIPTION_GROUP_NOT_EXIST, remark));
+    };
+    let asked = header.max_reconsume_times.filter(|_| call.request.head.version >= version::V3_4_9);
+    let max = asked.unwrap_or(config.retry_max_times);
+    if target.reconsume_times <= max && !broker.locks.holds_any(group, std::time::Instant::now()) {
+        return Ok(target);
+    }
+    let name = names::dlq_topic(group);
+    let topic = broker
+        .topics
+        .create_if_absent(&name, DLQ_QUEUES, 6, false, 0)
+        .ok_or_else(|| Refusal::new(response::SYSTEM_ERROR, format!("topic[{name}] not exist")))?;
+    Ok(Target { topic, queue_id: 0, dead_letter: true, ..target })
+}
+
+fn queue_of<'t>(broker: &Shared, call: &Call<'_>, target: &'t Target) -> Result<&'t Arc<Queue>, Refusal> {
+    target
+        .topic
+        .queue(&broker.store, target.queue_id)
+        .ok_or_else(|| illegal_queue(call, &target.topic, target.queue_id))
+}
+
+fn parts<'a>(
+    broker: &Shared,
+    call: &Call<'_>,
+    header: &SendHeader<'_>,
+    target: &'a Target,
+    body: &'a [u8],
+    stored: &'a [u8],
+    seen: &Seen,
+) -> MessageParts<'a> {
+    let part = |range: &Option<std::ops::Range<usize>>| range.clone().map(|r| &stored[r]);
+    MessageParts {
+        topic: target.topic.name(),
+        queue_id: target.queue_id,
+        body,
+        properties: stored,
+        tags: part(&seen.tags),
+        keys: part(&seen.keys),
+        uniq_key: part(&seen.uniq_key),
+        flag: header.flag,
+        sys_flag: target.sys_flag,
+        born_timestamp: header.born_timestamp,
+        born_host: call.conn.peer(),
+        store_host: broker.store_host,
+        reconsume_times: target.reconsume_times,
+        prepared_transaction_offset: 0,
+    }
+}
+
+/// Kinds that have a life of their own are never stored as if they were ordinary messages.
+fn refuse_other_kinds(broker: &Shared, kind: Kind) -> Result<(), Refusal> {
+    match kind {
+        Kind::Normal => Ok(()),
+        Kind::Transaction if broker.config.reject_transaction_message => Err(Refusal::new(
+            response::NO_PERMISSION,
+            format!("the broker[{}] sending transaction message is forbidden", broker.config.broker_ip1),
+        )),
+        Kind::Transaction => Err(not_served("transaction messages (property TRAN_MSG)")),
+        Kind::Delay => Err(not_served("delayed messages (property DELAY)")),
+        Kind::Timer => Err(not_served("timed messages (properties TIMER_DELIVER_MS, TIMER_DELAY_MS, TIMER_DELAY_SEC)")),
+        Kind::BrokenDelay => Err(Refusal::new(response::MESSAGE_ILLEGAL, "the property DELAY is not a number")),
+        Kind::InnerBatch => {
+            Err(Refusal::new(response::MESSAGE_ILLEGAL, "the property INNER_NUM is only for inner batches"))
+        }
+    }
+}
+
+fn not_served(what: &str) -> Refusal {
+    Refusal::new(response::MESSAGE_ILLEGAL, format!("{what} are not served by this version of the broker"))
+}
+
+fn illegal_queue(call: &Call<'_>, topic: &Topic, id: u32) -> Refusal {
+    let remark = format!("request queueId[{id}] is illegal, {:?} Producer: {}", topic.config(), call.conn.peer());
+    Refusal::new(response::INVALID_PARAMETER, remark)
+}
+
+fn illegal_size(broker: &Shared) -> Refusal {
+    let remark = format!(
+        "the message is illegal, maybe msg body or properties length not matched. msg body length limit {}B, msg properties length limit 32KB.",
+        broker.max_message_size
+    );
+    Refusal::new(response::MESSAGE_ILLEGAL, remark)
+}
+
+fn rejected(broker: &Shared, _reject: Reject) -> Refusal {
+    illegal_size(broker)
+}

@@ -1,0 +1,203 @@
+//! The answers of sends: when they are written, and what they say.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use ferromq_protocol::code::response;
+use ferromq_protocol::{FrameWriter, Head, id};
+use ferromq_remoting::Connection;
+use ferromq_store::{AppendError, Appended, Durability};
+use smallvec::SmallVec;
+
+use super::Sends;
+use crate::broker::Shared;
+use crate::config::BrokerConfig;
+use crate::properties;
+
+/// Hex digits of the physical offset at the end of an offset message id.
+const OFFSET_DIGITS: usize = 16;
+
+/// Capacity that the buffers of a reactor keep between drains, entries and bytes.
+const KEPT_ENTRIES: usize = 4096;
+const KEPT_BYTES: usize = 256 * 1024;
+
+/// An answer that waits for its messages to be appended.
+#[derive(Clone, Copy)]
+pub(super) struct Waiting {
+    pub head: Head,
+    /// The request's messages in the batch.
+    pub first: u32,
+    pub count: u32,
+    pub queue_id: u32,
+    /// Bounds of its unique key.
+    pub uniq_key: (u32, u32),
+    /// The producer does not wait for the disk (WAIT=false).
+    pub no_wait: bool,
+}
+
+impl Sends {
+    /// Appends what was added, and answers. Under SYNC_FLUSH the answers follow from the flush thread.
+    pub fn finish(&mut self, broker: &Shared, conn: &Arc<Connection>, out: &mut Vec<u8>) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let constants = &broker.send;
+        match broker.store.append(&mut self.batch) {
+            Err(error) => {
+                broker.stats.count_put_failed(self.batch.len() as u64);
+                let (code, remark) = failure(&error);
+                for waiting in &self.waiting {
+                    constants.refuse(&waiting.head, code, &remark, out);
+                }
+            }
+            Ok(()) if broker.store.is_sync_flush() => self.answer_when_durable(broker, conn, out),
+            Ok(()) => {
+                for waiting in &self.waiting {
+                    constants.accept(waiting, self.batch.results(), &self.uniq_keys, response::SUCCESS, out);
+                }
+            }
+        }
+        let results = self.batch.results();
+        broker.stats.count_put(results.len() as u64, results.iter().map(|message| u64::from(message.size)).sum());
+        self.clear();
+        if self.waiting.capacity() > KEPT_ENTRIES {
+            self.waiting.shrink_to(KEPT_ENTRIES);
+        }
+        for buffer in [&mut self.uniq_keys, &mut self.received, &mut self.stored] {
+            buffer.clear();
+            if buffer.capacity() > KEPT_BYTES {
+                buffer.shrink_to(KEPT_BYTES);
+            }
+        }
+    }
+
+    fn answer_when_durable(&mut self, broker: &Shared, conn: &Arc<Connection>, out: &mut Vec<u8>) {
+        let constants = &broker.send;
+        let mut parked = Vec::with_capacity(self.waiting.len());
+        for waiting in &self.waiting {
+            if waiting.no_wait {
+                constants.accept(waiting, self.batch.results(), &self.uniq_keys, response::SUCCESS, out);
+            } else if !waiting.head.is_oneway() {
+                parked.push(*waiting);
+            }
+        }
+        if parked.is_empty() {
+            return;
+        }
+        let results: Vec<Appended> = self.batch.results().to_vec();
+        let uniq_keys = self.uniq_keys.clone();
+        let conn = Arc::clone(conn);
+        let constants = Arc::clone(constants);
+        let answer = move |durability: Durability| {
+            // A push fails when the client has gone or reads nothing: it learns the outcome by sending again.
+            let _ = conn.push(|out| {
+                for waiting in &parked {
+                    let code = match durability {
+                        Durability::Durable => response::SUCCESS,
+                        Durability::TimedOut => response::FLUSH_DISK_TIMEOUT,
+                        Durability::Failed => {
+                            let remark = "the disk refused to sync, the broker takes no more messages: see its log";
+                            constants.refuse(&waiting.head, response::SERVICE_NOT_AVAILABLE, remark, out);
+                            continue;
+                        }
+                    };
+                    constants.accept(waiting, &results, &uniq_keys, code, out);
+                }
+            });
+        };
+        broker.store.when_durable(self.batch.end_position(), Box::new(answer));
+    }
+}
+
+/// What every send of this broker has in common, made once.
+pub(crate) struct SendConstants {
+    /// The broker's part of an offset message id: its address and port in upper-case hex.
+    msg_id_prefix: String,
+    /// Value of MSG_REGION.
+    region: String,
+    /// Value of TRACE_ON.
+    trace_on: &'static str,
+    /// The pairs the broker adds to stored properties.
+    pub stored_suffix: Vec<u8>,
+}
+
+impl SendConstants {
+    pub fn new(config: &BrokerConfig, store_host: SocketAddr) -> Self {
+        let trace_on = if config.trace_on { "true" } else { "false" };
+        let mut stored_suffix = Vec::new();
+        properties::push(&mut stored_suffix, "MSG_REGION", config.region_id.as_bytes());
+        properties::push(&mut stored_suffix, "TRACE_ON", trace_on.as_bytes());
+        properties::push(&mut stored_suffix, "CLUSTER", config.broker_cluster_name.as_bytes());
+        let mut msg_id_prefix = id::offset_message_id(store_host, 0);
+        msg_id_prefix.truncate(msg_id_prefix.len() - OFFSET_DIGITS);
+        Self { msg_id_prefix, region: config.region_id.clone(), trace_on, stored_suffix }
+    }
+
+    /// Writes the answer of a stored request: SEND_OK, or one of the codes that say what is missing after storing.
+    fn accept(&self, waiting: &Waiting, results: &[Appended], uniq_keys: &[u8], code: i32, out: &mut Vec<u8>) {
+        if waiting.head.is_oneway() {
+            return;
+        }
+        let messages = &results[waiting.first as usize..(waiting.first + waiting.count) as usize];
+        let uniq_key = &uniq_keys[waiting.uniq_key.0 as usize..waiting.uniq_key.1 as usize];
+        let mut ids = SmallVec::<[u8; 64]>::new();
+        for message in messages {
+            if !ids.is_empty() {
+                ids.push(b',');
+            }
+            ids.extend_from_slice(self.msg_id_prefix.as_bytes());
+            push_hex(&mut ids, message.physical_offset);
+        }
+        let first_offset = messages.first().map_or(0, |message| message.queue_offset);
+        let mut frame = FrameWriter::response(out, &waiting.head, code);
+        frame
+            .str("msgId", std::str::from_utf8(&ids).unwrap_or_default())
+            .i32("queueId", waiting.queue_id as i32)
+            .i64("queueOffset", first_offset);
+        // The unique key is a string of the request's header, so this never fails.
+        if let Ok(uniq_key) = std::str::from_utf8(uniq_key)
+            && !uniq_key.is_empty()
+        {
+            frame.str("transactionId", uniq_key);
+        }
+        frame.str("MSG_REGION", &self.region).str("TRACE_ON", self.trace_on);
+        frame.finish();
+    }
+
+    /// Writes the answer of a send that is not stored.
+    pub fn refuse(&self, head: &Head, code: i32, remark: &str, out: &mut Vec<u8>) {
+        if head.is_oneway() {
+            return;
+        }
+        let mut frame = FrameWriter::response(out, head, code);
+        frame.remark(remark).str("MSG_REGION", &self.region).str("TRACE_ON", self.trace_on);
+        frame.finish();
+    }
+}
+
+/// What a producer is told when the store did not take its messages.
+fn failure(error: &AppendError) -> (i32, String) {
+    let remark = format!("service not available now. {error}");
+    (response::SERVICE_NOT_AVAILABLE, remark)
+}
+
+fn push_hex(out: &mut SmallVec<[u8; 64]>, value: u64) {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    let mut text = [0; OFFSET_DIGITS];
+    for (at, digit) in text.iter_mut().enumerate() {
+        *digit = DIGITS[(value >> (60 - 4 * at)) as usize & 15];
+    }
+    out.extend_from_slice(&text);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offsets_are_written_as_sixteen_upper_case_digits() {
+        let mut out = SmallVec::new();
+        push_hex(&mut out, 0x1234_ABCD);
+        assert_eq!(&out[..], b"000000001234ABCD");
+    }
+}

@@ -1,0 +1,192 @@
+//! The properties of a sent message, from what the producer wrote to what is stored, in one pass and without a map.
+//!
+//! RocketMQ's broker reads the text into a map and writes the map back (`AbstractSendMessageProcessor`,
+//! `SendMessageProcessor`): WAIT and POP_CK vanish, MSG_REGION, TRACE_ON and CLUSTER get the broker's values, pairs
+//! without a key or a value are dropped. The bytes here are the same but for the order of pairs, which no reader uses.
+
+use std::ops::Range;
+
+/// Ends a key (RocketMQ's `NAME_VALUE_SEPARATOR`).
+const VALUE: u8 = 1;
+/// Ends a pair (RocketMQ's `PROPERTY_SEPARATOR`).
+const PAIR: u8 = 2;
+
+/// What kind of message the properties make it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Kind {
+    #[default]
+    Normal,
+    /// TRAN_MSG is true.
+    Transaction,
+    /// DELAY holds a level above 0.
+    Delay,
+    /// One of the TIMER_ properties that ask for a time.
+    Timer,
+    /// DELAY is no number.
+    BrokenDelay,
+    /// INNER_NUM without an inner batch.
+    InnerBatch,
+}
+
+/// What the broker needs to know of a message's properties. Ranges index the rewritten text.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    pub uniq_key: Option<Range<usize>>,
+    pub keys: Option<Range<usize>>,
+    pub tags: Option<Range<usize>>,
+    /// WAIT is "false": the producer does not wait for flush and replication.
+    pub no_wait: bool,
+    pub kind: Kind,
+}
+
+/// Appends the text that is stored to `out`: the pairs of `sent` that stay, each ended by its separator. The caller
+/// appends what the broker adds.
+pub(crate) fn rewrite(sent: &[u8], out: &mut Vec<u8>) -> Seen {
+    let mut seen = Seen::default();
+    let (mut transaction, mut timer, mut delay) = (false, false, 0i64);
+    let mut rest = sent;
+    while !rest.is_empty() {
+        let (pair, after) = match memchr::memchr(PAIR, rest) {
+            Some(end) => (&rest[..end], &rest[end + 1..]),
+            None => (rest, &rest[rest.len()..]),
+        };
+        rest = after;
+        let Some(split) = memchr::memchr(VALUE, pair) else { continue };
+        let (key, value) = (&pair[..split], &pair[split + 1..]);
+        if key.is_empty() || value.is_empty() {
+            continue;
+        }
+        let at = out.len() + split + 1..out.len() + pair.len();
+        match key {
+            b"WAIT" => {
+                seen.no_wait = !value.eq_ignore_ascii_case(b"true");
+                continue;
+            }
+            b"POP_CK" | b"MSG_REGION" | b"TRACE_ON" | b"CLUSTER" => continue,
+            b"UNIQ_KEY" => seen.uniq_key = Some(at),
+            b"KEYS" => seen.keys = Some(at),
+            b"TAGS" => seen.tags = Some(at),
+            b"TRAN_MSG" => transaction = value.eq_ignore_ascii_case(b"true"),
+            b"DELAY" => match std::str::from_utf8(value).ok().and_then(|v| v.parse::<i32>().ok()) {
+                Some(level) => delay = i64::from(level),
+                None => seen.kind = Kind::BrokenDelay,
+            },
+            b"TIMER_DELIVER_MS" | b"TIMER_DELAY_MS" | b"TIMER_DELAY_SEC" => timer = true,
+            b"INNER_NUM" => seen.kind = Kind::InnerBatch,
+            _ => {}
+        }
+        out.extend_from_slice(pair);
+        out.push(PAIR);
+    }
+    if seen.kind == Kind::Normal {
+        seen.kind = match (transaction, delay > 0, timer) {
+            (true, ..) => Kind::Transaction,
+            (_, true, _) => Kind::Delay,
+            (_, _, true) => Kind::Timer,
+            _ => Kind::Normal,
+        };
+    }
+    seen
+}
+
+/// Appends one pair.
+pub(crate) fn push(out: &mut Vec<u8>, key: &str, value: &[u8]) {
+    out.extend_from_slice(key.as_bytes());
+    out.push(VALUE);
+    out.extend_from_slice(value);
+    out.push(PAIR);
+}
+
+/// The tag, keys and unique key of a stored text (an inner message of a batch, which is stored as it came).
+pub(crate) fn look(stored: &[u8]) -> Seen {
+    let mut seen = Seen::default();
+    let mut start = 0;
+    while start < stored.len() {
+        let end = memchr::memchr(PAIR, &stored[start..]).map_or(stored.len(), |n| start + n);
+        if let Some(split) = memchr::memchr(VALUE, &stored[start..end]) {
+            let value = start + split + 1..end;
+            if !value.is_empty() {
+                match &stored[start..start + split] {
+                    b"UNIQ_KEY" => seen.uniq_key = Some(value),
+                    b"KEYS" => seen.keys = Some(value),
+                    b"TAGS" => seen.tags = Some(value),
+                    b"DELAY" => seen.kind = Kind::Delay,
+                    b"TIMER_DELIVER_MS" | b"TIMER_DELAY_MS" | b"TIMER_DELAY_SEC" => seen.kind = Kind::Timer,
+                    b"TRAN_MSG" if stored[value.clone()].eq_ignore_ascii_case(b"true") => seen.kind = Kind::Transaction,
+                    _ => {}
+                }
+            }
+        }
+        start = end + 1;
+    }
+    seen
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rewritten(sent: &[u8]) -> (Vec<u8>, Seen) {
+        let mut out = Vec::new();
+        let seen = rewrite(sent, &mut out);
+        (out, seen)
+    }
+
+    #[test]
+    fn pairs_stay_and_the_brokers_own_vanish() {
+        let (out, seen) = rewritten(b"UNIQ_KEY\x01U1\x02WAIT\x01true\x02TAGS\x01a\x02POP_CK\x01x\x02MSG_REGION\x01r\x02KEYS\x01k1 k2\x02");
+        assert_eq!(out, b"UNIQ_KEY\x01U1\x02TAGS\x01a\x02KEYS\x01k1 k2\x02");
+        assert_eq!(&out[seen.uniq_key.unwrap()], b"U1");
+        assert_eq!(&out[seen.tags.unwrap()], b"a");
+        assert_eq!(&out[seen.keys.unwrap()], b"k1 k2");
+        assert_eq!((seen.no_wait, seen.kind), (false, Kind::Normal));
+    }
+
+    #[test]
+    fn a_missing_last_separator_is_added_and_broken_pairs_are_dropped() {
+        let (out, seen) = rewritten(b"a\x01\x02\x01b\x02\x02nothing\x02TAGS\x01t");
+        assert_eq!(out, b"TAGS\x01t\x02");
+        assert_eq!(&out[seen.tags.unwrap()], b"t");
+    }
+
+    #[test]
+    fn a_value_may_hold_the_key_separator() {
+        let (out, _) = rewritten(b"k\x01a\x01b\x02");
+        assert_eq!(out, b"k\x01a\x01b\x02");
+    }
+
+    #[test]
+    fn kinds_are_told() {
+        for (text, kind) in [
+            (&b"TRAN_MSG\x01true\x02"[..], Kind::Transaction),
+            (b"TRAN_MSG\x01false\x02", Kind::Normal),
+            (b"DELAY\x013\x02", Kind::Delay),
+            (b"DELAY\x010\x02", Kind::Normal),
+            (b"DELAY\x01x\x02", Kind::BrokenDelay),
+            (b"TIMER_DELAY_SEC\x015\x02", Kind::Timer),
+            (b"WAIT\x01false\x02", Kind::Normal),
+        ] {
+            assert_eq!(rewritten(text).1.kind, kind, "{text:?}");
+        }
+        assert!(rewritten(b"WAIT\x01false\x02").1.no_wait);
+    }
+
+    #[test]
+    fn inner_messages_are_looked_at_without_a_copy() {
+        let text = b"UNIQ_KEY\x01U\x02TAGS\x01t";
+        let seen = look(text);
+        assert_eq!(&text[seen.uniq_key.unwrap()], b"U");
+        assert_eq!(&text[seen.tags.unwrap()], b"t");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_survived(text in proptest::collection::vec(0u8..6, 0..200)) {
+            let (out, _) = rewritten(&text);
+            let mut again = Vec::new();
+            rewrite(&out, &mut again);
+            assert_eq!(out, again);
+            look(&text);
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! What happens to the requests of one socket drain: sends are collected into one append, everything else goes to its
+//! handler, in order. Runs on the reactor threads of `remoting`; owns nothing but the buffers of each thread.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use ferromq_protocol::code::{request, response};
+use ferromq_remoting::{Connection, Requests, Service};
+
+use crate::broker::Shared;
+use crate::handler::send::Sends;
+use crate::handler::{Call, Refusal};
+use crate::routes;
+
+thread_local! {
+    /// The sends of the drain in hand. A reactor thread serves one broker for all its life.
+    static SENDS: RefCell<Sends> = RefCell::new(Sends::default());
+}
+
+/// The broker as `remoting` sees it.
+pub(crate) struct BrokerService {
+    pub shared: Arc<Shared>,
+    /// Port of the listener without pulls, 0 when there is none.
+    pub fast_port: u16,
+}
+
+impl Service for BrokerService {
+    fn serve(&self, conn: &Arc<Connection>, requests: &mut Requests<'_>, out: &mut Vec<u8>) {
+        let broker = &self.shared;
+        SENDS.with_borrow_mut(|sends| {
+            sends.begin();
+            for command in requests {
+                let call = Call { conn, request: &command };
+                match command.head.code {
+                    request::SEND_MESSAGE | request::SEND_MESSAGE_V2 | request::SEND_BATCH_MESSAGE => {
+                        if let Err(refusal) = sends.add(broker, &call, out) {
+                            broker.send.refuse(&command.head, refusal.code, &refusal.remark, out);
+                        }
+                    }
+                    code => self.dispatch(code, &call, out),
+                }
+            }
+            sends.finish(broker, conn, out);
+        });
+    }
+
+    fn after_answer(&self) {
+        self.shared.store.dispatch();
+        self.shared.answer_ready_polls();
+    }
+
+    fn on_close(&self, conn: &Arc<Connection>) {
+        self.shared.polls.connection_closed();
+        self.shared.clients.connection_closed(conn.id());
+    }
+}
+
+impl BrokerService {
+    fn dispatch(&self, code: i32, call: &Call<'_>, out: &mut Vec<u8>) {
+        let before = out.len();
+        let closed = routes::is_closed_on_fast_port(code) && call.conn.local().port() == self.fast_port;
+        let result = match routes::handler(code).filter(|_| !closed) {
+            Some(handler) => handler(&self.shared, call, out),
+            None => {
+                let remark = format!(" request type {code} not supported");
+                Err(Refusal::new(response::REQUEST_CODE_NOT_SUPPORTED, remark))
+            }
+        };
+        if let Err(refusal) = result {
+            out.truncate(before);
+            let mut frame = call.respond(out, refusal.code);
+            frame.remark(&refusal.remark);
+            frame.finish();
+        }
+        if call.request.head.is_oneway() {
+            out.truncate(before);
+        }
+    }
+}

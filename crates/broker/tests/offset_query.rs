@@ -1,0 +1,92 @@
+//! Offsets of consumers and queues, and messages by key and place, over a real socket.
+
+mod support;
+
+use ferromq_protocol::code::{request, response};
+use support::*;
+
+#[test]
+fn a_young_topic_starts_at_zero_unless_the_client_says_otherwise() {
+    let bench = start();
+    bench.send("T", 0, "", b"x");
+    let ask = |more: &[(&str, &str)]| {
+        let answer = bench.call(request::QUERY_CONSUMER_OFFSET, b"", |frame| {
+            frame.str("topic", "T").i32("queueId", 0).str("consumerGroup", "G");
+            for (key, value) in more {
+                frame.str(key, value);
+            }
+        });
+        (code(&answer), number(&answer, "offset"))
+    };
+    assert_eq!(ask(&[]), (response::SUCCESS, Some(0)));
+    assert_eq!(ask(&[("setZeroIfNotFound", "false")]), (response::QUERY_NOT_FOUND, None));
+}
+
+#[test]
+fn commits_are_kept_over_a_restart() {
+    let mut bench = start();
+    bench.send("T", 0, "", b"x");
+    let commit = |bench: &Bench, group: &str, topic: &str, queue: i32, offset: i64| {
+        let answer = bench.call(request::UPDATE_CONSUMER_OFFSET, b"", |frame| {
+            frame.str("topic", topic).i32("queueId", queue).str("consumerGroup", group).i64("commitOffset", offset);
+        });
+        code(&answer)
+    };
+    assert_eq!(commit(&bench, "G", "T", 0, 7), response::SUCCESS);
+    assert_eq!(commit(&bench, "G", "Nothing", 0, 7), response::TOPIC_NOT_EXIST);
+    assert_eq!(commit(&bench, "a/b", "T", 0, 7), response::SUBSCRIPTION_GROUP_NOT_EXIST);
+    assert_eq!(commit(&bench, "G", "T", -3, 7), response::INVALID_PARAMETER);
+    let committed = |bench: &Bench| bench.ask(request::QUERY_CONSUMER_OFFSET, "T", 0, "offset", &[("consumerGroup", "G")]);
+    assert_eq!(committed(&bench), Some(7));
+
+    bench.broker.take().unwrap().shutdown();
+    let store = store_config(bench.folder.path());
+    let again = ferromq_broker::Broker::start(config(), store).unwrap();
+    bench.addr = again.addr().to_string();
+    bench.broker = Some(again);
+    assert_eq!(committed(&bench), Some(7));
+    assert_eq!(bench.ask(request::GET_MAX_OFFSET, "T", 0, "offset", &[]), Some(1));
+}
+
+#[test]
+fn the_bounds_of_a_queue_are_told() {
+    let bench = start();
+    for _ in 0..3 {
+        bench.send("T", 0, "", b"x");
+    }
+    wait_until("dispatch", || bench.ask(request::GET_MAX_OFFSET, "T", 0, "offset", &[]) == Some(3));
+    assert_eq!(bench.ask(request::GET_MIN_OFFSET, "T", 0, "offset", &[]), Some(0));
+    assert!(bench.ask(request::GET_EARLIEST_MSG_STORETIME, "T", 0, "timestamp", &[]).unwrap() > 1_700_000_000_000);
+    assert_eq!(bench.ask(request::GET_EARLIEST_MSG_STORETIME, "T", 3, "timestamp", &[]), Some(-1));
+    for queue in [1, -1, i32::MAX] {
+        assert_eq!(bench.ask(request::GET_MAX_OFFSET, "T", queue, "offset", &[]), Some(0), "{queue}");
+        assert_eq!(bench.ask(request::GET_MIN_OFFSET, "T", queue, "offset", &[]), Some(0), "{queue}");
+    }
+    let at = |time: &str| bench.ask(request::SEARCH_OFFSET_BY_TIMESTAMP, "T", 0, "offset", &[("timestamp", time)]);
+    assert_eq!(at("0"), Some(0));
+    assert_eq!(at("9000000000000"), Some(3));
+}
+
+#[test]
+fn messages_are_found_by_key_and_by_place() {
+    let bench = start();
+    bench.send("T", 0, "UNIQ_KEY\u{1}UNIQUE1\u{2}KEYS\u{1}order-1 order-2\u{2}", b"first");
+    bench.send("T", 1, "UNIQ_KEY\u{1}UNIQUE2\u{2}KEYS\u{1}order-2\u{2}", b"second");
+    let query = |key: &str, unique: bool| {
+        let answer = bench.call(request::QUERY_MESSAGE, b"", |frame| {
+            frame.str("topic", "T").str("key", key).i32("maxNum", 10);
+            frame.i64("beginTimestamp", 0).i64("endTimestamp", i64::MAX).bool("_UNIQUE_KEY_QUERY", unique);
+        });
+        (code(&answer), records(answer.body()).len())
+    };
+    wait_until("the index", || query("order-2", false) == (response::SUCCESS, 2));
+    assert_eq!(query("order-1", false), (response::SUCCESS, 1));
+    assert_eq!(query("UNIQUE1", true), (response::SUCCESS, 1));
+    assert_eq!(query("nothing", false), (response::QUERY_NOT_FOUND, 0));
+    for offset in [-1, 1, i64::MAX] {
+        let answer = bench.call(request::VIEW_MESSAGE_BY_ID, b"", |frame| {
+            frame.i64("offset", offset);
+        });
+        assert_eq!(code(&answer), response::SYSTEM_ERROR, "{offset}");
+    }
+}

@@ -1,0 +1,199 @@
+//! A broker in a temporary folder, and a client that speaks raw requests to it.
+
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ferromq_broker::{Broker, BrokerConfig};
+use ferromq_protocol::code::request;
+use ferromq_protocol::header::pull::PullHeader;
+use ferromq_protocol::header::send::SendHeader;
+use ferromq_protocol::{Encoding, FrameWriter, OwnedCommand, Text, record};
+use ferromq_remoting::{Client, ClientConfig, Connection};
+use ferromq_store::StoreConfig;
+
+pub const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A running broker with a client connected to it.
+pub struct Bench {
+    pub broker: Option<Broker>,
+    pub runtime: tokio::runtime::Runtime,
+    pub client: Client,
+    pub addr: String,
+    pub folder: tempfile::TempDir,
+}
+
+pub fn config() -> BrokerConfig {
+    BrokerConfig { bind_address: "127.0.0.1".into(), listen_port: 0, reactors: 2, ..BrokerConfig::default() }
+}
+
+pub fn store_config(root: &std::path::Path) -> StoreConfig {
+    StoreConfig { root: root.to_owned(), max_hash_slot_num: 1000, max_index_num: 10_000, ..StoreConfig::default() }
+}
+
+pub fn start() -> Bench {
+    start_with(config(), |_| {})
+}
+
+pub fn start_with(config: BrokerConfig, adjust: impl Fn(&mut StoreConfig)) -> Bench {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = store_config(folder.path());
+    adjust(&mut store);
+    let broker = Broker::start(config, store).unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let addr = broker.addr().to_string();
+    Bench { broker: Some(broker), runtime, client: Client::new(ClientConfig::default(), None), addr, folder }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        if let Some(broker) = self.broker.take() {
+            broker.shutdown();
+        }
+    }
+}
+
+impl Bench {
+    pub fn connection(&self) -> Arc<Connection> {
+        self.runtime.block_on(self.client.connection(&self.addr)).unwrap()
+    }
+
+    /// One request with a JSON header; its answer.
+    pub fn call(&self, code: i32, body: &[u8], fields: impl FnOnce(&mut FrameWriter<'_>)) -> OwnedCommand {
+        self.call_in(Encoding::Json, code, body, fields)
+    }
+
+    pub fn call_in(
+        &self,
+        encoding: Encoding,
+        code: i32,
+        body: &[u8],
+        fields: impl FnOnce(&mut FrameWriter<'_>),
+    ) -> OwnedCommand {
+        let answer = self.client.invoke(&self.addr, TIMEOUT, |out, opaque| {
+            let mut frame = FrameWriter::request(out, encoding, code, opaque, false);
+            fields(&mut frame);
+            frame.finish_with_body(body);
+        });
+        self.runtime.block_on(answer).unwrap()
+    }
+
+    pub fn send(&self, topic: &str, queue_id: i32, properties: &str, body: &[u8]) -> OwnedCommand {
+        self.send_as(&send_header(topic, queue_id, properties), body)
+    }
+
+    pub fn send_as(&self, header: &SendHeader<'_>, body: &[u8]) -> OwnedCommand {
+        self.call(request::SEND_MESSAGE_V2, body, |frame| header.write_short(frame))
+    }
+
+    pub fn pull(&self, header: &PullHeader<'_>) -> OwnedCommand {
+        self.call(request::PULL_MESSAGE, b"", |frame| header.write(frame))
+    }
+
+    /// An integer field of an answer.
+    pub fn ask(&self, code: i32, topic: &str, queue_id: i32, field: &str, more: &[(&str, &str)]) -> Option<i64> {
+        let answer = self.call(code, b"", |frame| {
+            frame.str("topic", topic).i32("queueId", queue_id);
+            for (key, value) in more {
+                frame.str(key, value);
+            }
+        });
+        number(&answer, field)
+    }
+}
+
+pub fn send_header<'a>(topic: &'a str, queue_id: i32, properties: &'a str) -> SendHeader<'a> {
+    SendHeader {
+        producer_group: Text::plain("PG"),
+        topic: Text::plain(topic),
+        default_topic: Text::plain("TBW102"),
+        default_topic_queue_nums: 4,
+        queue_id,
+        born_timestamp: 1_700_000_000_000,
+        properties: Text::plain(properties),
+        ..SendHeader::default()
+    }
+}
+
+/// A pull of everything with the subscription in the request, without waiting.
+pub fn pull_header<'a>(topic: &'a str, queue_id: i32, offset: i64, tags: &'a str) -> PullHeader<'a> {
+    PullHeader {
+        consumer_group: Text::plain("CG"),
+        topic: Text::plain(topic),
+        queue_id,
+        queue_offset: offset,
+        max_msg_nums: 32,
+        sys_flag: 4,
+        subscription: Some(Text::plain(tags)),
+        ..PullHeader::default()
+    }
+}
+
+pub fn code(answer: &OwnedCommand) -> i32 {
+    answer.head().code
+}
+
+pub fn remark(answer: &OwnedCommand) -> String {
+    answer.command().remark.map(|text| text.to_lossy().into_owned()).unwrap_or_default()
+}
+
+pub fn field(answer: &OwnedCommand, key: &str) -> Option<String> {
+    answer.command().fields.opt_str(key).map(|text| text.into_owned())
+}
+
+pub fn number(answer: &OwnedCommand, key: &str) -> Option<i64> {
+    answer.command().fields.opt_i64(key)
+}
+
+/// One stored record as an answer carries it.
+#[derive(Debug, PartialEq)]
+pub struct Record {
+    pub queue_id: i32,
+    pub flag: i32,
+    pub queue_offset: i64,
+    pub physical_offset: i64,
+    pub sys_flag: i32,
+    pub born_timestamp: i64,
+    pub body: Vec<u8>,
+    pub topic: String,
+    pub properties: Vec<u8>,
+}
+
+impl Record {
+    pub fn property(&self, key: &str) -> Option<String> {
+        let value = ferromq_protocol::properties::get(&self.properties, key)?;
+        Some(String::from_utf8_lossy(value).into_owned())
+    }
+}
+
+/// The records of an answer.
+pub fn records(mut bytes: &[u8]) -> Vec<Record> {
+    let mut all = Vec::new();
+    while !bytes.is_empty() {
+        let record::Entry::Record(one) = record::read(bytes) else { panic!("the answer is not made of records") };
+        assert!(one.is_body_intact());
+        bytes = &bytes[one.bytes().len()..];
+        all.push(Record {
+            queue_id: one.queue_id(),
+            flag: one.flag(),
+            queue_offset: one.queue_offset(),
+            physical_offset: one.physical_offset(),
+            sys_flag: one.sys_flag(),
+            born_timestamp: one.born_timestamp(),
+            body: one.body().to_vec(),
+            topic: String::from_utf8_lossy(one.topic()).into_owned(),
+            properties: one.properties().to_vec(),
+        });
+    }
+    all
+}
+
+/// Polls until `done` or the time-out.
+pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let end = std::time::Instant::now() + TIMEOUT;
+    while !done() {
+        assert!(std::time::Instant::now() < end, "{what} did not happen within {TIMEOUT:?}");
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
