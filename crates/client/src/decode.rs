@@ -4,8 +4,8 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::net::{IpAddr, SocketAddr};
 
+use ferromq_protocol::record::{self, Entry, Record};
 use ferromq_protocol::sys_flag::message as flag;
 use ferromq_protocol::{id, properties};
 
@@ -14,71 +14,50 @@ use crate::message::{MessageQueue, ReceivedMessage};
 /// Most bytes a compressed body may grow to.
 pub const MAX_DECOMPRESSED_BYTES: u64 = 64 * 1024 * 1024;
 
-/// Magic numbers of a record with a topic length of one byte and of two.
-const MAGIC_V1: u32 = 0xDAA3_20A7;
-const MAGIC_V2: u32 = 0xDAA3_20AB;
-
 /// All records of an answer. `broker_name` is the broker that answered.
 pub(crate) fn records(mut bytes: &[u8], broker_name: &str) -> Result<Vec<ReceivedMessage>, String> {
     let mut messages = Vec::new();
     while !bytes.is_empty() {
-        let size = Reader(bytes).u32().ok_or("a record is cut short")?;
-        let record = bytes.get(..size as usize).ok_or("a record is cut short")?;
-        messages.push(record_of(record, broker_name).ok_or("a record is broken")?);
-        bytes = &bytes[record.len()..];
+        let record = match record::read(bytes) {
+            Entry::Record(record) => record,
+            Entry::Blank => return Err("a filler stands where a record should be".into()),
+            Entry::Invalid(damage) => return Err(format!("a record is broken: {damage}")),
+        };
+        messages.push(message_of(&record, broker_name));
+        bytes = &bytes[record.bytes().len()..];
     }
     Ok(messages)
 }
 
-fn record_of(record: &[u8], broker_name: &str) -> Option<ReceivedMessage> {
-    let mut r = Reader(record);
-    let store_size = r.u32()?;
-    let magic = r.u32()?;
-    let _body_crc = r.u32()?;
-    let queue_id = r.u32()? as i32;
-    let user_flag = r.u32()? as i32;
-    let queue_offset = r.u64()? as i64;
-    let physical_offset = r.u64()?;
-    let mut sys_flag = r.u32()? as i32;
-    let born_timestamp = r.u64()? as i64;
-    let born_host = r.host(sys_flag & flag::BORN_HOST_V6 != 0)?;
-    let store_timestamp = r.u64()? as i64;
-    let store_host = r.host(sys_flag & flag::STORE_HOST_V6 != 0)?;
-    let reconsume_times = r.u32()? as i32;
-    let _prepared_transaction_offset = r.u64()?;
-    let body_len = r.u32()?;
-    let stored_body = r.bytes(body_len as usize)?;
-    let topic_len = match magic {
-        MAGIC_V1 => usize::from(r.u8()?),
-        MAGIC_V2 => usize::from(r.u16()?),
-        _ => return None,
-    };
-    let topic = String::from_utf8_lossy(r.bytes(topic_len)?).into_owned();
-    let properties_len = r.u16()?;
-    let properties = properties_of(r.bytes(usize::from(properties_len))?);
-    let body = match decompressed(stored_body, sys_flag) {
+fn message_of(record: &Record<'_>, broker_name: &str) -> ReceivedMessage {
+    let mut sys_flag = record.sys_flag();
+    let body = match decompressed(record.body(), sys_flag) {
         Some(body) => {
             sys_flag &= !flag::COMPRESSED;
             body
         }
-        None => stored_body.to_vec(),
+        None => record.body().to_vec(),
     };
-    Some(ReceivedMessage {
-        queue: MessageQueue { topic, broker_name: broker_name.to_owned(), queue_id },
-        queue_offset,
-        commit_log_offset: physical_offset as i64,
-        store_size,
+    ReceivedMessage {
+        queue: MessageQueue {
+            topic: String::from_utf8_lossy(record.topic()).into_owned(),
+            broker_name: broker_name.to_owned(),
+            queue_id: record.queue_id(),
+        },
+        queue_offset: record.queue_offset(),
+        commit_log_offset: record.physical_offset(),
+        store_size: record.bytes().len() as u32,
         body,
-        properties,
-        flag: user_flag,
+        properties: properties_of(record.properties()),
+        flag: record.flag(),
         sys_flag,
-        born_timestamp,
-        born_host,
-        store_timestamp,
-        store_host,
-        reconsume_times,
-        offset_message_id: id::offset_message_id(store_host, physical_offset),
-    })
+        born_timestamp: record.born_timestamp(),
+        born_host: record.born_host(),
+        store_timestamp: record.store_timestamp(),
+        store_host: record.store_host(),
+        reconsume_times: record.reconsume_times(),
+        offset_message_id: id::offset_message_id(record.store_host(), record.physical_offset() as u64),
+    }
 }
 
 fn properties_of(text: &[u8]) -> BTreeMap<String, String> {
@@ -98,76 +77,41 @@ fn decompressed(body: &[u8], sys_flag: i32) -> Option<Vec<u8>> {
     (inflated.limit() > 0).then_some(out)
 }
 
-/// Takes big-endian numbers from the front.
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn bytes(&mut self, len: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(len)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        self.bytes(N)?.try_into().ok()
-    }
-
-    fn u8(&mut self) -> Option<u8> {
-        self.array().map(u8::from_be_bytes)
-    }
-
-    fn u16(&mut self) -> Option<u16> {
-        self.array().map(u16::from_be_bytes)
-    }
-
-    fn u32(&mut self) -> Option<u32> {
-        self.array().map(u32::from_be_bytes)
-    }
-
-    fn u64(&mut self) -> Option<u64> {
-        self.array().map(u64::from_be_bytes)
-    }
-
-    fn host(&mut self, v6: bool) -> Option<SocketAddr> {
-        let ip: IpAddr = if v6 { self.array::<16>()?.into() } else { self.array::<4>()?.into() };
-        Some(SocketAddr::new(ip, self.u32()? as u16))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Write;
 
+    use ferromq_protocol::record::MessageParts;
+
     use super::*;
 
-    fn record(body: &[u8], sys_flag: i32) -> Vec<u8> {
-        let mut out = vec![0; 4];
-        out.extend(MAGIC_V1.to_be_bytes());
-        out.extend([0, 0, 0, 9, 0, 0, 0, 3, 0, 0, 0, 5]);
-        out.extend(77u64.to_be_bytes());
-        out.extend(4096u64.to_be_bytes());
-        out.extend(sys_flag.to_be_bytes());
-        out.extend(1000u64.to_be_bytes());
-        out.extend([127, 0, 0, 1, 0, 0, 0x10, 0]);
-        out.extend(2000u64.to_be_bytes());
-        out.extend([127, 0, 0, 1, 0, 0, 0x2A, 0x9F]);
-        out.extend(2u32.to_be_bytes());
-        out.extend(0u64.to_be_bytes());
-        out.extend((body.len() as u32).to_be_bytes());
-        out.extend(body);
-        out.extend(b"\x06orders");
-        let properties = b"TAGS\x01a\x02UNIQ_KEY\x01ID\x02";
-        out.extend((properties.len() as u16).to_be_bytes());
-        out.extend(properties);
-        let len = (out.len() as u32).to_be_bytes();
-        out[..4].copy_from_slice(&len);
+    fn stored(body: &[u8], sys_flag: i32) -> Vec<u8> {
+        let parts = MessageParts {
+            topic: "orders",
+            queue_id: 3,
+            body,
+            properties: b"TAGS\x01a\x02UNIQ_KEY\x01ID\x02",
+            tags: None,
+            keys: None,
+            uniq_key: None,
+            flag: 5,
+            sys_flag,
+            born_timestamp: 1000,
+            born_host: "127.0.0.1:4096".parse().unwrap(),
+            store_host: "127.0.0.1:10911".parse().unwrap(),
+            reconsume_times: 2,
+            prepared_transaction_offset: 0,
+        };
+        let mut out = Vec::new();
+        record::encode(&parts, &mut out).unwrap();
+        record::patch(&mut out, 77, 4096, 2000);
         out
     }
 
     #[test]
     fn all_fields() {
-        let mut bytes = record(b"hello", 0);
-        bytes.extend(record(b"again", 0));
+        let mut bytes = stored(b"hello", 0);
+        bytes.extend(stored(b"again", 0));
         let messages = records(&bytes, "broker-a").unwrap();
         assert_eq!(messages.len(), 2);
         let m = &messages[0];
@@ -186,19 +130,19 @@ mod tests {
         zlib.write_all(&[b'x'; 10_000]).unwrap();
         let zlib = zlib.finish().unwrap();
         for kind in [0, flag::COMPRESSION_ZLIB] {
-            let message = &records(&record(&zlib, flag::COMPRESSED | kind), "").unwrap()[0];
+            let message = &records(&stored(&zlib, flag::COMPRESSED | kind), "").unwrap()[0];
             assert_eq!((message.body.len(), message.sys_flag & flag::COMPRESSED), (10_000, 0));
         }
         // What cannot be undone stays as it is, marked.
         for (body, kind) in [(&zlib[..], flag::COMPRESSION_LZ4), (b"no zlib", 0)] {
-            let message = &records(&record(body, flag::COMPRESSED | kind), "").unwrap()[0];
+            let message = &records(&stored(body, flag::COMPRESSED | kind), "").unwrap()[0];
             assert_eq!((&message.body[..], message.sys_flag & flag::COMPRESSED), (body, flag::COMPRESSED));
         }
     }
 
     #[test]
     fn damage_is_an_error() {
-        let bytes = record(b"hello", 0);
+        let bytes = stored(b"hello", 0);
         for cut in 1..bytes.len() {
             assert!(records(&bytes[..cut], "").is_err());
         }

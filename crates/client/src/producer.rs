@@ -11,6 +11,7 @@ use ferromq_common::clock;
 use ferromq_protocol::code::{request, response};
 use ferromq_protocol::header::send::{SendHeader, SendResponseHeader};
 use ferromq_protocol::properties::names;
+use ferromq_protocol::record::{self, InnerMessage};
 use ferromq_protocol::sys_flag::message as flags;
 use ferromq_protocol::{FrameWriter, OwnedCommand, Text, java, topic};
 use tokio::time::Instant;
@@ -169,7 +170,10 @@ impl Producer {
                 return Err(Error::Illegal(reason.into()));
             }
             let id = self.unique_id();
-            encode_batched(message, &message.property_text(&id)?, &mut body);
+            let properties = message.property_text(&id)?;
+            let inner =
+                InnerMessage { flag: message.flag_bits(), body: message.body(), properties: properties.as_bytes() };
+            record::push_inner(&inner, &mut body);
             ids.push(id);
         }
         if body.len() > self.config.max_message_size {
@@ -353,17 +357,4 @@ fn result(
         queue: MessageQueue { queue_id: header.queue_id, ..queue.clone() },
         queue_offset: header.queue_offset,
     })
-}
-
-/// One message of a batch body: size, magic 0, CRC 0, flag, body, properties (RocketMQ `MessageDecoder.encodeMessage`).
-fn encode_batched(message: &Message, properties: &str, out: &mut Vec<u8>) {
-    let (body, properties) = (message.body(), properties.as_bytes());
-    let size = 4 + 4 + 4 + 4 + 4 + body.len() + 2 + properties.len();
-    out.extend_from_slice(&(size as u32).to_be_bytes());
-    out.extend_from_slice(&[0; 8]);
-    out.extend_from_slice(&message.flag_bits().to_be_bytes());
-    out.extend_from_slice(&(body.len() as u32).to_be_bytes());
-    out.extend_from_slice(body);
-    out.extend_from_slice(&(properties.len() as u16).to_be_bytes());
-    out.extend_from_slice(properties);
 }

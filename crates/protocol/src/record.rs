@@ -403,6 +403,19 @@ pub struct BatchError {
     pub index: usize,
 }
 
+/// Appends one message of a SEND_BATCH_MESSAGE body. `properties` has at most [`MAX_PROPERTIES_BYTES`].
+pub fn push_inner(message: &InnerMessage<'_>, out: &mut Vec<u8>) {
+    let total = 4 + 4 + 4 + 4 + 4 + message.body.len() + 2 + message.properties.len();
+    out.reserve(total);
+    out.extend_from_slice(&(total as u32).to_be_bytes());
+    out.extend_from_slice(&[0; 8]); // magic, crc
+    out.extend_from_slice(&message.flag.to_be_bytes());
+    out.extend_from_slice(&(message.body.len() as u32).to_be_bytes());
+    out.extend_from_slice(message.body);
+    out.extend_from_slice(&(message.properties.len() as u16).to_be_bytes());
+    out.extend_from_slice(message.properties);
+}
+
 /// The messages of a SEND_BATCH_MESSAGE body, in order. After an error nothing follows.
 pub fn batch(body: &[u8]) -> impl Iterator<Item = Result<InnerMessage<'_>, BatchError>> {
     let mut rest = body;

@@ -5,32 +5,35 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use ferromq_protocol::code::{request, response};
+use ferromq_protocol::record::{self, MessageParts};
 use parking_lot::Mutex;
 
 use crate::fake::{Answer, Asked, Fake};
 
-/// One stored record (RocketMQ `MessageDecoder`, version 1).
-fn record(topic: &str, queue: i32, offset: i64, tag: &str) -> Vec<u8> {
-    let body = format!("message {offset}");
+/// One stored record.
+fn stored(topic: &str, queue: i32, offset: i64, tag: &str) -> Vec<u8> {
     let properties = format!("TAGS\u{1}{tag}\u{2}UNIQ_KEY\u{1}ID{queue}-{offset}\u{2}");
-    let mut out = vec![0, 0, 0, 0, 0xDA, 0xA3, 0x20, 0xA7, 0, 0, 0, 0];
-    out.extend(queue.to_be_bytes());
-    out.extend([0; 4]);
-    out.extend(offset.to_be_bytes());
-    out.extend((1000 + offset).to_be_bytes());
-    out.extend([0; 12]);
-    out.extend([127, 0, 0, 1, 0, 0, 0, 1]);
-    out.extend([0; 8]);
-    out.extend([127, 0, 0, 1, 0, 0, 0, 1]);
-    out.extend([0; 12]);
-    out.extend((body.len() as u32).to_be_bytes());
-    out.extend(body.as_bytes());
-    out.push(topic.len() as u8);
-    out.extend(topic.as_bytes());
-    out.extend((properties.len() as u16).to_be_bytes());
-    out.extend(properties.as_bytes());
-    let len = (out.len() as u32).to_be_bytes();
-    out[..4].copy_from_slice(&len);
+    let body = format!("message {offset}");
+    let host = "127.0.0.1:10911".parse().unwrap();
+    let parts = MessageParts {
+        topic,
+        queue_id: queue as u32,
+        body: body.as_bytes(),
+        properties: properties.as_bytes(),
+        tags: None,
+        keys: None,
+        uniq_key: None,
+        flag: 0,
+        sys_flag: 0,
+        born_timestamp: 0,
+        born_host: host,
+        store_host: host,
+        reconsume_times: 0,
+        prepared_transaction_offset: 0,
+    };
+    let mut out = Vec::new();
+    record::encode(&parts, &mut out).unwrap();
+    record::patch(&mut out, offset, 1000 + offset as u64, 0);
     out
 }
 
@@ -122,7 +125,7 @@ impl Broker {
             return None;
         }
         let tag = |o: i64| if o % 2 == 0 { "Aa" } else { "BB" };
-        let body = (offset..next).flat_map(|o| record(asked.field("topic"), queue, o, tag(o))).collect();
+        let body = (offset..next).flat_map(|o| stored(asked.field("topic"), queue, o, tag(o))).collect();
         Some((0, fields(next), body))
     }
 }
