@@ -137,6 +137,15 @@ impl DataFile {
         self.file.sync_data()
     }
 
+    /// Where the first piece without blocks begins, as far as the file system tells.
+    pub fn first_hole(&self) -> io::Result<Option<u64>> {
+        match rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Hole(0)) {
+            Ok(hole) => Ok(Some(hole)),
+            Err(Errno::NXIO | Errno::INVAL | Errno::OPNOTSUPP) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Makes everything from `from` to `len` read as zeros, cheaply where the file system can; whether anything was
     /// changed.
     pub fn zero_from(&self, from: u64, len: u64) -> io::Result<bool> {

@@ -236,6 +236,13 @@ pub(crate) struct IndexMark {
     pub count: u32,
 }
 
+impl IndexMark {
+    /// Whether entries that `other` counts are missing.
+    pub fn is_before(&self, other: &IndexMark) -> bool {
+        self.file < other.file || (self.file == other.file && self.count < other.count)
+    }
+}
+
 /// All index files.
 pub(crate) struct Index {
     dir: PathBuf,

@@ -374,7 +374,10 @@ impl Queue {
     /// Finds the end of the files. With `built_to`, the position in the log up to which entries are known to be
     /// complete, a binary search; without it the last three files are read as RocketMQ does. Later entries are cut off
     /// in memory only: dispatch writes them again, and [`Queue::erase_beyond_end`] removes what is left.
-    pub(crate) fn load(&self, built_to: Option<u64>) -> io::Result<()> {
+    ///
+    /// `false` if files or pages are missing before the end, `log_start` being where the log begins: the queue is
+    /// emptied, and has to be built from the whole log.
+    pub(crate) fn load(&self, built_to: Option<u64>, log_start: u64) -> io::Result<bool> {
         let context = &self.context;
         let mut files = Vec::new();
         for (start, path) in file::list(&self.folder())? {
@@ -391,7 +394,7 @@ impl Queue {
             fs::remove_file(&path)?;
         }
         let per_file = (context.file_size / UNIT as u64) as i64;
-        let Some(first) = files.first().map(|start| *start as i64 / UNIT as i64) else { return Ok(()) };
+        let Some(first) = files.first().map(|start| *start as i64 / UNIT as i64) else { return Ok(true) };
         let all = first + files.len() as i64 * per_file;
         self.show(first, all);
         let end = match built_to {
@@ -401,7 +404,30 @@ impl Queue {
             None => self.scan_end(first.max(all - 3 * per_file), all)?,
         };
         self.show(first, end);
-        Ok(())
+        let complete = self.has_no_holes(&files, end, log_start)?;
+        if !complete {
+            tracing::warn!(topic = %self.topic, queue = self.id, "the consume queue has holes; it is removed and rebuilt from the log");
+            self.context.files.forget(self.uid);
+            fs::remove_dir_all(self.folder())?;
+            self.show(0, 0);
+        }
+        Ok(complete)
+    }
+
+    /// A look at the beginning of each file and at pages that were never written.
+    fn has_no_holes(&self, files: &[u64], end: i64, log_start: u64) -> io::Result<bool> {
+        let end = end as u64 * UNIT as u64;
+        for (n, start) in files.iter().copied().take_while(|start| *start < end).enumerate() {
+            let Some(entry) = self.entry((start / UNIT as u64) as i64) else { return Ok(false) };
+            // Files before the first one may be missing only if the log lost what they pointed to.
+            let begins_late = n == 0 && start > 0 && !entry.is_blank() && entry.physical_offset as u64 > log_start;
+            let filled = (end - start).min(self.context.file_size);
+            let file = self.file(start, false)?;
+            if !entry.is_written() || begins_late || file.first_hole()?.is_some_and(|hole| hole < filled) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     fn show(&self, first: i64, end: i64) {

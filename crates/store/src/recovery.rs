@@ -47,26 +47,21 @@ impl Inner {
         };
         let log_start = first.start;
         let known = loaded.built.filter(|b| self.is_boundary(b.position) && b.position >= log_start);
-        let queues = self.load_queues(known.map(|b| b.position)).map_err(fail())?;
+        let (queues, complete) = self.load_queues(known.map(|b| b.position), log_start).map_err(fail())?;
         let (mut from, mut whole) = self.begin(clean, loaded, known.as_ref(), &queues, &segments);
-        if let Some(built) = known {
-            let entries: i64 = queues.iter().map(|q| q.max_offset()).sum();
-            if entries != built.entries {
-                tracing::warn!(
-                    entries,
-                    expected = built.entries,
-                    "consume queues lack entries: all of the commit log is read to build them again"
-                );
-                (from, whole) = (log_start, true);
-            }
+        let entries: i64 = queues.iter().map(|q| q.max_offset()).sum();
+        if !complete || known.is_some_and(|built| built.entries != entries) {
+            let expected = known.map(|built| built.entries);
+            tracing::warn!(
+                entries,
+                expected,
+                "consume queues lack entries: all of the commit log is read to build them again"
+            );
+            (from, whole) = (log_start, true);
         }
-        // The index tells by itself what it has; what it may lack decides where reading begins.
-        if self.config.message_index_enable
-            && self.index.end_offset() < from
-            && known.is_some_and(|b| b.index.count > 1)
-            && self.index.mark() != known.map(|b| b.index).unwrap_or_default()
-        {
-            from = self.index.end_offset().max(log_start);
+        if known.is_some_and(|built| self.config.message_index_enable && self.index.mark().is_before(&built.index)) {
+            tracing::warn!("the key index lacks entries: the commit log is read to build them again");
+            from = from.min(self.index.end_offset().max(log_start));
         }
         let mut end = self.read_on(from, whole, clean, loaded);
         if end.gap {
@@ -92,14 +87,15 @@ impl Inner {
         Ok(())
     }
 
-    fn load_queues(&self, built_to: Option<u64>) -> std::io::Result<Vec<Arc<Queue>>> {
-        queue::folders(&self.context.dir)?
-            .into_iter()
-            .map(|(topic, id)| {
-                let queue = self.queue(&topic, id);
-                queue.load(built_to).map(|()| queue)
-            })
-            .collect()
+    /// Loads all queues; whether none had holes.
+    fn load_queues(&self, built_to: Option<u64>, log_start: u64) -> std::io::Result<(Vec<Arc<Queue>>, bool)> {
+        let (mut queues, mut complete) = (Vec::new(), true);
+        for (topic, id) in queue::folders(&self.context.dir)? {
+            let queue = self.queue(&topic, id);
+            complete &= queue.load(built_to, log_start)?;
+            queues.push(queue);
+        }
+        Ok((queues, complete))
     }
 
     /// Whether a record, or the end of the log, can stand at `position`.

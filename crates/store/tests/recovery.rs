@@ -1,0 +1,215 @@
+//! What comes back after a stop, a kill, and damage to everything that is derived from the log.
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use common::{as_slices, config, copy_as_killed, expect, numbered, open, read_all, send, sync_config};
+use ferromq_store::StoreConfig;
+
+/// A store with messages in three queues, as it is on the disk after a kill.
+fn killed(to: &Path, bodies: &[Vec<u8>]) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(config(dir.path()));
+    fill(&store, bodies);
+    copy_as_killed(dir.path(), to);
+}
+
+fn stopped(to: &Path, bodies: &[Vec<u8>]) {
+    fill(&open(config(to)), bodies);
+}
+
+fn fill(store: &ferromq_store::Store, bodies: &[Vec<u8>]) {
+    for bodies in bodies.chunks(10) {
+        for queue in 0..3 {
+            send(store, "T", queue, &as_slices(bodies)).unwrap();
+        }
+    }
+}
+
+/// All messages are there, found by key, and the queues go on where they ended.
+fn check(root: &Path, bodies: &[Vec<u8>]) {
+    for config in [config(root), sync_config(root)] {
+        let store = open(config);
+        for queue in 0..3 {
+            let mut all = read_all(&store, "T", queue);
+            all.truncate(bodies.len());
+            assert!(all == expect(bodies), "queue {queue}: {} of {}", all.len(), bodies.len());
+        }
+        for body in [&bodies[0], &bodies[bodies.len() / 2], &bodies[bodies.len() - 1]] {
+            let hits = store.query_index("T", &String::from_utf8_lossy(body), 32, 0, i64::MAX);
+            assert!(hits.physical_offsets.len() >= 3, "{hits:?}");
+        }
+        let end = store.queue("T", 1).next_offset();
+        send(&store, "T", 1, &[b"one more"]).unwrap();
+        assert_eq!(store.queue("T", 1).next_offset(), end + 1);
+    }
+}
+
+#[test]
+fn a_killed_store_has_everything() {
+    let dir = tempfile::tempdir().unwrap();
+    let bodies = numbered(700);
+    killed(dir.path(), &bodies);
+    assert!(dir.path().join("abort").exists());
+    check(dir.path(), &bodies);
+}
+
+#[test]
+fn a_store_killed_after_checkpoints_has_everything() {
+    let dir = tempfile::tempdir().unwrap();
+    let to = tempfile::tempdir().unwrap();
+    let bodies = numbered(700);
+    {
+        let quick = StoreConfig { flush_interval_consume_queue: 20, durable_checkpoint_interval: 60, ..config(dir.path()) };
+        let store = open(quick);
+        for (n, bodies) in bodies.chunks(10).enumerate() {
+            for queue in 0..3 {
+                send(&store, "T", queue, &as_slices(bodies)).unwrap();
+            }
+            if n % 10 == 0 {
+                std::thread::sleep(std::time::Duration::from_millis(30));
+            }
+        }
+        copy_as_killed(dir.path(), to.path());
+    }
+    check(to.path(), &bodies);
+}
+
+type Damage = fn(&Path);
+
+const DAMAGES: &[(&str, Damage)] = &[
+    ("nothing", |_| ()),
+    ("no checkpoint", |root| fs::remove_file(root.join("checkpoint")).unwrap()),
+    ("a checkpoint of zeros", |root| fs::write(root.join("checkpoint"), [0; 4096]).unwrap()),
+    ("an empty checkpoint", |root| fs::write(root.join("checkpoint"), []).unwrap()),
+    ("a checkpoint of garbage", |root| fs::write(root.join("checkpoint"), [0x5A; 4096]).unwrap()),
+    ("no queues", |root| fs::remove_dir_all(root.join("consumequeue")).unwrap()),
+    ("a queue missing", |root| fs::remove_dir_all(root.join("consumequeue/T/1")).unwrap()),
+    ("first file of a queue missing", |root| fs::remove_file(first_file(root)).unwrap()),
+    ("first file of a queue short", |root| fs::write(first_file(root), [0; 100]).unwrap()),
+    ("first file of a queue empty", |root| fs::write(first_file(root), []).unwrap()),
+    ("first file of a queue of zeros", |root| fs::write(first_file(root), vec![0; 6000]).unwrap()),
+    ("no abort file", |root| drop(fs::remove_file(root.join("abort")))),
+    ("an abort file", |root| fs::write(root.join("abort"), "1").unwrap()),
+    ("neither queues nor checkpoint nor index", |root| {
+        for folder in ["consumequeue", "index"] {
+            fs::remove_dir_all(root.join(folder)).unwrap();
+        }
+        fs::remove_file(root.join("checkpoint")).unwrap();
+    }),
+    ("no index", |root| fs::remove_dir_all(root.join("index")).unwrap()),
+];
+
+fn first_file(root: &Path) -> std::path::PathBuf {
+    root.join("consumequeue/T/1/00000000000000000000")
+}
+
+#[test]
+fn whatever_is_derived_is_built_again() {
+    let bodies = numbered(700);
+    for make in [killed, stopped] {
+        let made = tempfile::tempdir().unwrap();
+        make(made.path(), &bodies);
+        for (name, damage) in DAMAGES {
+            let dir = tempfile::tempdir().unwrap();
+            copy_as_killed(made.path(), dir.path());
+            println!("{name}");
+            damage(dir.path());
+            check(dir.path(), &bodies);
+        }
+    }
+}
+
+/// The end of the log: position behind the last record, found as any reader would.
+fn log_end(root: &Path, file_size: usize) -> (std::path::PathBuf, usize, usize) {
+    let mut files: Vec<_> = fs::read_dir(root.join("commitlog")).unwrap().map(|e| e.unwrap().path()).collect();
+    files.sort();
+    for path in files.into_iter().rev() {
+        let bytes = fs::read(&path).unwrap();
+        let (mut at, mut last) = (0, 0);
+        while let ferromq_protocol::record::Entry::Record(record) = ferromq_protocol::record::read(&bytes[at..]) {
+            last = at;
+            at += record.bytes().len();
+        }
+        if at > 0 && at < file_size {
+            return (path, last, at);
+        }
+    }
+    panic!("an empty log");
+}
+
+#[test]
+fn a_torn_tail_is_cut_off_and_never_comes_back() {
+    let bodies = numbered(100);
+    let made = tempfile::tempdir().unwrap();
+    killed(made.path(), &bodies);
+    let (file, last, end) = log_end(made.path(), 64 * 1024);
+    let file = file.file_name().unwrap().to_owned();
+    for cut in [last + 1, last + 50, last + 95, end - 1] {
+        let dir = tempfile::tempdir().unwrap();
+        copy_as_killed(made.path(), dir.path());
+        let log = fs::OpenOptions::new().write(true).open(dir.path().join("commitlog").join(&file)).unwrap();
+        log.write_all_at(&vec![0; end - cut], cut as u64).unwrap();
+        // As out-of-order writing leaves it: a page that came later did reach the disk.
+        log.write_all_at(&vec![0xDA; 300], end as u64 + 5000).unwrap();
+        drop(log);
+        let store = open(config(dir.path()));
+        assert_eq!(read_all(&store, "T", 0), expect(&bodies));
+        let last_queue = read_all(&store, "T", 2);
+        assert!(last_queue == expect(&bodies[..99]), "cut at {cut} of {last}..{end}: {}", last_queue.len());
+        assert_eq!(store.queue("T", 2).next_offset(), 99);
+        send(&store, "T", 2, &[b"in its place"]).unwrap();
+        drop(store);
+        let store = open(config(dir.path()));
+        assert_eq!(read_all(&store, "T", 2).last().unwrap(), &(99, b"in its place".to_vec()));
+        assert_eq!(read_all(&store, "T", 2).len(), 100);
+    }
+}
+
+#[test]
+fn a_record_with_a_wrong_crc_at_the_end_is_cut_off() {
+    let bodies = numbered(20);
+    let dir = tempfile::tempdir().unwrap();
+    killed(dir.path(), &bodies);
+    let (file, last, _) = log_end(dir.path(), 64 * 1024);
+    let log = fs::OpenOptions::new().write(true).open(file).unwrap();
+    log.write_all_at(b"?", last as u64 + 90).unwrap();
+    let store = open(config(dir.path()));
+    assert_eq!(read_all(&store, "T", 2), expect(&bodies[..19]));
+}
+
+#[test]
+fn a_log_without_its_first_files_is_served_from_where_it_begins() {
+    let bodies = numbered(700);
+    let dir = tempfile::tempdir().unwrap();
+    stopped(dir.path(), &bodies);
+    for file in ["00000000000000000000", "00000000000000065536"] {
+        fs::remove_file(dir.path().join("commitlog").join(file)).unwrap();
+    }
+    for rebuild in [false, true] {
+        if rebuild {
+            fs::remove_dir_all(dir.path().join("consumequeue")).unwrap();
+            fs::remove_file(dir.path().join("checkpoint")).unwrap();
+        }
+        let store = open(config(dir.path()));
+        let queue = store.find_queue("T", 0).unwrap();
+        assert!(queue.min_offset() > 0 && queue.max_offset() == 700);
+        let all = read_all(&store, "T", 0);
+        assert_eq!(all, expect(&bodies)[queue.min_offset() as usize..]);
+        assert_eq!(store.min_physical_offset(), 2 * 65_536);
+    }
+}
+
+#[test]
+fn without_a_log_there_are_no_queues() {
+    let dir = tempfile::tempdir().unwrap();
+    stopped(dir.path(), &numbered(10));
+    fs::remove_dir_all(dir.path().join("commitlog")).unwrap();
+    let store = open(config(dir.path()));
+    assert!(store.topics().is_empty());
+    send(&store, "T", 0, &[b"new"]).unwrap();
+    assert_eq!(read_all(&store, "T", 0), [(0, b"new".to_vec())]);
+}
