@@ -1,5 +1,7 @@
 //! What comes back after a stop, a kill, and damage to everything that is derived from the log.
 
+#![allow(clippy::unwrap_used, reason = "a test says by panicking what is wrong")]
+
 mod common;
 
 use std::fs;

@@ -1,5 +1,7 @@
 //! What a store promises, seen from its users.
 
+#![allow(clippy::unwrap_used, reason = "a test says by panicking what is wrong")]
+
 mod common;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
