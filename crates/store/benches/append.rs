@@ -151,6 +151,9 @@ fn restart(dir: &Path) {
 fn main() {
     let dir = std::env::args().skip(1).find(|a| !a.starts_with('-')).map_or_else(std::env::temp_dir, PathBuf::from);
     let dir = dir.join("append-bench.tmp");
+    if std::env::args().any(|a| a == "sync") {
+        return [1, 1, 32].into_iter().for_each(|n| sync(&dir, n));
+    }
     if std::env::args().any(|a| a == "short") {
         return append(&dir, 32, 8, true);
     }

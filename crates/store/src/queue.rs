@@ -463,6 +463,9 @@ impl Queue {
     /// Drops entries of records at or behind `end` of the log.
     pub(crate) fn truncate(&self, end: u64) {
         let (first, last) = (self.min_offset(), self.max_offset());
+        if self.entry(last - 1).is_none_or(|e| (e.physical_offset as u64) < end) {
+            return;
+        }
         let keep = self.partition(first, last, |e| e.physical_offset as u64 >= end);
         if keep < last {
             // What is buffered behind the new end goes with it.
@@ -501,6 +504,9 @@ impl Queue {
     /// Moves the minimum to the first entry whose record is in the log, which begins at `log_start`.
     pub(crate) fn correct_min(&self, log_start: u64) {
         let (min, max) = (self.min_offset(), self.max_offset());
+        if self.entry(min).is_none_or(|e| !e.is_blank() && e.physical_offset as u64 >= log_start) {
+            return;
+        }
         let first = self.partition(min, max, |e| !e.is_blank() && e.physical_offset as u64 >= log_start);
         self.min.store(first, Ordering::Release);
     }

@@ -65,7 +65,8 @@ fn a_store_killed_after_checkpoints_has_everything() {
     let to = tempfile::tempdir().unwrap();
     let bodies = numbered(700);
     {
-        let quick = StoreConfig { flush_interval_consume_queue: 20, durable_checkpoint_interval: 60, ..config(dir.path()) };
+        let quick =
+            StoreConfig { flush_interval_consume_queue: 20, durable_checkpoint_interval: 60, ..config(dir.path()) };
         let store = open(quick);
         for (n, bodies) in bodies.chunks(10).enumerate() {
             for queue in 0..3 {

@@ -366,7 +366,8 @@ fn a_failed_write_acknowledges_nothing_and_gives_the_offsets_back() {
 fn without_room_for_the_next_file_writes_are_refused_until_there_is() {
     let dir = tempfile::tempdir().unwrap();
     let faults = Arc::new(Faults::default());
-    let store = open(StoreConfig { faults: Some(Arc::clone(&faults)), message_index_enable: false, ..config(dir.path()) });
+    let store =
+        open(StoreConfig { faults: Some(Arc::clone(&faults)), message_index_enable: false, ..config(dir.path()) });
     send(&store, "T", 0, &[b"first"]).unwrap();
     faults.fail_allocations_after(0);
     let body = [b'x'; 1000];
