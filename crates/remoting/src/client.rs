@@ -2,18 +2,24 @@
 //! after it ended. Connections live as tasks on the runtime of the caller that opened them.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use ferromq_protocol::OwnedCommand;
-use parking_lot::Mutex;
+use ferromq_protocol::code::response;
+use parking_lot::{Mutex, RwLock};
 use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
 
+use crate::common::Common;
 use crate::connection::{Connection, InvokeError};
-use crate::drive::drive;
-use crate::limits::{Common, Limits};
-use crate::server::close_stale;
+use crate::drive::Drive;
+use crate::limits::Limits;
 use crate::{Requests, Service};
+
+/// Addresses remembered before those without an open connection are forgotten.
+const ADDRESSES: usize = 1024;
 
 /// What a client needs to know.
 #[derive(Clone, Debug)]
@@ -29,15 +35,23 @@ impl Default for ClientConfig {
     }
 }
 
-/// The connection to one address; the lock is held while connecting, so that callers share one attempt.
-type Slot = Arc<tokio::sync::Mutex<Option<Arc<Connection>>>>;
+/// The connection to one address.
+#[derive(Default)]
+struct Slot {
+    current: Mutex<Option<Arc<Connection>>>,
+    /// Attempts to connect that have ended.
+    attempts: AtomicU64,
+    /// Held while connecting, so that callers share one attempt; why the last one failed.
+    connecting: tokio::sync::Mutex<Option<InvokeError>>,
+}
 
 struct Inner {
     config: ClientConfig,
     common: Arc<Common>,
     service: Arc<dyn Service>,
-    slots: Mutex<HashMap<String, Slot>>,
-    open: Mutex<Vec<Arc<Connection>>>,
+    slots: RwLock<HashMap<String, Arc<Slot>>>,
+    /// A sweep is running.
+    sweeping: AtomicBool,
 }
 
 /// A client. Clones share their connections.
@@ -48,7 +62,7 @@ pub struct Client {
 
 impl std::fmt::Debug for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Client").field("open", &self.inner.open.lock().len()).finish_non_exhaustive()
+        f.debug_struct("Client").field("open", &self.inner.common.connections.lock().len()).finish_non_exhaustive()
     }
 }
 
@@ -68,17 +82,35 @@ impl Client {
     pub fn new(config: ClientConfig, service: Option<Arc<dyn Service>>) -> Client {
         let common = Arc::new(Common::new(config.limits.clone()));
         let service = service.unwrap_or_else(|| Arc::new(NoService));
-        Client { inner: Arc::new(Inner { config, common, service, slots: Mutex::default(), open: Mutex::default() }) }
+        let (slots, sweeping) = (RwLock::default(), AtomicBool::new(false));
+        Client { inner: Arc::new(Inner { config, common, service, slots, sweeping }) }
     }
 
-    /// Sends a request to `addr` (`host:port`) and waits for its answer. `write` gets the opaque to put into it.
+    /// Sends a request to `addr` (`host:port`) and waits for its answer; `timeout` covers connecting too. `write` gets
+    /// the opaque to put into it. An answer GO_AWAY comes back like any other, and the next call connects anew.
     pub async fn invoke(
         &self,
         addr: &str,
         timeout: Duration,
         write: impl FnOnce(&mut Vec<u8>, i32),
     ) -> Result<OwnedCommand, InvokeError> {
-        self.connection(addr).await?.invoke(timeout, write).await
+        let slot = self.slot(addr);
+        let (connection, left) = match slot.open() {
+            Some(connection) => (connection, timeout),
+            None => {
+                let end = Instant::now() + timeout;
+                let connected = timeout_at(end, self.connect_once(addr, &slot)).await;
+                (
+                    connected.unwrap_or(Err(InvokeError::Timeout(timeout)))?,
+                    end.saturating_duration_since(Instant::now()),
+                )
+            }
+        };
+        let answer = connection.invoke(left, write).await;
+        if answer.as_ref().is_ok_and(|answer| answer.head().code == response::GO_AWAY) {
+            slot.current.lock().take_if(|current| current.id() == connection.id());
+        }
+        answer.map_err(|error| if let InvokeError::Timeout(_) = error { InvokeError::Timeout(timeout) } else { error })
     }
 
     /// Sends a request that wants no answer.
@@ -88,14 +120,39 @@ impl Client {
 
     /// The open connection to `addr`, made if there is none. The name is resolved at each connect.
     pub async fn connection(&self, addr: &str) -> Result<Arc<Connection>, InvokeError> {
-        let slot = self.inner.slots.lock().entry(addr.to_owned()).or_default().clone();
-        let mut slot = slot.lock().await;
-        if let Some(connection) = slot.as_ref().filter(|connection| connection.is_open()) {
-            return Ok(connection.clone());
+        let slot = self.slot(addr);
+        match slot.open() {
+            Some(connection) => Ok(connection),
+            None => self.connect_once(addr, &slot).await,
         }
-        let connection = self.connect(addr).await?;
-        *slot = Some(connection.clone());
-        Ok(connection)
+    }
+
+    fn slot(&self, addr: &str) -> Arc<Slot> {
+        if let Some(slot) = self.inner.slots.read().get(addr) {
+            return slot.clone();
+        }
+        let mut slots = self.inner.slots.write();
+        if slots.len() >= ADDRESSES {
+            slots.retain(|_, slot| slot.open().is_some() || Arc::strong_count(slot) > 1);
+        }
+        slots.entry(addr.to_owned()).or_default().clone()
+    }
+
+    /// Connects, or waits for another caller who does and shares what comes of it.
+    async fn connect_once(&self, addr: &str, slot: &Slot) -> Result<Arc<Connection>, InvokeError> {
+        let seen = slot.attempts.load(Ordering::Acquire);
+        let mut last_error = slot.connecting.lock().await;
+        if let Some(connection) = slot.open() {
+            return Ok(connection);
+        }
+        if let Some(error) = last_error.as_ref().filter(|_| slot.attempts.load(Ordering::Acquire) != seen) {
+            return Err(error.clone());
+        }
+        let connected = self.connect(addr).await;
+        slot.attempts.fetch_add(1, Ordering::Release);
+        *last_error = connected.as_ref().err().cloned();
+        *slot.current.lock() = connected.as_ref().ok().cloned();
+        connected
     }
 
     async fn connect(&self, addr: &str) -> Result<Arc<Connection>, InvokeError> {
@@ -106,24 +163,33 @@ impl Client {
             Ok(Err(error)) => return Err(failed(error.to_string())),
             Err(_) => return Err(failed(format!("no answer within {limit:?}"))),
         };
-        let ready = socket.set_nodelay(true).and_then(|()| Ok((socket.peer_addr()?, socket.local_addr()?)));
-        let (peer, local) = ready.map_err(|error| failed(error.to_string()))?;
-        let connection = Connection::new(peer, local, self.inner.common.clone());
-        let first = {
-            let mut open = self.inner.open.lock();
-            open.push(connection.clone());
-            open.len() == 1
-        };
-        if first {
-            tokio::spawn(sweep(Arc::downgrade(&self.inner), self.inner.common.sweep_period()));
+        socket.set_nodelay(true).map_err(|error| failed(error.to_string()))?;
+        let (read, write) = socket.into_split();
+        let common = &self.inner.common;
+        let connection = Connection::new(write, common.clone(), None).map_err(|error| failed(error.to_string()))?;
+        tokio::spawn(Drive::new(read, connection.clone(), common.clone(), self.inner.service.clone()).run());
+        if !self.inner.sweeping.swap(true, Ordering::AcqRel) {
+            tokio::spawn(sweep(Sweeping(Arc::downgrade(&self.inner)), common.sweep_period()));
         }
-        tokio::spawn(drive(socket, connection.clone(), self.inner.common.clone(), self.inner.service.clone()));
         Ok(connection)
     }
 
     /// Closes all connections; calls that wait fail. The next call connects again.
     pub fn close(&self) {
-        for connection in self.inner.open.lock().iter() {
+        self.inner.close();
+    }
+}
+
+impl Slot {
+    fn open(&self) -> Option<Arc<Connection>> {
+        self.current.lock().as_ref().filter(|connection| connection.is_open()).cloned()
+    }
+}
+
+impl Inner {
+    fn close(&self) {
+        let connections: Vec<_> = self.common.connections.lock().values().cloned().collect();
+        for connection in connections {
             connection.close();
         }
     }
@@ -131,25 +197,26 @@ impl Client {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        for connection in self.open.get_mut().iter() {
-            connection.close();
+        self.close();
+    }
+}
+
+/// The sweep of a client. When it ends, with its runtime for instance, the next connection starts another.
+struct Sweeping(Weak<Inner>);
+
+impl Drop for Sweeping {
+    fn drop(&mut self) {
+        if let Some(inner) = self.0.upgrade() {
+            inner.sweeping.store(false, Ordering::Release);
         }
     }
 }
 
-/// Forgets ended connections and closes idle ones; ends when none is left or the client is gone.
-async fn sweep(client: Weak<Inner>, period: Duration) {
+/// Closes idle connections until the client is gone.
+async fn sweep(client: Sweeping, period: Duration) {
     loop {
         tokio::time::sleep(period).await;
-        let Some(inner) = client.upgrade() else { return };
-        let connections = {
-            let mut open = inner.open.lock();
-            open.retain(|connection| connection.is_open());
-            if open.is_empty() {
-                return;
-            }
-            open.clone()
-        };
-        close_stale(&inner.common, &connections);
+        let Some(inner) = client.0.upgrade() else { return };
+        inner.common.sweep();
     }
 }

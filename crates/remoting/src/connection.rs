@@ -1,20 +1,22 @@
-//! What any thread may do with a connection: push frames, call the peer, close. The socket itself belongs to the
-//! connection's task (`drive.rs`), which is woken when there is something to write.
+//! What any thread may do with a connection: push frames, call the peer, close. Reading belongs to the connection's
+//! task (`drive.rs`); writing is guarded by the lock of `outbound.rs`.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::task::Waker;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use ferromq_protocol::OwnedCommand;
 use parking_lot::Mutex;
 use thiserror::Error;
-use tokio::sync::oneshot;
+use tokio::net::tcp::OwnedWriteHalf;
 
-use crate::limits::Common;
+use crate::common::{Common, Held};
+use crate::in_flight::InFlight;
+use crate::outbound::{Outbound, Wrote};
+use crate::reactor::{Collecting, Reactor};
 
 /// Why a frame was not taken for sending.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
@@ -40,32 +42,17 @@ pub enum InvokeError {
     Closed,
 }
 
-/// Frames waiting for the connection's task.
-#[derive(Debug, Default)]
-struct Outbound {
-    bytes: Vec<u8>,
-    /// Bytes the task has taken but not yet written.
-    unwritten: usize,
-    /// Present while the task sleeps.
-    waker: Option<Waker>,
-    closed: bool,
-}
-
-/// Calls that wait for their answers, by opaque.
-#[derive(Debug, Default)]
-struct InFlight {
-    next_opaque: i32,
-    calls: HashMap<i32, oneshot::Sender<OwnedCommand>>,
-    closed: bool,
-}
-
 /// One connection, shared between its task and everybody who has something to say to the peer.
 #[derive(Debug)]
 pub struct Connection {
+    /// Itself, for those who write to it later.
+    me: Weak<Connection>,
     id: u64,
     peer: SocketAddr,
     local: SocketAddr,
     common: Arc<Common>,
+    /// Where its task lives; none on a runtime of the caller.
+    pub(crate) home: Option<Arc<Reactor>>,
     outbound: Mutex<Outbound>,
     in_flight: Mutex<InFlight>,
     closing: AtomicBool,
@@ -73,25 +60,33 @@ pub struct Connection {
     pub(crate) active_at: AtomicU32,
     /// Tick at which the unfinished frame began; 0 when there is none.
     pub(crate) half_read_at: AtomicU32,
+    /// What this connection has of the budgets, in bytes.
+    half_read: AtomicUsize,
+    unwritten: AtomicUsize,
 }
 
-/// Buffers larger than this are given back instead of being kept for the next push.
-const KEPT_BUFFER_BYTES: usize = 64 << 10;
-
 impl Connection {
-    pub(crate) fn new(peer: SocketAddr, local: SocketAddr, common: Arc<Common>) -> Arc<Self> {
-        let now = common.now();
-        Arc::new(Connection {
+    pub(crate) fn new(
+        socket: OwnedWriteHalf,
+        common: Arc<Common>,
+        home: Option<Arc<Reactor>>,
+    ) -> io::Result<Arc<Self>> {
+        let (peer, local) = (socket.peer_addr()?, socket.local_addr()?);
+        Ok(Arc::new_cyclic(|me| Connection {
+            me: me.clone(),
             id: common.next_id.fetch_add(1, Ordering::Relaxed),
             peer,
             local,
-            common,
-            outbound: Mutex::default(),
+            home,
+            outbound: Mutex::new(Outbound::new(socket)),
             in_flight: Mutex::default(),
             closing: AtomicBool::new(false),
-            active_at: AtomicU32::new(now),
+            active_at: AtomicU32::new(common.now()),
             half_read_at: AtomicU32::new(0),
-        })
+            half_read: AtomicUsize::new(0),
+            unwritten: AtomicUsize::new(0),
+            common,
+        }))
     }
 
     /// Unique within its server or client, never used twice.
@@ -116,42 +111,106 @@ impl Connection {
     pub fn close(&self) {
         self.closing.store(true, Ordering::Release);
         let waker = self.outbound.lock().waker.take();
-        if let Some(waker) = waker {
-            waker.wake();
+        self.wake(waker);
+    }
+
+    fn wake(&self, waker: Option<Waker>) {
+        match (waker, &self.home) {
+            (Some(waker), Some(home)) => home.wake(waker),
+            (Some(waker), None) => waker.wake(),
+            (None, _) => {}
         }
     }
 
-    /// Appends whole frames to what is to be written and wakes the connection's task if it sleeps. Never blocks.
+    /// Appends whole frames to what is to be written and sees to it that they are. Never blocks. `write` runs with the
+    /// connection locked: it must not touch the connection.
     pub fn push(&self, write: impl FnOnce(&mut Vec<u8>)) -> Result<(), PushError> {
-        if !self.is_open() {
+        let limit = self.common.limits.max_outbound;
+        let collect = Collecting::is_on();
+        let mut outbound = self.outbound.lock();
+        if outbound.is_closed() || !self.is_open() {
             return Err(PushError::Closed);
         }
-        let limit = self.common.limits.max_outbound;
-        let (waker, full) = {
-            let mut outbound = self.outbound.lock();
-            if outbound.closed {
-                return Err(PushError::Closed);
-            }
-            write(&mut outbound.bytes);
-            (outbound.waker.take(), outbound.bytes.len() + outbound.unwritten > limit)
-        };
-        if full {
+        write(outbound.buffer());
+        if outbound.left() > limit {
+            // Before the lock is given back: a task that looks now must not go to sleep again.
+            self.closing.store(true, Ordering::Release);
+            let waker = outbound.waker.take();
+            drop(outbound);
             tracing::warn!(peer = %self.peer, limit, "closing a connection whose peer does not read its answers");
+            self.wake(waker);
+            return Err(PushError::Full { limit });
+        }
+        if outbound.collected {
+            return Ok(());
+        }
+        match self.me.upgrade().filter(|_| collect) {
+            Some(me) => {
+                outbound.collected = true;
+                drop(outbound);
+                Collecting::add(me);
+            }
+            None => {
+                let waker = outbound.waker.take();
+                drop(outbound);
+                self.wake(waker);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what a drain of this thread has pushed; the connection's task goes on with what the socket leaves.
+    pub(crate) fn write_collected(&self) {
+        let mut outbound = self.outbound.lock();
+        outbound.collected = false;
+        let tried = outbound.try_write();
+        if tried.is_err() {
             self.closing.store(true, Ordering::Release);
         }
-        if let Some(waker) = waker {
-            waker.wake();
+        let waker = if matches!(tried, Ok(wrote) if wrote.left == 0) { None } else { outbound.waker.take() };
+        drop(outbound);
+        match tried {
+            Ok(wrote) => self.account(wrote),
+            Err(error) => tracing::debug!(peer = %self.peer, %error, "a pushed answer could not be written"),
         }
-        if full { Err(PushError::Full { limit }) } else { Ok(()) }
+        self.wake(waker);
+    }
+
+    /// For the task: writes what was pushed, then `out`; what the socket does not take is kept. Gives the bytes kept.
+    pub(crate) fn poll_write(&self, cx: &mut Context<'_>, out: &mut Vec<u8>) -> io::Result<usize> {
+        let wrote = {
+            let mut outbound = self.outbound.lock();
+            outbound.remember(cx.waker());
+            outbound.poll_write(cx, out)?
+        };
+        self.account(wrote);
+        Ok(wrote.left)
+    }
+
+    fn account(&self, wrote: Wrote) {
+        if wrote.taken > 0 {
+            self.active_at.store(self.common.now(), Ordering::Relaxed);
+        }
+        if wrote.left > 0 || self.unwritten.load(Ordering::Relaxed) > 0 {
+            self.common.charge(Held::Unwritten, self, wrote.left);
+        }
+    }
+
+    /// Bytes that wait to be written.
+    pub(crate) fn unwritten(&self) -> usize {
+        self.outbound.lock().left()
+    }
+
+    pub(crate) fn share(&self, held: Held) -> &AtomicUsize {
+        match held {
+            Held::HalfRead => &self.half_read,
+            Held::Unwritten => &self.unwritten,
+        }
     }
 
     /// Sends a request that wants no answer. `write` gets the opaque to put into it.
     pub fn oneway(&self, write: impl FnOnce(&mut Vec<u8>, i32)) -> Result<(), PushError> {
-        let opaque = {
-            let mut in_flight = self.in_flight.lock();
-            in_flight.next_opaque = in_flight.next_opaque.wrapping_add(1) & i32::MAX;
-            in_flight.next_opaque
-        };
+        let opaque = self.in_flight.lock().next_opaque();
         self.push(|out| write(out, opaque))
     }
 
@@ -161,7 +220,7 @@ impl Connection {
         timeout: Duration,
         write: impl FnOnce(&mut Vec<u8>, i32),
     ) -> Result<OwnedCommand, InvokeError> {
-        let (opaque, answer) = self.register()?;
+        let (opaque, answer) = self.in_flight.lock().register(self.common.limits.max_in_flight)?;
         // Forgets the call when this future is dropped, times out or fails.
         let _registered = Registered { conn: self, opaque };
         self.push(|out| write(out, opaque))?;
@@ -172,76 +231,25 @@ impl Connection {
         }
     }
 
-    fn register(&self) -> Result<(i32, oneshot::Receiver<OwnedCommand>), InvokeError> {
-        let limit = self.common.limits.max_in_flight;
-        let mut in_flight = self.in_flight.lock();
-        if in_flight.closed {
-            return Err(InvokeError::Closed);
-        }
-        if in_flight.calls.len() >= limit {
-            return Err(InvokeError::TooManyInFlight { limit });
-        }
-        loop {
-            in_flight.next_opaque = in_flight.next_opaque.wrapping_add(1) & i32::MAX;
-            let opaque = in_flight.next_opaque;
-            if let Entry::Vacant(free) = in_flight.calls.entry(opaque) {
-                let (sender, receiver) = oneshot::channel();
-                free.insert(sender);
-                return Ok((opaque, receiver));
-            }
-        }
-    }
-
     /// An answer has come; one that nobody waits for any more is dropped.
     pub(crate) fn complete(&self, opaque: i32, frame: &[u8]) {
-        let waiting = self.in_flight.lock().calls.remove(&opaque);
-        match (waiting, OwnedCommand::from_frame_bytes(frame.to_vec())) {
-            (Some(waiting), Ok(command)) => drop(waiting.send(command)),
-            (Some(_), Err(error)) => tracing::warn!(peer = %self.peer, %error, "an answer cannot be read"),
-            (None, _) => tracing::debug!(peer = %self.peer, opaque, "an answer came that nobody waits for"),
+        let Some(waiting) = self.in_flight.lock().take(opaque) else {
+            return tracing::debug!(peer = %self.peer, opaque, "an answer came that nobody waits for");
+        };
+        match OwnedCommand::from_frame_bytes(frame.to_vec()) {
+            // The caller may have given up in this moment.
+            Ok(command) => drop(waiting.send(command)),
+            Err(error) => tracing::warn!(peer = %self.peer, %error, "an answer cannot be read"),
         }
-    }
-
-    /// For the task: moves what was pushed into `out`, and remembers whom the next push wakes.
-    pub(crate) fn take_outbound(&self, out: &mut Vec<u8>, waker: &Waker) {
-        let mut outbound = self.outbound.lock();
-        if !outbound.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
-            outbound.waker = Some(waker.clone());
-        }
-        if outbound.bytes.is_empty() {
-            return;
-        }
-        if out.is_empty() && outbound.bytes.capacity() > KEPT_BUFFER_BYTES {
-            *out = std::mem::take(&mut outbound.bytes);
-        } else {
-            out.extend_from_slice(&outbound.bytes);
-            outbound.bytes.clear();
-            outbound.bytes.shrink_to(KEPT_BUFFER_BYTES);
-        }
-    }
-
-    /// For the task: how many bytes it holds that the socket has not taken.
-    pub(crate) fn set_unwritten(&self, bytes: usize) {
-        self.outbound.lock().unwritten = bytes;
-    }
-
-    pub(crate) fn unwritten(&self) -> usize {
-        let outbound = self.outbound.lock();
-        outbound.unwritten + outbound.bytes.len()
     }
 
     /// For the task: it has ended. Fails all calls that wait.
     pub(crate) fn ended(&self) {
         self.closing.store(true, Ordering::Release);
-        {
-            let mut outbound = self.outbound.lock();
-            outbound.closed = true;
-            outbound.bytes = Vec::new();
-            outbound.waker = None;
-        }
-        let mut in_flight = self.in_flight.lock();
-        in_flight.closed = true;
-        in_flight.calls.clear();
+        self.outbound.lock().close();
+        self.in_flight.lock().close();
+        self.common.charge(Held::Unwritten, self, 0);
+        self.common.charge(Held::HalfRead, self, 0);
     }
 }
 
@@ -253,6 +261,6 @@ struct Registered<'a> {
 
 impl Drop for Registered<'_> {
     fn drop(&mut self) {
-        self.conn.in_flight.lock().calls.remove(&self.opaque);
+        self.conn.in_flight.lock().take(self.opaque);
     }
 }

@@ -2,20 +2,27 @@
 //! (GO_AWAY during shutdown excepted).
 //!
 //! # Layout
-//! - `server.rs`: listeners, reactor threads, limits, graceful shutdown.
+//! - `server.rs`: start, limits and end of a server; `accept.rs`: its listeners; `reactor.rs`: its threads.
 //! - `client.rs`: one pipelined connection per address.
-//! - `connection.rs`: what any thread may do with a connection: push frames, call the peer, close.
+//! - `connection.rs`: what any thread may do with a connection: push frames, call the peer, close; `outbound.rs`: the
+//!   bytes its socket has not taken; `in_flight.rs`: calls that wait for answers.
 //! - `drive.rs`: the one task of a connection: drain the socket, serve, write all answers at once.
 //! - `requests.rs`: the complete frames of one drain, parsed as they are taken.
+//! - `limits.rs`, `common.rs`: limits, and the budgets and coarse time that connections share.
 //!
 //! # Threads
 //! Each reactor thread runs its own current-thread runtime, so a request is read, served and answered without any
 //! hand-off. Answers that come later are pushed from whatever thread has them.
 
+mod accept;
 mod client;
+mod common;
 mod connection;
 mod drive;
+mod in_flight;
 mod limits;
+mod outbound;
+mod reactor;
 mod requests;
 mod server;
 
@@ -25,12 +32,13 @@ pub use client::{Client, ClientConfig};
 pub use connection::{Connection, InvokeError, PushError};
 pub use limits::Limits;
 pub use requests::Requests;
-pub use server::{Server, ServerConfig, StartError};
+pub use server::{HeldBytes, Server, ServerConfig, StartError};
 
 /// What stands behind a connection: the broker, the NameServer, or the client's side for requests of a server.
 pub trait Service: Send + Sync + 'static {
     /// All complete requests of one socket drain, in order. Writes every immediate answer to `out`, as whole frames.
-    /// Runs on the reactor thread: it must not block.
+    /// Runs on the reactor thread: it must not block. It may stop early, once `out` has grown large; the rest comes
+    /// again after the answers were written. It must take one request at least.
     fn serve(&self, conn: &Arc<Connection>, requests: &mut Requests<'_>, out: &mut Vec<u8>);
 
     /// Called after the answers of a `serve` were handed to the socket: work that need not delay them.

@@ -34,6 +34,11 @@ impl<'a> Requests<'a> {
         self.taken
     }
 
+    /// Whether the service has left frames behind.
+    pub(crate) fn has_more(&self) -> bool {
+        self.broken.is_none() && !matches!(split(&self.bytes[self.at..], self.max_frame), Ok(None))
+    }
+
     /// Why the stream cannot go on, if it cannot.
     pub(crate) fn broken(&self) -> Option<&str> {
         self.broken.as_deref()

@@ -1,32 +1,21 @@
-//! Listeners, reactor threads and the end of a server. Connections are taken on the first reactor and given to the one
-//! with the fewest.
+//! A server: its start, its reactor threads, its end.
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::sync_channel;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::runtime::{Builder, Handle};
-use tokio::sync::oneshot;
 
 use crate::Service;
-use crate::connection::Connection;
-use crate::drive::drive;
-use crate::limits::{Common, Limits};
-
-/// Connections the kernel keeps ready for us, as Java's `serverSocketBacklog`.
-const BACKLOG: i32 = 1024;
-
-/// Pause after the system refused a connection (no descriptors left), so that the listener does not spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+use crate::accept::{Acceptor, advice, bind, raise_open_files};
+use crate::common::{Common, Held};
+use crate::limits::Limits;
+use crate::reactor::{Reactor, Stop};
 
 /// How often a shutdown looks whether everything has been answered, and how many quiet looks end it.
 const QUIET_LOOK: Duration = Duration::from_millis(10);
@@ -61,27 +50,22 @@ pub enum StartError {
     Reactor { index: usize, source: io::Error },
 }
 
-#[derive(Debug)]
-struct Reactor {
-    handle: Handle,
-    /// Connections that live here.
-    connections: AtomicUsize,
-}
-
-struct Inner {
-    common: Arc<Common>,
-    service: Arc<dyn Service>,
-    reactors: Vec<Reactor>,
-    connections: Mutex<HashMap<u64, Arc<Connection>>>,
-    max_connections: usize,
+/// Memory held for slow peers, in bytes over all connections.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HeldBytes {
+    /// Unfinished frames.
+    pub half_read: usize,
+    /// Answers not taken by the peers' sockets.
+    pub unwritten: usize,
 }
 
 /// A running server.
 pub struct Server {
-    inner: Arc<Inner>,
+    common: Arc<Common>,
+    reactors: Vec<Arc<Reactor>>,
     local_addrs: Vec<SocketAddr>,
     accepting: Vec<tokio::task::JoinHandle<()>>,
-    stops: Vec<oneshot::Sender<()>>,
+    stops: Vec<Stop>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -92,34 +76,33 @@ impl std::fmt::Debug for Server {
 }
 
 impl Server {
-    /// Binds all addresses, then starts the reactors.
+    /// Binds all addresses, then starts the reactors. Raises the process's soft limit of open files if
+    /// `max_connections` needs it.
     pub fn start(config: ServerConfig, service: Arc<dyn Service>) -> Result<Server, StartError> {
+        raise_open_files(config.max_connections);
         let mut listeners = Vec::new();
         for &addr in &config.listen {
-            let advice = "is another server running there, and may this user listen on that address?";
-            listeners.push(bind(addr).map_err(|source| StartError::Listen { addr, source, advice })?);
+            let failed = |source| StartError::Listen { addr, advice: advice(&source), source };
+            listeners.push(bind(addr).map_err(failed)?);
         }
         let local_addrs = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
 
         let (mut reactors, mut stops, mut threads) = (Vec::new(), Vec::new(), Vec::new());
         for index in 0..config.reactors.max(1) {
-            let (handle, stop, thread) =
-                start_reactor(index).map_err(|source| StartError::Reactor { index, source })?;
-            reactors.push(Reactor { handle, connections: AtomicUsize::new(0) });
+            let (reactor, stop, thread) =
+                Reactor::start(index).map_err(|source| StartError::Reactor { index, source })?;
+            reactors.push(reactor);
             stops.push(stop);
             threads.push(thread);
         }
-        let inner = Arc::new(Inner {
-            common: Arc::new(Common::new(config.limits)),
-            service,
-            reactors,
-            connections: Mutex::default(),
-            max_connections: config.max_connections,
-        });
-        let first = inner.reactors[0].handle.clone();
-        let accepting = listeners.into_iter().map(|listener| first.spawn(accept(inner.clone(), listener))).collect();
-        first.spawn(sweep(inner.clone()));
-        Ok(Server { inner, local_addrs, accepting, stops, threads })
+        let common = Arc::new(Common::new(config.limits));
+        let max_connections = config.max_connections;
+        let acceptor =
+            Arc::new(Acceptor { common: common.clone(), service, reactors: reactors.clone(), max_connections });
+        let first = reactors[0].handle.clone();
+        let accepting = listeners.into_iter().map(|listener| first.spawn(acceptor.clone().run(listener))).collect();
+        first.spawn(sweep(common.clone()));
+        Ok(Server { common, reactors, local_addrs, accepting, stops, threads })
     }
 
     /// The addresses listened on, in the order of the configuration, with the ports really taken.
@@ -129,12 +112,17 @@ impl Server {
 
     /// Connections open now.
     pub fn connections(&self) -> usize {
-        self.inner.connections.lock().len()
+        self.common.connections.lock().len()
+    }
+
+    /// Memory held for slow peers now.
+    pub fn held_bytes(&self) -> HeldBytes {
+        HeldBytes { half_read: self.common.held(Held::HalfRead), unwritten: self.common.held(Held::Unwritten) }
     }
 
     /// Runs `task` beside the connections, on the first reactor: for timers. It ends with the server.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.inner.reactors[0].handle.spawn(task);
+        self.reactors[0].handle.spawn(task);
     }
 
     /// Stops taking connections and answers GO_AWAY to clients that understand it; others are served until nothing
@@ -143,11 +131,8 @@ impl Server {
         for listener in &self.accepting {
             listener.abort();
         }
-        self.inner.common.draining.store(true, Ordering::Relaxed);
+        self.common.draining.store(true, Ordering::Relaxed);
         self.wait_until_quiet(drain);
-        for connection in self.inner.connections.lock().values() {
-            connection.close();
-        }
         self.stop_threads();
     }
 
@@ -155,8 +140,9 @@ impl Server {
         let end = Instant::now() + drain;
         let (mut drains, mut quiet) = (u64::MAX, 0);
         while quiet < QUIET_LOOKS && Instant::now() < end {
-            let seen = self.inner.common.drains.load(Ordering::Relaxed);
-            let connections: Vec<_> = self.inner.connections.lock().values().cloned().collect();
+            self.wait_for_reactors(end);
+            let seen = self.common.drains.load(Ordering::Relaxed);
+            let connections: Vec<_> = self.common.connections.lock().values().cloned().collect();
             if connections.is_empty() {
                 return;
             }
@@ -167,6 +153,22 @@ impl Server {
         }
     }
 
+    /// Until every reactor has finished what it is doing now: a drain that is being served is not quiet.
+    fn wait_for_reactors(&self, end: Instant) {
+        let (done, is_done) = sync_channel(self.reactors.len());
+        for reactor in &self.reactors {
+            let done = done.clone();
+            // There is room for the answer of every reactor.
+            reactor.handle.spawn(async move { done.try_send(()).unwrap_or_default() });
+        }
+        for _ in &self.reactors {
+            if is_done.recv_timeout(end.saturating_duration_since(Instant::now())).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Their connections end with them.
     fn stop_threads(&mut self) {
         for stop in self.stops.drain(..) {
             // A reactor that is gone already needs no stop.
@@ -186,99 +188,9 @@ impl Drop for Server {
     }
 }
 
-fn bind(addr: SocketAddr) -> io::Result<StdListener> {
-    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&addr.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
-}
-
-fn start_reactor(index: usize) -> io::Result<(Handle, oneshot::Sender<()>, JoinHandle<()>)> {
-    let runtime = Builder::new_current_thread().enable_all().build()?;
-    let handle = runtime.handle().clone();
-    let (stop, stopped) = oneshot::channel();
-    let thread = std::thread::Builder::new().name(format!("reactor-{index}")).spawn(move || {
-        // Ends when told to, or when the server was dropped.
-        let _ = runtime.block_on(stopped);
-    })?;
-    Ok((handle, stop, thread))
-}
-
-async fn accept(inner: Arc<Inner>, listener: StdListener) {
-    let listener = match TcpListener::from_std(listener) {
-        Ok(listener) => listener,
-        Err(error) => return tracing::error!(%error, "a listener cannot be watched; no connections will be taken"),
-    };
-    loop {
-        match listener.accept().await.and_then(|(socket, peer)| Ok((socket.into_std()?, peer))) {
-            Ok((socket, peer)) => inner.clone().place(socket, peer),
-            Err(error) => {
-                tracing::warn!(%error, "a connection could not be taken; check the limit of open files (ulimit -n)");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-}
-
-impl Inner {
-    /// Gives a new connection to the reactor with the fewest.
-    fn place(self: Arc<Self>, socket: std::net::TcpStream, peer: SocketAddr) {
-        if self.connections.lock().len() >= self.max_connections {
-            tracing::warn!(%peer, limit = self.max_connections, "connection refused: as many as allowed are open");
-            return;
-        }
-        let Some(index) =
-            (0..self.reactors.len()).min_by_key(|&at| self.reactors[at].connections.load(Ordering::Relaxed))
-        else {
-            return;
-        };
-        self.reactors[index].connections.fetch_add(1, Ordering::Relaxed);
-        let handle = self.reactors[index].handle.clone();
-        handle.spawn(async move {
-            if let Err(error) = self.run(socket, peer).await {
-                tracing::debug!(%peer, %error, "a new connection ended before its first request");
-            }
-            self.reactors[index].connections.fetch_sub(1, Ordering::Relaxed);
-        });
-    }
-
-    async fn run(&self, socket: std::net::TcpStream, peer: SocketAddr) -> io::Result<()> {
-        socket.set_nodelay(true)?;
-        let local = socket.local_addr()?;
-        let socket = TcpStream::from_std(socket)?;
-        let connection = Connection::new(peer, local, self.common.clone());
-        self.connections.lock().insert(connection.id(), connection.clone());
-        let id = connection.id();
-        drive(socket, connection, self.common.clone(), self.service.clone()).await;
-        self.connections.lock().remove(&id);
-        Ok(())
-    }
-}
-
-/// Advances the coarse time and closes what has been idle, or unfinished, for too long.
-async fn sweep(inner: Arc<Inner>) {
-    let common = &inner.common;
+async fn sweep(common: Arc<Common>) {
     loop {
         tokio::time::sleep(common.sweep_period()).await;
-        let connections: Vec<_> = inner.connections.lock().values().cloned().collect();
-        close_stale(common, &connections);
-    }
-}
-
-/// One step of coarse time for `connections`.
-pub(crate) fn close_stale(common: &Common, connections: &[Arc<Connection>]) {
-    let now = common.tick.fetch_add(1, Ordering::Relaxed) + 1;
-    let (idle, half_read) = (common.ticks(common.limits.idle), common.ticks(common.limits.half_read_timeout));
-    for connection in connections {
-        let since = connection.half_read_at.load(Ordering::Relaxed);
-        if since != 0 && now.saturating_sub(since) > half_read {
-            tracing::info!(peer = %connection.peer(), "closing a connection: its frame stays unfinished");
-            connection.close();
-        } else if now.saturating_sub(connection.active_at.load(Ordering::Relaxed)) > idle {
-            tracing::info!(peer = %connection.peer(), "closing an idle connection");
-            connection.close();
-        }
+        common.sweep();
     }
 }

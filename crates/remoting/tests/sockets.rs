@@ -2,121 +2,19 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+mod echo;
+
+use std::io::Write;
+use std::net::TcpStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use ferromq_protocol::code::response;
-use ferromq_protocol::{Encoding, FrameWriter, OwnedCommand};
-use ferromq_remoting::{
-    Client, ClientConfig, Connection, InvokeError, Limits, Requests, Server, ServerConfig, Service,
-};
-use parking_lot::Mutex;
+use ferromq_protocol::{Encoding, FrameWriter};
+use ferromq_remoting::{Client, ClientConfig, InvokeError, Limits, PushError, Server, ServerConfig};
 
-const ECHO: i32 = 9001;
-const LATER: i32 = 9002;
-const CALL_BACK: i32 = 9003;
-const WAIT: Duration = Duration::from_secs(10);
-
-/// Echoes bodies; LATER is answered by a push from another thread; CALL_BACK calls the client first.
-#[derive(Default)]
-struct Echo {
-    served: AtomicUsize,
-    closed: AtomicUsize,
-    largest_drain: AtomicUsize,
-    runtime: Mutex<Option<tokio::runtime::Handle>>,
-}
-
-impl Service for Echo {
-    fn serve(&self, conn: &Arc<Connection>, requests: &mut Requests<'_>, out: &mut Vec<u8>) {
-        let mut drain = 0;
-        for request in requests {
-            drain += 1;
-            self.served.fetch_add(1, Ordering::SeqCst);
-            let (head, body) = (request.head, request.body.to_vec());
-            let conn = conn.clone();
-            match head.code {
-                _ if head.is_oneway() => {}
-                LATER => drop(std::thread::spawn(move || {
-                    conn.push(|out| FrameWriter::response(out, &head, response::SUCCESS).finish_with_body(&body))
-                })),
-                CALL_BACK => {
-                    let runtime = self.runtime.lock().clone().expect("set by the test");
-                    runtime.spawn(async move {
-                        let answer = conn
-                            .invoke(WAIT, |out, opaque| {
-                                FrameWriter::request(out, Encoding::Json, ECHO, opaque, false)
-                                    .finish_with_body(b"from server");
-                            })
-                            .await
-                            .expect("the client answers");
-                        conn.push(|out| FrameWriter::response(out, &head, 0).finish_with_body(answer.body()))
-                            .expect("open");
-                    });
-                }
-                _ => FrameWriter::response(out, &head, response::SUCCESS).finish_with_body(&body),
-            }
-        }
-        self.largest_drain.fetch_max(drain, Ordering::SeqCst);
-    }
-
-    fn on_close(&self, _conn: &Arc<Connection>) {
-        self.closed.fetch_add(1, Ordering::SeqCst);
-    }
-}
-
-fn start(limits: Limits) -> (Server, Arc<Echo>, SocketAddr) {
-    let service = Arc::new(Echo::default());
-    let mut config = ServerConfig::new(vec!["127.0.0.1:0".parse().unwrap()]);
-    config.reactors = 2;
-    config.limits = limits;
-    let server = Server::start(config, service.clone()).unwrap();
-    let addr = server.local_addrs()[0];
-    (server, service, addr)
-}
-
-fn request(code: i32, opaque: i32, body: &[u8]) -> Vec<u8> {
-    let mut out = Vec::new();
-    FrameWriter::request(&mut out, Encoding::Binary, code, opaque, false).finish_with_body(body);
-    out
-}
-
-fn connect(addr: SocketAddr) -> TcpStream {
-    let socket = TcpStream::connect(addr).unwrap();
-    socket.set_read_timeout(Some(WAIT)).unwrap();
-    socket
-}
-
-fn read_frame(socket: &mut TcpStream) -> OwnedCommand {
-    let mut frame = vec![0; 4];
-    socket.read_exact(&mut frame).unwrap();
-    let len = u32::from_be_bytes(frame[..4].try_into().unwrap()) as usize;
-    frame.resize(4 + len, 0);
-    socket.read_exact(&mut frame[4..]).unwrap();
-    OwnedCommand::from_frame_bytes(frame).unwrap()
-}
-
-/// Waits for the end of the stream, as the server's close.
-fn closed_by_server(socket: &mut TcpStream) -> bool {
-    match socket.read(&mut [0; 1]) {
-        Ok(got) => got == 0,
-        Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
-    }
-}
-
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let end = Instant::now() + WAIT;
-    while !holds() {
-        assert!(Instant::now() < end, "{what}");
-        std::thread::yield_now();
-    }
-}
-
-fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
-}
+use crate::echo::*;
 
 #[test]
 fn pipelined_requests_are_served_in_one_drain_and_answered_in_order() {
@@ -237,60 +135,6 @@ fn broken_frames_close_only_their_own_connection() {
 }
 
 #[test]
-fn unfinished_frames_cost_what_was_received_and_end_at_their_time_limit() {
-    let limits = Limits { half_read_timeout: Duration::from_millis(400), ..Limits::default() };
-    let (server, _, addr) = start(limits);
-    let mut announced = (16_000_000u32).to_be_bytes().to_vec();
-    announced.extend([0, 0, 0, 100]);
-    let mut slow: Vec<TcpStream> = (0..300).map(|_| connect(addr)).collect();
-    for socket in &mut slow {
-        socket.write_all(&announced).unwrap();
-    }
-    let mut good = connect(addr);
-    good.write_all(&request(ECHO, 1, b"not disturbed")).unwrap();
-    assert_eq!(read_frame(&mut good).body(), b"not disturbed");
-    for socket in &mut slow {
-        assert!(closed_by_server(socket));
-    }
-    eventually("only the good connection is left", || server.connections() == 1);
-}
-
-#[test]
-fn the_budget_of_unfinished_frames_is_kept() {
-    let limits = Limits { half_read_budget: 1 << 20, ..Limits::default() };
-    let (_server, _, addr) = start(limits);
-    let mut socket = connect(addr);
-    let frame = request(ECHO, 1, &vec![7; 4 << 20]);
-    // The write fails when the server closes in the middle of it.
-    let _ = socket.write_all(&frame[..frame.len() - 1]);
-    assert!(closed_by_server(&mut socket));
-}
-
-#[test]
-fn a_peer_that_does_not_read_is_not_read_from_and_costs_bounded_memory() {
-    let limits = Limits { write_high_water: 64 << 10, ..Limits::default() };
-    let (_server, service, addr) = start(limits);
-    let mut socket = connect(addr);
-    socket.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
-    let frame = request(ECHO, 1, &vec![7; 64 << 10]);
-    let mut sent = 0;
-    while sent < 2_000 && socket.write_all(&frame).is_ok() {
-        sent += 1;
-    }
-    assert!(sent < 2_000, "the server stopped reading");
-    let served = service.served.load(Ordering::SeqCst);
-    for _ in 0..served {
-        assert_eq!(read_frame(&mut socket).body().len(), 64 << 10);
-    }
-}
-
-#[test]
-fn idle_connections_are_closed() {
-    let (_server, _, addr) = start(Limits { idle: Duration::from_millis(200), ..Limits::default() });
-    assert!(closed_by_server(&mut connect(addr)));
-}
-
-#[test]
 fn a_port_in_use_is_a_clear_error() {
     let (_server, _, addr) = start(Limits::default());
     let error = Server::start(ServerConfig::new(vec![addr]), Arc::new(Echo::default())).unwrap_err().to_string();
@@ -333,11 +177,198 @@ fn a_client_reconnects_and_its_waiting_calls_fail_at_once() {
         client.invoke(&name, WAIT, echo).await.unwrap();
         let first = client.connection(&name).await.unwrap();
         first.close();
-        assert_eq!(first.invoke(WAIT, echo).await.unwrap_err(), InvokeError::Push(ferromq_remoting::PushError::Closed));
+        assert_eq!(first.invoke(WAIT, echo).await.unwrap_err(), InvokeError::Push(PushError::Closed));
         client.invoke(&name, WAIT, echo).await.unwrap();
         assert_ne!(client.connection(&name).await.unwrap().id(), first.id());
         tokio::task::spawn_blocking(move || server.shutdown(Duration::ZERO)).await.unwrap();
         let error = client.invoke(&name, WAIT, echo).await.unwrap_err();
         assert!(matches!(error, InvokeError::Closed | InvokeError::Push(_) | InvokeError::Connect { .. }), "{error}");
     });
+}
+
+#[test]
+fn a_service_may_stop_early_and_gets_the_rest_later() {
+    let (_server, service, addr) = start(Limits::default());
+    let mut socket = connect(addr);
+    // Larger answers than the service wants in one go, from one small burst of large requests.
+    let bodies: Vec<Vec<u8>> = (0..40u8).map(|n| vec![n; 100 << 10]).collect();
+    let all: Vec<u8> = bodies.iter().enumerate().flat_map(|(n, body)| request(ECHO, n as i32, body)).collect();
+    let mut writer = socket.try_clone().unwrap();
+    let writing = std::thread::spawn(move || writer.write_all(&all));
+    for (n, body) in bodies.iter().enumerate() {
+        let answer = read_frame(&mut socket);
+        assert_eq!((answer.head().opaque, answer.body() == body), (n as i32, true));
+    }
+    writing.join().unwrap().unwrap();
+    // Many small requests with a pause of the peer in between: nothing is lost, nothing comes twice.
+    let all: Vec<u8> = (0..5_000).flat_map(|n| request(ECHO, n, &[1; 200])).collect();
+    socket.write_all(&all).unwrap();
+    for n in 0..5_000 {
+        assert_eq!(read_frame(&mut socket).head().opaque, n);
+    }
+    assert!(service.after_answers.load(Ordering::SeqCst) > 1);
+}
+
+#[test]
+fn what_was_served_before_a_broken_frame_is_answered() {
+    let (_server, _, addr) = start(Limits::default());
+    let mut socket = connect(addr);
+    let mut bytes = request(ECHO, 1, b"good");
+    bytes.extend([0xFF; 16]);
+    socket.write_all(&bytes).unwrap();
+    assert_eq!(read_frame(&mut socket).body(), b"good");
+    assert!(closed_by_server(&mut socket));
+}
+
+#[test]
+fn a_panic_of_the_service_ends_only_its_connection() {
+    let (server, service, addr) = start(Limits::default());
+    let mut good = connect(addr);
+    let mut bad = connect(addr);
+    bad.write_all(&request(PANIC, 1, b"")).unwrap();
+    assert!(closed_by_server(&mut bad));
+    eventually("the connection is forgotten", || {
+        server.connections() == 1 && service.closed.load(Ordering::SeqCst) == 1
+    });
+    good.write_all(&request(ECHO, 2, b"still here")).unwrap();
+    assert_eq!(read_frame(&mut good).body(), b"still here");
+}
+
+/// More connections than one drain writes to itself, on two reactors: some are written to by the serving thread, some
+/// through the mailbox of their own.
+#[test]
+fn pushes_made_while_serving_reach_every_connection_in_order() {
+    let (_server, service, addr) = start(Limits::default());
+    let mut listeners: Vec<TcpStream> = (0..50).map(|_| connect(addr)).collect();
+    for socket in &mut listeners {
+        socket.write_all(&request(JOIN, 1, b"")).unwrap();
+        assert_eq!(read_frame(socket).head().code, 0);
+    }
+    let mut teller = connect(addr);
+    for n in 0..100u32 {
+        teller.write_all(&request(TELL_ALL, n as i32, &n.to_be_bytes())).unwrap();
+    }
+    for _ in 0..100 {
+        assert_eq!(read_frame(&mut teller).head().code, 0);
+    }
+    for socket in &mut listeners {
+        for n in 0..100u32 {
+            assert_eq!(read_frame(socket).body(), n.to_be_bytes());
+        }
+    }
+    assert_eq!(service.joined.lock().len(), 50);
+}
+
+#[test]
+fn pushes_of_many_threads_arrive_whole() {
+    let (_server, service, addr) = start(Limits::default());
+    let mut socket = connect(addr);
+    socket.write_all(&request(JOIN, 1, b"")).unwrap();
+    read_frame(&mut socket);
+    let conn = service.joined.lock()[0].clone();
+    let threads: Vec<_> = (0..8u8)
+        .map(|thread| {
+            let conn = conn.clone();
+            std::thread::spawn(move || {
+                for n in 0..500usize {
+                    conn.push(|out| {
+                        FrameWriter::request(out, Encoding::Json, ECHO, n as i32, true)
+                            .finish_with_body(&vec![thread; n * 7]);
+                    })
+                    .unwrap();
+                }
+            })
+        })
+        .collect();
+    let mut next = [0; 8];
+    for _ in 0..8 * 500 {
+        let frame = read_frame(&mut socket);
+        let n = frame.head().opaque as usize;
+        assert_eq!(frame.body().len(), n * 7);
+        if let Some(&thread) = frame.body().first() {
+            assert!(frame.body().iter().all(|byte| *byte == thread));
+            assert!(n > next[usize::from(thread)], "each thread's frames keep their order");
+            next[usize::from(thread)] = n;
+        }
+    }
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
+#[test]
+fn callers_share_one_failed_attempt_to_connect() {
+    // Listens, but nobody accepts and its queue is full: connecting takes until the time limit.
+    let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    listener.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
+    listener.listen(0).unwrap();
+    let addr = listener.local_addr().unwrap().as_socket().unwrap();
+    let _fills_the_queue = TcpStream::connect(addr).unwrap();
+    runtime().block_on(async {
+        let config = ClientConfig { connect_timeout: Duration::from_millis(400), ..ClientConfig::default() };
+        let client = Client::new(config, None);
+        let from = Instant::now();
+        let calls: Vec<_> = (0..10)
+            .map(|_| {
+                let client = client.clone();
+                tokio::spawn(async move { client.invoke(&addr.to_string(), WAIT, |_, _| {}).await.unwrap_err() })
+            })
+            .collect();
+        for call in calls {
+            let error = call.await.unwrap();
+            assert!(matches!(error, InvokeError::Connect { .. }), "{error}");
+        }
+        assert!(from.elapsed() < Duration::from_secs(2), "{:?}", from.elapsed());
+        let from = Instant::now();
+        let error = client.invoke(&addr.to_string(), Duration::from_millis(50), |_, _| {}).await.unwrap_err();
+        assert_eq!(error, InvokeError::Timeout(Duration::from_millis(50)));
+        assert!(from.elapsed() < Duration::from_millis(350));
+    });
+}
+
+#[test]
+fn a_call_times_out_and_its_late_answer_is_dropped() {
+    let (_server, service, addr) = start(Limits { max_in_flight: 1, ..Limits::default() });
+    runtime().block_on(async {
+        let mut config = ClientConfig::default();
+        config.limits.max_in_flight = 1;
+        let client = Client::new(config, None);
+        let name = addr.to_string();
+        let ask = |code: i32| {
+            move |out: &mut Vec<u8>, opaque: i32| {
+                FrameWriter::request(out, Encoding::Json, code, opaque, false).finish();
+            }
+        };
+        let conn = client.connection(&name).await.unwrap();
+        // JOIN is answered at once; nothing answers a frame that was not sent.
+        let silent = conn.invoke(Duration::from_millis(30), |_, _| {});
+        let refused = conn.invoke(WAIT, ask(ECHO));
+        let (silent, refused) = tokio::join!(silent, refused);
+        assert_eq!(silent.unwrap_err(), InvokeError::Timeout(Duration::from_millis(30)));
+        assert_eq!(refused.unwrap_err(), InvokeError::TooManyInFlight { limit: 1 });
+        assert_eq!(conn.invoke(WAIT, ask(JOIN)).await.unwrap().head().code, 0);
+        assert_eq!(service.joined.lock().len(), 1);
+    });
+}
+
+#[test]
+fn a_client_leaves_a_server_that_sends_it_away() {
+    let (server, service, addr) = start(Limits::default());
+    let runtime = runtime();
+    let client = Client::new(ClientConfig::default(), None);
+    let name = addr.to_string();
+    let echo = |out: &mut Vec<u8>, opaque: i32| FrameWriter::request(out, Encoding::Json, ECHO, opaque, false).finish();
+    runtime.block_on(client.invoke(&name, WAIT, echo)).unwrap();
+    // An answer that cannot be written keeps the server from ending.
+    let mut stuck = connect(addr);
+    stuck.write_all(&request(ECHO, 2, &vec![1; 12 << 20])).unwrap();
+    eventually("served", || service.served.load(Ordering::SeqCst) == 2);
+    let stopping = std::thread::spawn(move || server.shutdown(WAIT));
+    let first = runtime.block_on(client.connection(&name)).unwrap().id();
+    eventually("sent away", || {
+        runtime.block_on(client.invoke(&name, WAIT, echo)).unwrap().head().code == response::GO_AWAY
+    });
+    if let Ok(second) = runtime.block_on(client.connection(&name)) {
+        assert_ne!(second.id(), first);
+    }
+    read_frame(&mut stuck);
+    stopping.join().unwrap();
 }

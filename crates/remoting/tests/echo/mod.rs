@@ -1,0 +1,146 @@
+//! A server that echoes, and what the tests of this folder need to talk to it.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::io::Read;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use ferromq_protocol::code::response;
+use ferromq_protocol::{Encoding, FrameWriter, OwnedCommand};
+use ferromq_remoting::{Connection, Limits, Requests, Server, ServerConfig, Service};
+use parking_lot::Mutex;
+
+pub const ECHO: i32 = 9001;
+pub const LATER: i32 = 9002;
+pub const CALL_BACK: i32 = 9003;
+/// Joins the connections that TELL_ALL pushes its body to, while it is being served.
+pub const JOIN: i32 = 9004;
+pub const TELL_ALL: i32 = 9005;
+/// The service panics.
+pub const PANIC: i32 = 9006;
+/// The service stops taking requests when its answers are this large.
+pub const LARGE_OUT: usize = 256 << 10;
+pub const WAIT: Duration = Duration::from_secs(10);
+
+/// Echoes bodies; LATER is answered by a push from another thread; CALL_BACK calls the client first.
+#[derive(Default)]
+pub struct Echo {
+    pub served: AtomicUsize,
+    pub closed: AtomicUsize,
+    pub largest_drain: AtomicUsize,
+    pub after_answers: AtomicUsize,
+    pub joined: Mutex<Vec<Arc<Connection>>>,
+    pub runtime: Mutex<Option<tokio::runtime::Handle>>,
+}
+
+impl Service for Echo {
+    fn serve(&self, conn: &Arc<Connection>, requests: &mut Requests<'_>, out: &mut Vec<u8>) {
+        let mut drain = 0;
+        while out.len() < LARGE_OUT {
+            let Some(request) = requests.next() else { break };
+            drain += 1;
+            self.served.fetch_add(1, Ordering::SeqCst);
+            let (head, body) = (request.head, request.body.to_vec());
+            let conn = conn.clone();
+            match head.code {
+                _ if head.is_oneway() => {}
+                LATER => drop(std::thread::spawn(move || {
+                    conn.push(|out| FrameWriter::response(out, &head, response::SUCCESS).finish_with_body(&body))
+                })),
+                CALL_BACK => {
+                    let runtime = self.runtime.lock().clone().expect("set by the test");
+                    runtime.spawn(async move {
+                        let answer = conn
+                            .invoke(WAIT, |out, opaque| {
+                                FrameWriter::request(out, Encoding::Json, ECHO, opaque, false)
+                                    .finish_with_body(b"from server");
+                            })
+                            .await
+                            .expect("the client answers");
+                        conn.push(|out| FrameWriter::response(out, &head, 0).finish_with_body(answer.body()))
+                            .expect("open");
+                    });
+                }
+                PANIC => panic!("asked for by a test"),
+                TELL_ALL => {
+                    for other in self.joined.lock().iter() {
+                        // One that has left is not told.
+                        let _ = other.push(|out| {
+                            FrameWriter::request(out, Encoding::Binary, TELL_ALL, 0, true).finish_with_body(&body);
+                        });
+                    }
+                    FrameWriter::response(out, &head, response::SUCCESS).finish();
+                }
+                JOIN => {
+                    self.joined.lock().push(conn.clone());
+                    FrameWriter::response(out, &head, response::SUCCESS).finish();
+                }
+                _ => FrameWriter::response(out, &head, response::SUCCESS).finish_with_body(&body),
+            }
+        }
+        self.largest_drain.fetch_max(drain, Ordering::SeqCst);
+    }
+
+    fn after_answer(&self) {
+        self.after_answers.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn on_close(&self, _conn: &Arc<Connection>) {
+        self.closed.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+pub fn start(limits: Limits) -> (Server, Arc<Echo>, SocketAddr) {
+    let service = Arc::new(Echo::default());
+    let mut config = ServerConfig::new(vec!["127.0.0.1:0".parse().unwrap()]);
+    config.reactors = 2;
+    config.limits = limits;
+    let server = Server::start(config, service.clone()).unwrap();
+    let addr = server.local_addrs()[0];
+    (server, service, addr)
+}
+
+pub fn request(code: i32, opaque: i32, body: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    FrameWriter::request(&mut out, Encoding::Binary, code, opaque, false).finish_with_body(body);
+    out
+}
+
+pub fn connect(addr: SocketAddr) -> TcpStream {
+    let socket = TcpStream::connect(addr).unwrap();
+    socket.set_read_timeout(Some(WAIT)).unwrap();
+    socket
+}
+
+pub fn read_frame(socket: &mut TcpStream) -> OwnedCommand {
+    let mut frame = vec![0; 4];
+    socket.read_exact(&mut frame).unwrap();
+    let len = u32::from_be_bytes(frame[..4].try_into().unwrap()) as usize;
+    frame.resize(4 + len, 0);
+    socket.read_exact(&mut frame[4..]).unwrap();
+    OwnedCommand::from_frame_bytes(frame).unwrap()
+}
+
+/// Waits for the end of the stream, as the server's close.
+pub fn closed_by_server(socket: &mut TcpStream) -> bool {
+    match socket.read(&mut [0; 1]) {
+        Ok(got) => got == 0,
+        Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+    }
+}
+
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + WAIT;
+    while !holds() {
+        assert!(Instant::now() < end, "{what}");
+        std::thread::yield_now();
+    }
+}
+
+pub fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
