@@ -43,6 +43,7 @@ pub(crate) fn handler(code: i32) -> Option<Handler> {
         request::GET_TOPIC_CONFIG => topic::get,
         request::GET_TOPIC_STATS_INFO => topic::stats,
         request::GET_SYSTEM_TOPIC_LIST_FROM_BROKER => topic::system_list,
+        request::QUERY_CONSUME_QUEUE => topic::consume_queue,
         // groups
         request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP => group::create,
         request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP_LIST => group::create_list,

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ferromq_protocol::body::{
-    CreateTopicListRequestBody, DataVersion, MessageQueue, TopicConfig, TopicConfigAndMappingSerializeWrapper,
-    TopicConfigAndQueueMapping, TopicFilterType, TopicList, TopicOffset, TopicStatsTable,
+    ConsumeQueueData, CreateTopicListRequestBody, DataVersion, MessageQueue, QueryConsumeQueueResponseBody,
+    TopicConfig, TopicConfigAndMappingSerializeWrapper, TopicConfigAndQueueMapping, TopicFilterType, TopicList,
+    TopicOffset, TopicStatsTable,
 };
 use ferromq_protocol::code::response;
+use ferromq_protocol::header::query::QueryConsumeQueueHeader;
 use ferromq_protocol::header::topic::{
     CreateTopicHeader, GetAllTopicConfigHeader, GetAllTopicConfigResponseHeader, TopicHeader,
 };
@@ -17,6 +19,8 @@ use super::{Call, Refusal};
 use crate::broker::Shared;
 use crate::topics::{TopicError, parse_attributes};
 
+/// Most entries in one answer of QUERY_CONSUME_QUEUE.
+const MAX_ENTRIES: i64 = 10_000;
 /// Most topics in one answer of GET_ALL_TOPIC_CONFIG to who asks for pages (`splitMetadataSize`).
 const PAGE_TOPICS: usize = 2000;
 
@@ -162,4 +166,33 @@ pub(crate) fn system_list(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u
         out,
         &TopicList { topic_list: broker.topics.system_names().into_iter().collect(), broker_addr: None },
     )
+}
+
+/// QUERY_CONSUME_QUEUE (321): entries of one queue as they stand, and whether a group's subscription is known.
+pub(crate) fn consume_queue(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8>) -> Result<(), Refusal> {
+    let header = QueryConsumeQueueHeader::read(&call.request.fields)?;
+    let (name, id) = (header.topic.to_str()?, header.queue_id);
+    let queue = u32::try_from(id).ok().and_then(|id| broker.store.find_queue(&name, id));
+    let queue = queue.ok_or_else(|| Refusal::new(response::SYSTEM_ERROR, format!("{id}@{name} is not exist!")))?;
+    let (min, max) = (queue.min_offset(), queue.max_offset());
+    let mut body = QueryConsumeQueueResponseBody { min_queue_index: min, max_queue_index: max, ..Default::default() };
+    if let Some(group) = header.consumer_group {
+        let group = group.to_str()?;
+        match broker.clients.consumer(&group, &name).and_then(|view| view.subscription) {
+            Some(subscription) => body.subscription_data = Some(subscription.data.clone()),
+            None => body.filter_data = Some(format!("{group}@{name} is not online!")),
+        }
+    }
+    let first = header.index.max(min);
+    let end = header.index.saturating_add(i64::from(header.count)).min(max).min(first.saturating_add(MAX_ENTRIES));
+    body.queue_data = (first..end)
+        .map_while(|offset| broker.store.entry(&queue, offset))
+        .map(|entry| ConsumeQueueData {
+            physic_offset: entry.physical_offset,
+            physic_size: entry.size,
+            tags_code: entry.tags_code,
+            ..ConsumeQueueData::default()
+        })
+        .collect();
+    call.respond_json(out, &body)
 }

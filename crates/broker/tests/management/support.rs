@@ -23,7 +23,8 @@ pub fn start(dir: &Path, change: impl FnOnce(&mut BrokerConfig)) -> Broker {
         ..BrokerConfig::default()
     };
     change(&mut config);
-    let store = StoreConfig { root: dir.to_owned(), mapped_file_size_commit_log: 1024 * 1024, ..StoreConfig::default() };
+    let store =
+        StoreConfig { root: dir.to_owned(), mapped_file_size_commit_log: 1024 * 1024, ..StoreConfig::default() };
     Broker::start(config, store).unwrap()
 }
 

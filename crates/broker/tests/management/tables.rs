@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::support::{Peer, run, start};
+use crate::support::{Peer, eventually, run, start};
 
 const UPDATE_AND_CREATE_TOPIC: i32 = 17;
 const UPDATE_AND_CREATE_TOPIC_LIST: i32 = 18;
@@ -23,6 +23,10 @@ const QUERY_TOPICS_BY_CONSUMER: i32 = 343;
 const GET_TOPIC_CONFIG: i32 = 351;
 const GET_SUBSCRIPTIONGROUP_CONFIG: i32 = 352;
 const UPDATE_CONSUMER_OFFSET: i32 = 15;
+const SEND_MESSAGE: i32 = 10;
+const INVOKE_BROKER_TO_RESET_OFFSET: i32 = 222;
+const SEND_MESSAGE_V2: i32 = 310;
+const QUERY_CONSUME_QUEUE: i32 = 321;
 
 fn topic_fields<'a>(topic: &'a str, queues: &'a str, attributes: &'a str) -> [(&'a str, &'a str); 9] {
     [
@@ -181,6 +185,103 @@ fn offsets_and_statistics_are_shown() {
         assert_eq!(runtime["table"]["putTps"].as_str().unwrap().split(' ').count(), 3);
         let config = peer.ok(GET_BROKER_CONFIG, &[], b"").await;
         assert_eq!(config.text(), "brokerName=broker-a\n");
+    });
+    broker.shutdown();
+}
+
+#[test]
+fn a_topics_messages_are_counted_reset_and_gone_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = start(dir.path(), |_| {});
+    run(async {
+        let peer = Peer::new(broker.addr());
+        peer.ok(UPDATE_AND_CREATE_TOPIC, &topic_fields("T", "1", ""), b"").await;
+        let send = [
+            ("producerGroup", "p"),
+            ("topic", "T"),
+            ("defaultTopic", "TBW102"),
+            ("defaultTopicQueueNums", "4"),
+            ("queueId", "0"),
+            ("sysFlag", "0"),
+            ("bornTimestamp", "1764000000000"),
+            ("flag", "0"),
+            ("properties", "TAGS\u{1}a\u{2}"),
+        ];
+        for _ in 0..3 {
+            peer.ok(SEND_MESSAGE, &send, b"body").await;
+        }
+        let stats = async || peer.ok(GET_TOPIC_STATS_INFO, &[("topic", "T")], b"").await.text();
+        eventually("three messages are counted", async || stats().await.contains("\"maxOffset\":3")).await;
+        assert!(!stats().await.contains("\"lastUpdateTimestamp\":0"));
+        let entries = [("topic", "T"), ("queueId", "0"), ("index", "1"), ("count", "10"), ("consumerGroup", "g")];
+        let queue = peer.ok(QUERY_CONSUME_QUEUE, &entries, b"").await.json();
+        assert_eq!((&queue["minQueueIndex"], &queue["maxQueueIndex"]), (&json!(0), &json!(3)));
+        assert_eq!(queue["queueData"].as_array().unwrap().len(), 2);
+        assert_eq!(queue["queueData"][0]["tagsCode"], 97);
+        assert_eq!(queue["filterData"], "g@T is not online!");
+        let absent = peer.call(QUERY_CONSUME_QUEUE, &[("topic", "T"), ("queueId", "7"), ("count", "1")], b"").await;
+        assert_eq!((absent.code, &*absent.remark), (1, "7@T is not exist!"));
+
+        let reset =
+            |timestamp: &'static str| [("topic", "T"), ("group", "g"), ("timestamp", timestamp), ("isForce", "true")];
+        assert_eq!(peer.call(INVOKE_BROKER_TO_RESET_OFFSET, &reset("-1"), b"").await.code, 26);
+        peer.post(UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, json!({"groupName": "g"})).await;
+        let to_end = peer.ok(INVOKE_BROKER_TO_RESET_OFFSET, &reset("-1"), b"").await.text();
+        assert!(to_end.ends_with(":3}}"), "{to_end}");
+        let to_start = peer.ok(INVOKE_BROKER_TO_RESET_OFFSET, &reset("0"), b"").await.text();
+        assert!(to_start.ends_with(":0}}"), "{to_start}");
+        let runtime = peer.ok(GET_BROKER_RUNTIME_INFO, &[], b"").await.json();
+        assert_eq!(runtime["table"]["msgPutTotalTodayNow"], "3");
+        assert!(runtime["table"]["earliestMessageTimeStamp"].as_str().unwrap().parse::<i64>().unwrap() > 0);
+        let ratio: f64 = runtime["table"]["commitLogDiskRatio"].as_str().unwrap().parse().unwrap();
+        assert!((0.0..=1.0).contains(&ratio), "{ratio}");
+
+        peer.ok(DELETE_TOPIC_IN_BROKER, &[("topic", "T")], b"").await;
+        assert!(!dir.path().join("consumequeue/T").exists());
+        let topics = peer.ok(QUERY_TOPICS_BY_CONSUMER, &[("group", "g")], b"").await.json();
+        assert_eq!(topics["topicList"], json!([]));
+        peer.ok(UPDATE_AND_CREATE_TOPIC, &topic_fields("T", "1", ""), b"").await;
+        peer.ok(SEND_MESSAGE, &send, b"body").await;
+        eventually("a topic made again starts at 0", async || stats().await.contains("\"maxOffset\":1")).await;
+    });
+    broker.shutdown();
+}
+
+#[test]
+fn a_first_send_makes_a_topic_that_outlives_the_broker() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = start(dir.path(), |_| {});
+    let send = |topic: &'static str| {
+        [
+            ("a", "p"),
+            ("b", topic),
+            ("c", "TBW102"),
+            ("d", "3"),
+            ("e", "0"),
+            ("f", "0"),
+            ("g", "1764000000000"),
+            ("h", "0"),
+            ("i", ""),
+        ]
+    };
+    run(async {
+        let peer = Peer::new(broker.addr());
+        peer.ok(SEND_MESSAGE_V2, &send("made"), b"body").await;
+        let path = dir.path().join("config/topics.json");
+        eventually("the new topic is on disk", async || {
+            std::fs::read_to_string(&path).is_ok_and(|text| text.contains("\"made\""))
+        })
+        .await;
+        let illegal = peer.call(SEND_MESSAGE_V2, &send("../../x"), b"body").await;
+        assert_eq!(illegal.code, 29);
+    });
+    broker.shutdown();
+    let broker = start(dir.path(), |config| config.auto_create_topic_enable = false);
+    run(async {
+        let peer = Peer::new(broker.addr());
+        let shown = peer.ok(GET_TOPIC_CONFIG, &[("topic", "made")], b"").await.json();
+        assert_eq!((&shown["readQueueNums"], &shown["perm"]), (&json!(3), &json!(6)));
+        assert_eq!(peer.call(SEND_MESSAGE_V2, &send("other"), b"body").await.code, 17);
     });
     broker.shutdown();
 }
