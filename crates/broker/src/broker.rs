@@ -7,7 +7,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::Path;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ferromq_common::json_file::LoadError;
@@ -101,8 +101,6 @@ pub struct Broker {
     shared: Arc<Shared>,
     server: Server,
     registration: Arc<Registration>,
-    /// Signalled when the registration has left all name servers.
-    unregistered: mpsc::Receiver<()>,
     persister: Persister,
 }
 
@@ -145,20 +143,15 @@ impl Broker {
         });
         let period = Duration::from_millis(shared.config.flush_consumer_offset_interval);
         let persister = Persister::start(saving, saved_tables(&shared), period)?;
-        let service = BrokerService { shared: Arc::clone(&shared), fast_port: listen.get(1).map_or(0, SocketAddr::port) };
+        let service =
+            BrokerService { shared: Arc::clone(&shared), fast_port: listen.get(1).map_or(0, SocketAddr::port) };
         let server = serve(&shared.config, listen, service)?;
         server.spawn(sweep_polls(Arc::clone(&shared)));
         server.spawn(clients::tell_changes(Arc::clone(&shared)));
         server.spawn(clients::drop_silent(Arc::clone(&shared)));
         let registration = Registration::new(Arc::clone(&shared), identity(&shared));
-        let (left, unregistered) = mpsc::channel();
-        let run = Arc::clone(&registration).run();
-        server.spawn(async move {
-            run.await;
-            // Nobody waits when the broker was dropped without a shutdown.
-            let _ = left.send(());
-        });
-        Ok(Broker { shared, server, registration, unregistered, persister })
+        server.spawn(Arc::clone(&registration).run());
+        Ok(Broker { shared, server, registration, persister })
     }
 
     /// The address clients know.
@@ -179,9 +172,6 @@ impl Broker {
     /// Leaves the name servers, finishes what is in hand, and closes the files. Blocks for some seconds at most.
     pub fn shutdown(self) {
         self.registration.stop();
-        if self.unregistered.recv_timeout(DRAIN).is_err() {
-            tracing::warn!("not all name servers answered the unregistration within {DRAIN:?}; they forget this broker by its silence");
-        }
         self.shared.polls.drain();
         self.server.shutdown(DRAIN);
         self.persister.stop();

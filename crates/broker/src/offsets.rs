@@ -32,10 +32,13 @@ const SEPARATOR: char = '@';
 /// One consumer group's offsets of one topic, by queue id.
 type Queues = BTreeMap<u32, i64>;
 
+/// Part of the table, by `topic@group`.
+type Stripe = RwLock<HashMap<Box<str>, Pair>>;
+
 /// The table of consumer offsets. All methods may be called from any thread.
 pub struct Offsets {
     hasher: RandomState,
-    stripes: Box<[RwLock<HashMap<Box<str>, Pair>>]>,
+    stripes: Box<[Stripe]>,
     /// Commits since the start: `persist.rs` writes when it has moved.
     changes: AtomicU64,
     /// Resets that wait for a pull, all pairs together: 0 spares the look-up on every pull and commit.
@@ -128,7 +131,9 @@ impl Offsets {
 
     /// All offsets of a group in one topic.
     pub fn queues(&self, topic: &str, group: &str) -> BTreeMap<u32, i64> {
-        self.with_key(topic, group, |key| self.stripe(key).read().get(key).map(|p| p.offsets.clone()).unwrap_or_default())
+        self.with_key(topic, group, |key| {
+            self.stripe(key).read().get(key).map(|p| p.offsets.clone()).unwrap_or_default()
+        })
     }
 
     /// Groups that committed offsets for a topic.
@@ -169,7 +174,10 @@ impl Offsets {
         for stripe in &self.stripes {
             for (key, pair) in stripe.read().iter() {
                 if !pair.offsets.is_empty() {
-                    offset_table.insert(key.to_string(), pair.offsets.iter().map(|(id, offset)| (*id as i32, *offset)).collect());
+                    offset_table.insert(
+                        key.to_string(),
+                        pair.offsets.iter().map(|(id, offset)| (*id as i32, *offset)).collect(),
+                    );
                 }
             }
         }
@@ -195,7 +203,7 @@ impl Offsets {
         let mut file = self.snapshot();
         let mut version = self.version.lock();
         version.next_version(clock::now_millis());
-        file.data_version = Some(version.clone());
+        file.data_version = Some(*version);
         drop(version);
         Ok(serde_json::to_vec_pretty(&file)?)
     }
@@ -241,7 +249,7 @@ impl Offsets {
         }
     }
 
-    fn stripe(&self, key: &str) -> &RwLock<HashMap<Box<str>, Pair>> {
+    fn stripe(&self, key: &str) -> &Stripe {
         &self.stripes[self.hasher.hash_one(key) as usize % STRIPES]
     }
 

@@ -134,7 +134,9 @@ mod tests {
 
     #[test]
     fn pairs_stay_and_the_brokers_own_vanish() {
-        let (out, seen) = rewritten(b"UNIQ_KEY\x01U1\x02WAIT\x01true\x02TAGS\x01a\x02POP_CK\x01x\x02MSG_REGION\x01r\x02KEYS\x01k1 k2\x02");
+        let (out, seen) = rewritten(
+            b"UNIQ_KEY\x01U1\x02WAIT\x01true\x02TAGS\x01a\x02POP_CK\x01x\x02MSG_REGION\x01r\x02KEYS\x01k1 k2\x02",
+        );
         assert_eq!(out, b"UNIQ_KEY\x01U1\x02TAGS\x01a\x02KEYS\x01k1 k2\x02");
         assert_eq!(&out[seen.uniq_key.unwrap()], b"U1");
         assert_eq!(&out[seen.tags.unwrap()], b"a");

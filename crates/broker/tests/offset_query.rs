@@ -1,5 +1,7 @@
 //! Offsets of consumers and queues, and messages by key and place, over a real socket.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod support;
 
 use ferromq_protocol::code::{request, response};
@@ -36,7 +38,8 @@ fn commits_are_kept_over_a_restart() {
     assert_eq!(commit(&bench, "G", "Nothing", 0, 7), response::TOPIC_NOT_EXIST);
     assert_eq!(commit(&bench, "a/b", "T", 0, 7), response::SUBSCRIPTION_GROUP_NOT_EXIST);
     assert_eq!(commit(&bench, "G", "T", -3, 7), response::INVALID_PARAMETER);
-    let committed = |bench: &Bench| bench.ask(request::QUERY_CONSUMER_OFFSET, "T", 0, "offset", &[("consumerGroup", "G")]);
+    let committed =
+        |bench: &Bench| bench.ask(request::QUERY_CONSUMER_OFFSET, "T", 0, "offset", &[("consumerGroup", "G")]);
     assert_eq!(committed(&bench), Some(7));
 
     bench.broker.take().unwrap().shutdown();

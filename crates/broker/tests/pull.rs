@@ -1,5 +1,7 @@
 //! Pulls over a real socket: what is found, how long one waits, what is refused.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod support;
 
 use std::time::{Duration, Instant};
@@ -93,7 +95,8 @@ fn refusals_have_the_codes_java_users_know() {
 #[test]
 fn a_waiting_pull_is_answered_when_a_message_arrives() {
     let bench = filled("T", 1);
-    let waiting = PullHeader { sys_flag: SUSPEND | SUBSCRIPTION, suspend_timeout_millis: 8000, ..pull_header("T", 0, 1, "*") };
+    let waiting =
+        PullHeader { sys_flag: SUSPEND | SUBSCRIPTION, suspend_timeout_millis: 8000, ..pull_header("T", 0, 1, "*") };
     let began = Instant::now();
     let pull = start_pull(&bench, waiting);
     wait_until("parking", || bench.broker.as_ref().unwrap().shared().polls.len() == 1);
@@ -107,7 +110,8 @@ fn a_waiting_pull_is_answered_when_a_message_arrives() {
 #[test]
 fn a_waiting_pull_is_not_woken_by_other_tags_or_queues() {
     let bench = filled("T", 1);
-    let waiting = PullHeader { sys_flag: SUSPEND | SUBSCRIPTION, suspend_timeout_millis: 1000, ..pull_header("T", 0, 1, "a") };
+    let waiting =
+        PullHeader { sys_flag: SUSPEND | SUBSCRIPTION, suspend_timeout_millis: 1000, ..pull_header("T", 0, 1, "a") };
     let began = Instant::now();
     let pull = start_pull(&bench, waiting);
     wait_until("parking", || bench.broker.as_ref().unwrap().shared().polls.len() == 1);
@@ -122,7 +126,8 @@ fn a_waiting_pull_is_not_woken_by_other_tags_or_queues() {
 #[test]
 fn a_waiting_pull_is_told_nothing_was_found_at_its_deadline() {
     let bench = filled("T", 1);
-    let waiting = PullHeader { sys_flag: SUSPEND | SUBSCRIPTION, suspend_timeout_millis: 300, ..pull_header("T", 0, 1, "*") };
+    let waiting =
+        PullHeader { sys_flag: SUSPEND | SUBSCRIPTION, suspend_timeout_millis: 300, ..pull_header("T", 0, 1, "*") };
     let answer = bench.runtime.block_on(start_pull(&bench, waiting)).unwrap();
     assert_eq!(code(&answer), response::PULL_NOT_FOUND);
     assert_eq!(number(&answer, "nextBeginOffset"), Some(1));
@@ -131,7 +136,8 @@ fn a_waiting_pull_is_told_nothing_was_found_at_its_deadline() {
 #[test]
 fn pulls_of_a_closed_connection_are_dropped() {
     let bench = filled("T", 1);
-    let waiting = PullHeader { sys_flag: SUSPEND | SUBSCRIPTION, suspend_timeout_millis: 60_000, ..pull_header("T", 0, 1, "*") };
+    let waiting =
+        PullHeader { sys_flag: SUSPEND | SUBSCRIPTION, suspend_timeout_millis: 60_000, ..pull_header("T", 0, 1, "*") };
     let pull = start_pull(&bench, waiting);
     let shared = bench.broker.as_ref().unwrap().shared();
     wait_until("parking", || shared.polls.len() == 1);
@@ -158,10 +164,7 @@ fn a_pull_may_carry_a_commit() {
     assert_eq!(committed, Some(3));
 }
 
-fn start_pull(
-    bench: &Bench,
-    header: PullHeader<'static>,
-) -> tokio::task::JoinHandle<ferromq_protocol::OwnedCommand> {
+fn start_pull(bench: &Bench, header: PullHeader<'static>) -> tokio::task::JoinHandle<ferromq_protocol::OwnedCommand> {
     let connection = bench.connection();
     bench.runtime.spawn(async move {
         connection

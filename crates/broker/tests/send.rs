@@ -1,5 +1,7 @@
 //! Sends over a real socket: what is stored, what is answered, what is refused.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod support;
 
 use ferromq_protocol::Text;
@@ -126,8 +128,7 @@ fn pipelined_sends_are_all_answered_and_keep_their_order() {
             let body = n.to_be_bytes();
             connection
                 .invoke(TIMEOUT, |out, opaque| {
-                    let mut frame =
-                        FrameWriter::request(out, Encoding::Json, request::SEND_MESSAGE_V2, opaque, false);
+                    let mut frame = FrameWriter::request(out, Encoding::Json, request::SEND_MESSAGE_V2, opaque, false);
                     send_header("Pipe", 0, "").write_short(&mut frame);
                     frame.finish_with_body(&body);
                 })

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use ferromq_protocol::code::response;
 use ferromq_protocol::header::offset::{
-    GetEarliestMsgStoretimeHeader, GetEarliestMsgStoretimeResponseHeader, GetMaxOffsetHeader, GetMinOffsetHeader, OffsetResponseHeader, QueryConsumerOffsetHeader, SearchOffsetHeader,
-    UpdateConsumerOffsetHeader,
+    GetEarliestMsgStoretimeHeader, GetEarliestMsgStoretimeResponseHeader, GetMaxOffsetHeader, GetMinOffsetHeader,
+    OffsetResponseHeader, QueryConsumerOffsetHeader, SearchOffsetHeader, UpdateConsumerOffsetHeader,
 };
 use ferromq_store::{Boundary, Queue};
 

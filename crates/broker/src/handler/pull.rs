@@ -71,7 +71,13 @@ pub(crate) fn pull(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8>) -> 
     if broker.config.use_server_side_reset_offset
         && let Some(offset) = broker.offsets.take_reset(&topic, &group, queue_id)
     {
-        pull.write(response::PULL_OFFSET_MOVED, "OFFSET_RESET", [offset, pull.queue.min_offset(), pull.queue.max_offset()], &[], out);
+        pull.write(
+            response::PULL_OFFSET_MOVED,
+            "OFFSET_RESET",
+            [offset, pull.queue.min_offset(), pull.queue.max_offset()],
+            &[],
+            out,
+        );
         return Ok(());
     }
     let suspend = (header.sys_flag & flags::SUSPEND != 0).then(|| suspend_time(broker, header.suspend_timeout_millis));
@@ -230,7 +236,8 @@ fn registered_subscription(
     group: &SubscriptionGroupConfig,
 ) -> Result<Filter, Refused> {
     let group_name = &group.group_name;
-    let absent = |what: &str| Refusal::new(response::SUBSCRIPTION_NOT_EXIST, format!("the consumer's {what} not exist"));
+    let absent =
+        |what: &str| Refusal::new(response::SUBSCRIPTION_NOT_EXIST, format!("the consumer's {what} not exist"));
     let consumer = broker.clients.consumer(group_name, topic_name).ok_or_else(|| absent("group info"))?;
     if !group.consume_broadcast_enable && consumer.message_model == MessageModel::Broadcasting {
         let remark = format!("the consumer group[{group_name}] can not consume by broadcast way");

@@ -66,7 +66,7 @@ struct Target {
 impl Sends {
     /// Forgets what a drain left behind that ended in a panic: its answers would go to another client.
     pub fn begin(&mut self) {
-        if !self.waiting.is_empty() || self.batch.len() > 0 {
+        if !self.waiting.is_empty() || !self.batch.is_empty() {
             tracing::error!("a drain of requests was abandoned; its {} sends are not stored", self.waiting.len());
             self.clear();
         }
@@ -131,7 +131,8 @@ impl Sends {
                 self.next_queue % topic.write_queues()
             }
         };
-        let multi_tags = if topic.config().topic_filter_type == TopicFilterType::MultiTag { flags::MULTI_TAGS } else { 0 };
+        let multi_tags =
+            if topic.config().topic_filter_type == TopicFilterType::MultiTag { flags::MULTI_TAGS } else { 0 };
         let target = Target {
             topic,
             queue_id,
@@ -208,12 +209,7 @@ fn push_key(keys: &mut Vec<u8>, key: &[u8]) -> (u32, u32) {
 }
 
 /// The topic a name stands for, made when it is allowed (`AbstractSendMessageProcessor.msgCheck`).
-fn find_topic(
-    broker: &Shared,
-    call: &Call<'_>,
-    header: &SendHeader<'_>,
-    name: &str,
-) -> Result<Arc<Topic>, Refusal> {
+fn find_topic(broker: &Shared, call: &Call<'_>, header: &SendHeader<'_>, name: &str) -> Result<Arc<Topic>, Refusal> {
     let known = broker.topics.get(name);
     if broker.config.broker_permission & 2 == 0 && known.as_ref().is_some_and(|topic| topic.config().order) {
         let remark = format!("the broker[{}] sending message is forbidden", broker.config.broker_ip1);

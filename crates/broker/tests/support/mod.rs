@@ -1,6 +1,7 @@
 //! A broker in a temporary folder, and a client that speaks raw requests to it.
 
 #![allow(dead_code, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::sync::Arc;
 use std::time::Duration;

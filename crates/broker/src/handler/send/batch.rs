@@ -6,7 +6,7 @@ use ferromq_protocol::header::send::SendHeader;
 use ferromq_protocol::record;
 use ferromq_protocol::topic as names;
 
-use super::{Sends, Target, illegal_size, not_served, parts, queue_of, push_key, refuse_other_kinds, rejected};
+use super::{Sends, Target, illegal_size, not_served, parts, push_key, queue_of, refuse_other_kinds, rejected};
 use crate::broker::Shared;
 use crate::handler::{Call, Refusal};
 use crate::properties;

@@ -1,0 +1,76 @@
+//! What is answered when the disk is slow or refuses: never SEND_OK for what may not be there.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use std::sync::Arc;
+
+use ferromq_protocol::code::{request, response};
+use ferromq_store::{Faults, FlushMode};
+use support::*;
+
+#[test]
+fn synced_sends_are_answered_and_seen_after_the_sync() {
+    let bench = start_with(config(), |store| store.flush_disk_type = FlushMode::Sync);
+    for n in 0..20 {
+        let answer = bench.send("T", 0, "", b"x");
+        assert_eq!((code(&answer), number(&answer, "queueOffset")), (response::SUCCESS, Some(n)));
+    }
+    let pulled = bench.pull(&pull_header("T", 0, 0, "*"));
+    assert_eq!(records(pulled.body()).len(), 20);
+    let relaxed = bench.send("T", 0, "WAIT\u{1}false\u{2}", b"x");
+    assert_eq!(code(&relaxed), response::SUCCESS);
+}
+
+#[test]
+fn a_failed_sync_is_never_acknowledged_and_ends_all_sends() {
+    let faults = Arc::new(Faults::default());
+    let bench = start_with(config(), |store| {
+        store.flush_disk_type = FlushMode::Sync;
+        store.faults = Some(Arc::clone(&faults));
+    });
+    assert_eq!(code(&bench.send("T", 0, "", b"x")), response::SUCCESS);
+    faults.fail_syncs_after(0);
+    let refused = bench.send("T", 0, "", b"x");
+    assert_eq!(code(&refused), response::SERVICE_NOT_AVAILABLE, "{}", remark(&refused));
+    assert_eq!(number(&refused, "queueOffset"), None);
+    faults.fail_syncs_after(-1);
+    let after = bench.send("T", 0, "", b"x");
+    assert_eq!(code(&after), response::SERVICE_NOT_AVAILABLE);
+    assert!(remark(&after).contains("read-only"), "{}", remark(&after));
+    // What was acknowledged is still served.
+    let pulled = bench.pull(&pull_header("T", 0, 0, "*"));
+    assert_eq!(records(pulled.body()).len(), 1);
+}
+
+#[test]
+fn a_failed_write_refuses_the_whole_drain() {
+    let faults = Arc::new(Faults::default());
+    let bench = start_with(config(), |store| store.faults = Some(Arc::clone(&faults)));
+    assert_eq!(code(&bench.send("T", 0, "", b"x")), response::SUCCESS);
+    faults.fail_writes_after(0);
+    let refused = bench.send("T", 0, "", b"x");
+    assert_eq!(code(&refused), response::SERVICE_NOT_AVAILABLE, "{}", remark(&refused));
+    let end = bench.ask(request::GET_MAX_OFFSET, "T", 0, "offset", &[("committed", "false")]);
+    assert_eq!(end, Some(1));
+}
+
+#[test]
+fn no_room_for_the_next_file_is_told_and_passes() {
+    let faults = Arc::new(Faults::default());
+    let bench = start_with(config(), |store| {
+        store.mapped_file_size_commit_log = 64 * 1024;
+        store.faults = Some(Arc::clone(&faults));
+    });
+    let body = vec![b'x'; 16 * 1024];
+    assert_eq!(code(&bench.send("T", 0, "", &body)), response::SUCCESS);
+    faults.fail_allocations_after(0);
+    // What is prepared already is used up first.
+    let refused =
+        (0..40).map(|_| bench.send("T", 0, "", &body)).find(|answer| code(answer) != response::SUCCESS).unwrap();
+    assert_eq!(code(&refused), response::SERVICE_NOT_AVAILABLE, "{}", remark(&refused));
+    assert!(remark(&refused).contains("disk is full"), "{}", remark(&refused));
+    faults.fail_allocations_after(-1);
+    assert_eq!(code(&bench.send("T", 0, "", &body)), response::SUCCESS);
+}
