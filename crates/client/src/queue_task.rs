@@ -117,6 +117,7 @@ impl Progress {
 pub(crate) async fn run(group: Arc<Group>, queue: MessageQueue, progress: Arc<Progress>) {
     let mut stopped = progress.stopped.subscribe();
     let mut broker_id = MASTER_ID;
+    let mut failing = false;
     while !*stopped.borrow() {
         if group.orderly && !progress.locked().await {
             return;
@@ -139,7 +140,9 @@ pub(crate) async fn run(group: Arc<Group>, queue: MessageQueue, progress: Arc<Pr
         let pulled = match pulled {
             Ok(pulled) => pulled,
             Err(e) => {
-                tracing::warn!(%queue, "pull failed: {e}");
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!(%queue, "pull failed, goes on trying: {e}");
+                }
                 broker_id = MASTER_ID;
                 tokio::time::sleep(PAUSE_AFTER_ERROR).await;
                 if matches!(e, Error::UnknownBroker(_) | Error::Unreachable { .. }) {
@@ -148,6 +151,9 @@ pub(crate) async fn run(group: Arc<Group>, queue: MessageQueue, progress: Arc<Pr
                 continue;
             }
         };
+        if std::mem::take(&mut failing) {
+            tracing::info!(%queue, "pull works again");
+        }
         broker_id = pulled.suggested_broker_id;
         if pulled.status == PullStatus::OffsetIllegal {
             tracing::warn!(%queue, from = pulled.next_begin_offset, "offset was outside the queue or has been reset");
@@ -181,7 +187,7 @@ pub(crate) async fn run(group: Arc<Group>, queue: MessageQueue, progress: Arc<Pr
 }
 
 /// Calls the handler until the message is acknowledged or back at the broker, or the queue is no longer ours.
-async fn handle(group: &Group, message: ReceivedMessage, progress: &Progress) {
+async fn handle(group: &Group, mut message: ReceivedMessage, progress: &Progress) {
     loop {
         let ack = guarded((group.handler)(as_sent(group, message.clone()))).await;
         if ack == Ack::Done {
@@ -191,6 +197,7 @@ async fn handle(group: &Group, message: ReceivedMessage, progress: &Progress) {
             Ok(()) => return,
             Err(e) => tracing::warn!(id = message.message_id(), "not sent back, will be handled again here: {e}"),
         }
+        message.reconsume_times += 1;
         tokio::time::sleep(PAUSE_BEFORE_RETRY).await;
         if *progress.stopped.borrow() {
             return;
