@@ -1,6 +1,7 @@
 //! What any thread may do with a connection: push frames, call the peer, close. Reading belongs to the connection's
 //! task (`drive.rs`); writing is guarded by the lock of `outbound.rs`.
 
+use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
@@ -17,6 +18,14 @@ use crate::common::{Common, Held};
 use crate::in_flight::InFlight;
 use crate::outbound::{Outbound, Wrote};
 use crate::reactor::{Collecting, Reactor};
+
+/// A thread's buffer for pushed frames above this size is given back after use.
+const KEPT_FRAMES_BYTES: usize = 64 << 10;
+
+thread_local! {
+    /// What a push writes, until the connection is locked.
+    static FRAMES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// Why a frame was not taken for sending.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
@@ -122,16 +131,30 @@ impl Connection {
         }
     }
 
-    /// Appends whole frames to what is to be written and sees to it that they are. Never blocks. `write` runs with the
-    /// connection locked: it must not touch the connection.
+    /// Appends whole frames to what is to be written and sees to it that they are. Never blocks by itself; `write` runs
+    /// before the connection is locked, so it may take its time and any lock.
     pub fn push(&self, write: impl FnOnce(&mut Vec<u8>)) -> Result<(), PushError> {
+        if !self.is_open() {
+            return Err(PushError::Closed);
+        }
+        let mut frames = FRAMES.take();
+        write(&mut frames);
+        let pushed = self.push_frames(&mut frames);
+        frames.clear();
+        if frames.capacity() <= KEPT_FRAMES_BYTES {
+            FRAMES.set(frames);
+        }
+        pushed
+    }
+
+    fn push_frames(&self, frames: &mut Vec<u8>) -> Result<(), PushError> {
         let limit = self.common.limits.max_outbound;
         let collect = Collecting::is_on();
         let mut outbound = self.outbound.lock();
         if outbound.is_closed() || !self.is_open() {
             return Err(PushError::Closed);
         }
-        write(outbound.buffer());
+        outbound.append(frames);
         if outbound.left() > limit {
             // Before the lock is given back: a task that looks now must not go to sleep again.
             self.closing.store(true, Ordering::Release);

@@ -14,6 +14,9 @@ const KEPT_BYTES: usize = 4 << 10;
 /// Written bytes in front of the buffer are cut off when there are this many.
 const COMPACT_BYTES: usize = 64 << 10;
 
+/// Frames of this size are moved into an empty buffer rather than copied.
+const TAKEN_OVER_BYTES: usize = 32 << 10;
+
 #[derive(Debug)]
 pub(crate) struct Outbound {
     /// None once the connection's task has ended.
@@ -50,9 +53,13 @@ impl Outbound {
         self.pending.len() - self.written
     }
 
-    /// Where frames are appended.
-    pub fn buffer(&mut self) -> &mut Vec<u8> {
-        &mut self.pending
+    /// Takes frames over; large ones without a copy when nothing else waits.
+    pub fn append(&mut self, frames: &mut Vec<u8>) {
+        if self.pending.is_empty() && frames.len() >= TAKEN_OVER_BYTES {
+            self.pending = std::mem::take(frames);
+        } else {
+            self.pending.extend_from_slice(frames);
+        }
     }
 
     /// The task calls this whenever it runs: the next push wakes it again.

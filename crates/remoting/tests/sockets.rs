@@ -372,3 +372,27 @@ fn a_client_leaves_a_server_that_sends_it_away() {
     read_frame(&mut stuck);
     stopping.join().unwrap();
 }
+
+#[test]
+fn a_push_may_push_itself_and_large_frames_keep_their_order() {
+    let (_server, service, addr) = start(Limits::default());
+    let mut socket = connect(addr);
+    socket.write_all(&request(JOIN, 1, b"")).unwrap();
+    read_frame(&mut socket);
+    let conn = service.joined.lock()[0].clone();
+    let frame = |out: &mut Vec<u8>, opaque: i32, len: usize| {
+        FrameWriter::request(out, Encoding::Binary, ECHO, opaque, true).finish_with_body(&vec![opaque as u8; len]);
+    };
+    for n in 0..20 {
+        conn.push(|out| {
+            frame(out, 2 * n + 1, 100_000);
+            conn.push(|out| frame(out, 2 * n, 10)).unwrap();
+        })
+        .unwrap();
+    }
+    for n in 0..40 {
+        let got = read_frame(&mut socket);
+        assert_eq!((got.head().opaque, got.body().len()), (n, if n % 2 == 0 { 10 } else { 100_000 }));
+        assert!(got.body().iter().all(|byte| *byte == n as u8));
+    }
+}
