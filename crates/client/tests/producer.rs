@@ -64,6 +64,18 @@ async fn one_message() {
 }
 
 #[tokio::test]
+async fn binary_headers_carry_the_same() {
+    let broker = broker(0);
+    let names = namesrv("orders", route(&[("a", &broker.addr)], 1));
+    let config = ClientConfig { encoding: ferromq_protocol::Encoding::Binary, ..ClientConfig::new(&names.addr) };
+    let producer = Client::new(config).unwrap().producer("group").unwrap();
+    let sent = producer.send(&Message::new("orders", "hello").property("colour", "rot-grün")).await.unwrap();
+    assert_eq!(sent.queue_offset, 42);
+    let asked = &broker.asked(request::SEND_MESSAGE_V2)[0];
+    assert_eq!((asked.field("b"), property(asked.field("i"), "colour").as_str()), ("orders", "rot-grün"));
+}
+
+#[tokio::test]
 async fn long_bodies_are_compressed_when_that_helps() {
     let broker = broker(0);
     let names = namesrv("orders", route(&[("a", &broker.addr)], 1));
