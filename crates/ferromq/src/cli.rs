@@ -1,6 +1,7 @@
 //! The command line as data: every command, option, default and help text. What a command does stands in the file of its name.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 /// RocketMQ's NameServer and Broker, and the tools around them, in one program.
@@ -22,8 +23,12 @@ FERROMQ_LOG=debug shows more of what a server does, FERROMQ_LOG=error less.";
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Start NameServer and Broker in one process, for development and tests
+    Dev(DevArgs),
     /// Start a NameServer (also as `mqnamesrv`)
     Namesrv(NamesrvArgs),
+    /// Start a Broker (also as `mqbroker`)
+    Broker(BrokerArgs),
     /// Send messages to a topic
     Send(SendArgs),
     /// Show the messages of a topic, and new ones as they come
@@ -33,6 +38,25 @@ pub enum Command {
     Topic(TopicCommand),
     /// Measure throughput, latency and the server's CPU time per message
     Bench(BenchArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct DevArgs {
+    /// Folder for all data [default: ferromq/dev in the user's data folder]
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Address to listen on; 0.0.0.0 lets other machines in
+    #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
+    pub listen: IpAddr,
+    /// Port of the NameServer, 0 for any free one [default: 9876]
+    #[arg(long, value_name = "PORT")]
+    pub namesrv_port: Option<u16>,
+    /// Port of the Broker, 0 for any free one [default: 10911]
+    #[arg(long, value_name = "PORT")]
+    pub broker_port: Option<u16>,
+    /// A broker.conf whose settings come before dev's own defaults
+    #[arg(short = 'c', long = "config", value_name = "FILE")]
+    pub config: Option<PathBuf>,
 }
 
 /// The options of Java's `mqnamesrv`.
@@ -47,6 +71,29 @@ pub struct NamesrvArgs {
     /// Accepted for the sake of scripts; a NameServer needs no other
     #[arg(short = 'n', long = "namesrvAddr", value_name = "ADDRESSES")]
     pub namesrv: Option<String>,
+}
+
+/// The options of Java's `mqbroker`.
+#[derive(Debug, Args)]
+pub struct BrokerArgs {
+    /// Broker configuration, a Java properties file
+    #[arg(short = 'c', long = "configFile", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// NameServers, for example '192.168.0.1:9876;192.168.0.2:9876' [default: namesrvAddr of the file, or $NAMESRV_ADDR]
+    #[arg(short = 'n', long = "namesrvAddr", value_name = "ADDRESSES")]
+    pub namesrv: Option<String>,
+    /// Print all settings and exit
+    #[arg(short = 'p', long = "printConfigItem")]
+    pub print_all: bool,
+    /// Print the important settings and exit
+    #[arg(short = 'm', long = "printImportantConfig")]
+    pub print_important: bool,
+    /// Accepted for the sake of scripts; the proxy is not served yet
+    #[arg(long)]
+    pub enable_proxy: bool,
+    /// Accepted for the sake of scripts, also as -pc; the proxy is not served yet
+    #[arg(long = "proxyConfigPath", value_name = "FILE")]
+    pub proxy_config: Option<PathBuf>,
 }
 
 /// How a command finds the servers.
@@ -220,10 +267,13 @@ pub fn with_command_of_name(arguments: Vec<String>) -> Vec<String> {
     let name = arguments.first().map(|path| path.rsplit(['/', '\\']).next().unwrap_or_default());
     let command = match name {
         Some("mqnamesrv") => "namesrv",
+        Some("mqbroker") => "broker",
         _ => return arguments,
     };
     let mut all = vec!["ferromq".to_owned(), command.to_owned()];
-    all.extend(arguments.into_iter().skip(1));
+    // Java's option has one dash and two letters, which would read as -p -c.
+    let spelled = |argument: String| if argument == "-pc" { "--proxyConfigPath".to_owned() } else { argument };
+    all.extend(arguments.into_iter().skip(1).map(spelled));
     all
 }
 
@@ -244,7 +294,28 @@ mod tests {
 
     #[test]
     fn java_programs_are_served_by_their_names() {
+        let Ok(Command::Broker(broker)) = parse("/opt/rocketmq/bin/mqbroker -n a:9876;b:9876 -c conf/broker.conf -m")
+        else {
+            panic!("not a broker");
+        };
+        assert_eq!(broker.namesrv.as_deref(), Some("a:9876;b:9876"));
+        assert!(broker.print_important && !broker.print_all);
         assert!(matches!(parse("mqnamesrv -p -n x:1"), Ok(Command::Namesrv(NamesrvArgs { print_all: true, .. }))));
+        let Ok(Command::Broker(broker)) = parse("mqbroker --enable-proxy -pc rmq-proxy.json") else {
+            panic!("not a broker")
+        };
+        assert!(broker.enable_proxy && broker.proxy_config.is_some() && !broker.print_all);
+        assert_eq!(parse("mqbroker -h").unwrap_err().kind(), clap::error::ErrorKind::DisplayHelp);
+    }
+
+    #[test]
+    fn dev_has_safe_defaults() {
+        let Ok(Command::Dev(dev)) = parse("ferromq dev") else { panic!("not dev") };
+        assert!(dev.listen.is_loopback());
+        assert_eq!((dev.namesrv_port, dev.broker_port, dev.data), (None, None, None));
+        let Ok(Command::Dev(dev)) = parse("ferromq dev --broker-port 0 --namesrv-port 0") else { panic!("not dev") };
+        assert_eq!((dev.namesrv_port, dev.broker_port), (Some(0), Some(0)));
+        assert!(parse("ferromq dev --broker-port 70000").is_err());
     }
 
     #[test]

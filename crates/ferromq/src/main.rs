@@ -1,12 +1,14 @@
 //! The one binary: servers, a development mode and the tools around them.
 //!
-//! Layout: `cli.rs` has every command and option as data, `settings.rs` reads configuration files, `servers.rs` runs servers,
+//! Layout: `cli.rs` has every command and option as data, `settings.rs` reads configuration files, `servers.rs` and `dev.rs` run servers,
 //! `send.rs`, `tail.rs`, `topic.rs` and `bench.rs` are clients. `printer.rs` alone writes for people. The work itself is in
 //! the crates beside this one; here is nothing that a library user would need.
 
 mod bench;
 mod cli;
 mod connect;
+mod dev;
+mod host;
 mod printer;
 mod send;
 mod servers;
@@ -33,7 +35,9 @@ fn main() -> ExitCode {
     let arguments = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();
     let arguments = cli::Cli::parse_from(cli::with_command_of_name(arguments));
     let done = match arguments.command {
+        Command::Dev(arguments) => dev::run(arguments),
         Command::Namesrv(arguments) => servers::namesrv(&arguments),
+        Command::Broker(arguments) => servers::broker(arguments),
         Command::Send(arguments) => send::run(arguments),
         Command::Tail(arguments) => tail::run(arguments),
         Command::Topic(command) => topic::run(command),

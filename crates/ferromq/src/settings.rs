@@ -5,8 +5,10 @@
 //! nearest known name). A key never stops the start; a value that its key does not take does, and so does a setting whose promise
 //! FerroMQ could not keep (`broker::REFUSED`).
 
+mod broker;
 mod namesrv;
 
+pub use broker::BrokerSettings;
 pub use namesrv::read as read_namesrv;
 
 use ferromq_common::config::{self, Key};

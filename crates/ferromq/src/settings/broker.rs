@@ -1,0 +1,305 @@
+//! Settings of a Broker from `broker.conf`: the table of keys with a meaning here, and the settings that are refused.
+
+use super::{Remarks, Server, SettingsError, print_all, read_into};
+use crate::host;
+use ferromq_broker::BrokerConfig;
+use ferromq_common::config::{self, Int, Key, Slot};
+use ferromq_common::properties::Properties;
+use ferromq_store::{FlushMode, StoreConfig};
+use std::net::{IpAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+
+const ROLES: &[&str] = &["ASYNC_MASTER", "SYNC_MASTER", "SLAVE"];
+const FLUSH_TYPES: &[&str] = &["ASYNC_FLUSH", "SYNC_FLUSH"];
+/// Bytes of one consume queue entry; a file holds a whole number of them.
+const CONSUME_QUEUE_ENTRY: u64 = 20;
+
+/// Everything a broker is started with.
+#[derive(Debug)]
+pub struct BrokerSettings {
+    /// What the broker itself takes.
+    pub broker: BrokerConfig,
+    /// What its store takes.
+    pub store: StoreConfig,
+    role: usize,
+    flush_type: usize,
+    commit_log: Option<PathBuf>,
+    file: Properties,
+}
+
+/// Settings whose promise FerroMQ cannot keep yet: starting without them would lose or expose messages.
+const REFUSED: &[(&str, &str, &str)] = &[
+    (
+        "brokerRole",
+        "SLAVE",
+        "a slave that nobody replicates to would answer as a second master; replication is not served yet",
+    ),
+    ("enableControllerMode", "true", "the controller decides who is master; it is not served yet"),
+    ("enableDLegerCommitLog", "true", "the DLedger commit log is not served; its files differ"),
+    ("aclEnable", "true", "access control is not served yet; the broker would let everybody in"),
+    ("authenticationEnabled", "true", "access control is not served yet; the broker would let everybody in"),
+    ("authorizationEnabled", "true", "access control is not served yet; the broker would let everybody in"),
+    ("storeType", "defaultRocksDB", "only the file store is served; messages of the other would not be seen"),
+    ("duplicationEnable", "true", "replicas of this kind are not served yet"),
+];
+
+impl BrokerSettings {
+    /// RocketMQ's defaults on this machine.
+    pub fn new() -> Self {
+        let broker = BrokerConfig {
+            broker_name: host::name(),
+            broker_ip1: host::outward_ip().to_string(),
+            namesrv_addr: std::env::var("NAMESRV_ADDR").ok().filter(|addresses| !addresses.trim().is_empty()),
+            ..BrokerConfig::default()
+        };
+        let root = host::home().unwrap_or_default().join("store");
+        let store = StoreConfig { root, ..StoreConfig::default() };
+        Self { broker, store, role: 0, flush_type: 0, commit_log: None, file: Properties::default() }
+    }
+
+    /// Reads a file over what is there.
+    pub fn read(&mut self, path: Option<&Path>) -> Result<Remarks, SettingsError> {
+        let (file, mut remarks) = read_into(path, Server::Broker, KEYS, self)?;
+        for (key, value, why) in REFUSED {
+            if file.get(key).is_some_and(|given| given.trim().eq_ignore_ascii_case(value)) {
+                return Err(SettingsError(format!(
+                    "{key}={value} cannot be served: {why}; remove the line to start without it"
+                )));
+            }
+        }
+        if ROLES[self.role] == "SYNC_MASTER" {
+            let why = "brokerRole=SYNC_MASTER promises no copy on a second machine: replication is not served yet (and with RocketMQ's default inSyncReplicas=1 it promises none there either)";
+            remarks.warnings.push(why.into());
+        }
+        self.file = file;
+        self.agree()?;
+        Ok(remarks)
+    }
+
+    /// Settings that follow from others.
+    fn agree(&mut self) -> Result<(), SettingsError> {
+        // A master has the id 0 whatever the file says, as in RocketMQ.
+        self.broker.broker_id = 0;
+        self.broker.broker_ip1 = resolved(&self.broker.broker_ip1)?;
+        self.store.flush_disk_type = if self.flush_type == 0 { FlushMode::Async } else { FlushMode::Sync };
+        let queue_file = &mut self.store.mapped_file_size_consume_queue;
+        *queue_file = queue_file.next_multiple_of(CONSUME_QUEUE_ENTRY);
+        let usual = self.store.root.join("commitlog");
+        match &self.commit_log {
+            Some(path) if *path != usual => Err(SettingsError(format!(
+                "storePathCommitLog={} cannot be served: the commit log stands in {}; move it there, or set storePathRootDir to the folder above it",
+                path.display(),
+                usual.display()
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// The settings in effect as properties text, for those who ask the broker (code 26).
+    pub fn effective(&mut self) -> String {
+        self.lines(false).join("\n")
+    }
+
+    /// `name=value` lines for `-p` and, with only the important ones, `-m`.
+    pub fn lines(&mut self, important_only: bool) -> Vec<String> {
+        if important_only {
+            let important = config::describe(KEYS, self, true).into_iter();
+            return important.map(|(name, value)| format!("{name}={value}")).collect();
+        }
+        let file = std::mem::take(&mut self.file);
+        let lines = print_all(Server::Broker, KEYS, self, &file);
+        self.file = file;
+        lines
+    }
+}
+
+/// An address for a host name; clients and message ids need one.
+fn resolved(host: &str) -> Result<String, SettingsError> {
+    if host.parse::<IpAddr>().is_ok() {
+        return Ok(host.to_owned());
+    }
+    let found = (host, 0).to_socket_addrs().ok().and_then(|mut addresses| addresses.find(|address| address.is_ipv4()));
+    let address =
+        found.ok_or_else(|| SettingsError(format!("brokerIP1={host} is no address and cannot be resolved to one")))?;
+    Ok(address.ip().to_string())
+}
+
+const fn key(name: &'static str, slot: fn(&mut BrokerSettings) -> Slot<'_>) -> Key<BrokerSettings> {
+    Key { name, important: false, slot }
+}
+
+const fn important(name: &'static str, slot: fn(&mut BrokerSettings) -> Slot<'_>) -> Key<BrokerSettings> {
+    Key { name, important: true, slot }
+}
+
+/// A day, the longest period that makes sense in milliseconds.
+const DAY_MS: i64 = 86_400_000;
+
+const KEYS: &[Key<BrokerSettings>] = &[
+    // Identity.
+    important("brokerClusterName", |s| Slot::Text(&mut s.broker.broker_cluster_name)),
+    important("brokerName", |s| Slot::Text(&mut s.broker.broker_name)),
+    important("brokerId", |s| Slot::Int(Int::I64(&mut s.broker.broker_id), -1, i64::MAX)),
+    important("brokerRole", |s| Slot::Word(&mut s.role, ROLES)),
+    // Network.
+    important("namesrvAddr", |s| Slot::Optional(&mut s.broker.namesrv_addr)),
+    important("listenPort", |s| Slot::Int(Int::U16(&mut s.broker.listen_port), 0, 65_535)),
+    important("brokerIP1", |s| Slot::Text(&mut s.broker.broker_ip1)),
+    key("bindAddress", |s| Slot::Text(&mut s.broker.bind_address)),
+    key("reactors", |s| Slot::Int(Int::Usize(&mut s.broker.reactors), 0, 64)),
+    key("maxConnections", |s| Slot::Int(Int::Usize(&mut s.broker.max_connections), 1, 1_000_000)),
+    key("serverChannelMaxIdleTimeSeconds", |s| {
+        Slot::Int(Int::U64(&mut s.broker.server_channel_max_idle_time_seconds), 1, 86_400)
+    }),
+    key("channelExpiredTimeout", |s| Slot::Int(Int::U64(&mut s.broker.channel_expired_timeout), 1, DAY_MS)),
+    key("subscriptionExpiredTimeout", |s| Slot::Int(Int::U64(&mut s.broker.subscription_expired_timeout), 1, DAY_MS)),
+    // Registration.
+    key("registerNameServerPeriod", |s| Slot::Int(Int::U64(&mut s.broker.register_name_server_period), 1, DAY_MS)),
+    key("registerBrokerTimeoutMills", |s| Slot::Int(Int::U64(&mut s.broker.register_broker_timeout_mills), 1, DAY_MS)),
+    key("forceRegister", |s| Slot::Bool(&mut s.broker.force_register)),
+    key("compressedRegister", |s| Slot::Bool(&mut s.broker.compressed_register)),
+    // Topics and groups.
+    key("brokerPermission", |s| Slot::Int(Int::U32(&mut s.broker.broker_permission), 0, 7)),
+    key("defaultTopicQueueNums", |s| Slot::Int(Int::U32(&mut s.broker.default_topic_queue_nums), 1, 65_535)),
+    important("autoCreateTopicEnable", |s| Slot::Bool(&mut s.broker.auto_create_topic_enable)),
+    important("autoCreateSubscriptionGroup", |s| Slot::Bool(&mut s.broker.auto_create_subscription_group)),
+    key("clusterTopicEnable", |s| Slot::Bool(&mut s.broker.cluster_topic_enable)),
+    key("brokerTopicEnable", |s| Slot::Bool(&mut s.broker.broker_topic_enable)),
+    important("traceTopicEnable", |s| Slot::Bool(&mut s.broker.trace_topic_enable)),
+    important("msgTraceTopicName", |s| Slot::Text(&mut s.broker.msg_trace_topic_name)),
+    key("validateSystemTopicWhenUpdateTopic", |s| Slot::Bool(&mut s.broker.validate_system_topic_when_update_topic)),
+    key("enableCreateSysGroup", |s| Slot::Bool(&mut s.broker.enable_create_sys_group)),
+    key("enableRegisterProducer", |s| Slot::Bool(&mut s.broker.enable_register_producer)),
+    key("notifyConsumerIdsChangedEnable", |s| Slot::Bool(&mut s.broker.notify_consumer_ids_changed_enable)),
+    // Sending.
+    key("maxMessageSize", |s| Slot::Int(Int::Usize(&mut s.store.max_message_size), 1, 64 * 1024 * 1024)),
+    important("rejectTransactionMessage", |s| Slot::Bool(&mut s.broker.reject_transaction_message)),
+    key("startAcceptSendRequestTimeStamp", |s| {
+        Slot::Int(Int::I64(&mut s.broker.start_accept_send_request_time_stamp), 0, i64::MAX)
+    }),
+    key("traceOn", |s| Slot::Bool(&mut s.broker.trace_on)),
+    key("regionId", |s| Slot::Text(&mut s.broker.region_id)),
+    // Pulling.
+    key("longPollingEnable", |s| Slot::Bool(&mut s.broker.long_polling_enable)),
+    key("shortPollingTimeMills", |s| Slot::Int(Int::U64(&mut s.broker.short_polling_time_mills), 1, DAY_MS)),
+    key("litePullMessageEnable", |s| Slot::Bool(&mut s.broker.lite_pull_message_enable)),
+    key("enablePropertyFilter", |s| Slot::Bool(&mut s.broker.enable_property_filter)),
+    key("maxTransferBytesOnMessageInMemory", |s| {
+        Slot::Int(Int::U32(&mut s.store.max_transfer_bytes_on_message_in_memory), 1, 16_000_000)
+    }),
+    key("maxTransferCountOnMessageInMemory", |s| {
+        Slot::Int(Int::U32(&mut s.store.max_transfer_count_on_message_in_memory), 1, 100_000)
+    }),
+    key("maxMsgsNumBatch", |s| Slot::Int(Int::U32(&mut s.broker.max_msgs_num_batch), 1, 10_000)),
+    key("maxTransferBytesOnMessageInDisk", |s| {
+        Slot::Int(Int::U32(&mut s.store.max_transfer_bytes_on_message_in_disk), 1, 16_000_000)
+    }),
+    key("maxTransferCountOnMessageInDisk", |s| {
+        Slot::Int(Int::U32(&mut s.store.max_transfer_count_on_message_in_disk), 1, 100_000)
+    }),
+    key("accessMessageInMemoryMaxRatio", |s| {
+        Slot::Int(Int::U32(&mut s.store.access_message_in_memory_max_ratio), 0, 100)
+    }),
+    key("maxFilterMessageSize", |s| Slot::Int(Int::U32(&mut s.store.max_filter_message_size), 20, 100_000_000)),
+    // Store.
+    important("storePathRootDir", |s| Slot::Path(&mut s.store.root)),
+    important("storePathCommitLog", |s| Slot::OptionalPath(&mut s.commit_log)),
+    key("mappedFileSizeCommitLog", |s| {
+        Slot::Int(Int::U64(&mut s.store.mapped_file_size_commit_log), 65_536, i32::MAX as i64)
+    }),
+    key("mappedFileSizeConsumeQueue", |s| {
+        Slot::Int(Int::U64(&mut s.store.mapped_file_size_consume_queue), 20, i32::MAX as i64)
+    }),
+    important("flushDiskType", |s| Slot::Word(&mut s.flush_type, FLUSH_TYPES)),
+    important("flushIntervalCommitLog", |s| Slot::Int(Int::U64(&mut s.store.flush_interval_commit_log), 1, 60_000)),
+    key("flushIntervalConsumeQueue", |s| Slot::Int(Int::U64(&mut s.store.flush_interval_consume_queue), 1, 600_000)),
+    key("syncFlushTimeout", |s| Slot::Int(Int::U64(&mut s.store.sync_flush_timeout), 1, 600_000)),
+    important("messageIndexEnable", |s| Slot::Bool(&mut s.store.message_index_enable)),
+    key("maxHashSlotNum", |s| Slot::Int(Int::U32(&mut s.store.max_hash_slot_num), 1, 100_000_000)),
+    key("maxIndexNum", |s| Slot::Int(Int::U32(&mut s.store.max_index_num), 2, 100_000_000)),
+    key("checkCRCOnRecover", |s| Slot::Bool(&mut s.store.check_crc_on_recover)),
+    key("diskSpaceWarningLevelRatio", |s| Slot::Int(Int::U32(&mut s.store.disk_space_warning_level_ratio), 1, 100)),
+    key("messageDelayLevel", |s| Slot::Text(&mut s.store.message_delay_level)),
+    // Offsets.
+    key("flushConsumerOffsetInterval", |s| {
+        Slot::Int(Int::U64(&mut s.broker.flush_consumer_offset_interval), 10, DAY_MS)
+    }),
+    key("useServerSideResetOffset", |s| Slot::Bool(&mut s.broker.use_server_side_reset_offset)),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<(BrokerSettings, Remarks), SettingsError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("broker.conf");
+        std::fs::write(&path, text).unwrap();
+        let mut settings = BrokerSettings::new();
+        let remarks = settings.read(Some(&path))?;
+        Ok((settings, remarks))
+    }
+
+    #[test]
+    fn the_shipped_broker_conf_is_read_without_a_warning() {
+        let shipped = include_str!("../../../../conf/broker.conf");
+        let (settings, remarks) = read(shipped).unwrap();
+        assert_eq!(settings.broker.broker_name, "broker-a");
+        assert!(remarks.warnings.is_empty(), "{:?}", remarks.warnings);
+    }
+
+    #[test]
+    fn every_key_of_the_table_is_one_of_rocketmq_or_said_to_be_ours() {
+        let ours = ["reactors", "maxConnections"];
+        for key in KEYS {
+            let known = super::super::known(Server::Broker).any(|(name, _)| name == key.name);
+            assert!(known != ours.contains(&key.name), "{}", key.name);
+        }
+    }
+
+    #[test]
+    fn promises_that_cannot_be_kept_are_refused_and_weak_ones_warned_of() {
+        let error = read("brokerRole=SLAVE\nbrokerId=1\n").unwrap_err().to_string();
+        assert!(error.starts_with("brokerRole=SLAVE cannot be served"), "{error}");
+        assert!(read("aclEnable= TRUE ").is_err() && read("aclEnable=false").is_ok());
+        let (_, remarks) = read("brokerRole=SYNC_MASTER").unwrap();
+        assert!(remarks.warnings[0].contains("promises no copy"), "{:?}", remarks.warnings);
+    }
+
+    #[test]
+    fn a_bad_value_stops_with_file_and_line() {
+        let error = read("\nlistenPort=abc").unwrap_err().to_string();
+        assert!(error.contains("broker.conf: listenPort=abc is not allowed (line 2)"), "{error}");
+    }
+
+    #[test]
+    fn settings_of_broker_and_store_agree() {
+        let (settings, _) =
+            read("maxMessageSize=100\nflushDiskType=SYNC_FLUSH\nmappedFileSizeConsumeQueue=1001\nbrokerId=7\n")
+                .unwrap();
+        assert_eq!((settings.store.max_message_size, settings.store.max_message_size), (100, 100));
+        assert_eq!(settings.store.flush_disk_type, FlushMode::Sync);
+        assert_eq!((settings.store.mapped_file_size_consume_queue, settings.broker.broker_id), (1020, 0));
+        assert!(read("storePathRootDir=/s\nstorePathCommitLog=/s/commitlog").is_ok());
+        let error = read("storePathRootDir=/s\nstorePathCommitLog=/other").unwrap_err().to_string();
+        assert!(error.contains("/s/commitlog"), "{error}");
+    }
+
+    #[test]
+    fn a_host_name_becomes_an_address() {
+        assert_eq!(read("brokerIP1=localhost").unwrap().0.broker.broker_ip1, "127.0.0.1");
+        assert_eq!(read("brokerIP1=10.1.2.3").unwrap().0.broker.broker_ip1, "10.1.2.3");
+        assert!(read("brokerIP1=no such host").is_err());
+    }
+
+    #[test]
+    fn printing_shows_values_of_the_file() {
+        let (mut settings, _) = read("brokerName=here\ntimerMaxDelaySec=7\n").unwrap();
+        let all = settings.lines(false);
+        for expected in ["brokerName=here", "timerMaxDelaySec=7", "reviveQueueNum=8", "brokerRole=ASYNC_MASTER"] {
+            assert!(all.iter().any(|line| line == expected), "{expected}");
+        }
+        let important = settings.lines(true);
+        assert!(important.contains(&"brokerName=here".to_owned()) && important.len() < 40);
+    }
+}
