@@ -1,3 +1,5 @@
+//! Heartbeats, expiry and change notices of the client tables, without sockets.
+
 use super::*;
 
 type Table = Clients<u64>;

@@ -1,3 +1,5 @@
+//! Topics made, changed, refused and read back.
+
 use ferromq_common::json_file;
 
 use super::*;
