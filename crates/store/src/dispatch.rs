@@ -146,7 +146,7 @@ impl Inner {
         let run = &d.items[d.head..d.head + len];
         let before = queue.max_offset();
         let in_queue = || run.iter().filter(|item| item.in_queue);
-        if in_queue().next().is_some() {
+        if in_queue().next().is_some() && !queue.is_deleted() {
             let (was_clean, written) = queue.put(in_queue().map(|item| (item.queue_offset, item.entry())));
             if was_clean {
                 d.dirty.push(Arc::clone(&queue));
@@ -275,6 +275,11 @@ impl Inner {
         let Some(item) = self.item_of(record, &mut d.hashes) else { return true };
         if item.in_queue && !may_begin_anywhere && item.queue_offset > item.queue.max_offset() {
             return false;
+        }
+        // Offset 0 a second time: the topic was deleted and made again, and its queue begins here.
+        let is_first = item.in_queue && item.queue_offset == 0;
+        if is_first && item.queue.entry(0).is_some_and(|e| (e.physical_offset as u64) < item.physical_offset) {
+            item.queue.restart();
         }
         d.items.clear();
         d.items.push(item);

@@ -355,6 +355,10 @@ impl Queue {
         low
     }
 
+    pub(crate) fn is_deleted(&self) -> bool {
+        self.deleted.load(Ordering::Acquire)
+    }
+
     /// Marks the handle as deleted and removes the files.
     pub(crate) fn delete(&self) -> io::Result<()> {
         self.deleted.store(true, Ordering::Release);
@@ -480,6 +484,13 @@ impl Queue {
             drop(tail);
             self.max.store(keep, Ordering::Release);
         }
+    }
+
+    /// Forgets all entries; what the files hold is overwritten or erased later.
+    pub(crate) fn restart(&self) {
+        let dirty = self.tail.lock().dirty;
+        self.show(0, 0);
+        self.tail.lock().dirty = dirty;
     }
 
     /// Zeroes what the files hold behind the end, so that nobody takes it for entries. Buffered entries are written.

@@ -63,13 +63,15 @@ impl Inner {
             tracing::warn!("the key index lacks entries: the commit log is read to build them again");
             from = from.min(self.index.end_offset().max(log_start));
         }
-        let mut end = self.read_on(from, whole, clean, loaded);
+        let (certain, timestamp) = (self.certain(known.as_ref(), &segments), loaded.times.physic);
+        let mut end = self.read_on(from, whole, certain, timestamp);
         if end.gap {
+            whole = true;
             tracing::warn!("consume queues lack entries: all of the commit log is read to build them again");
-            end = self.read_on(log_start, true, clean, loaded);
+            end = self.read_on(log_start, true, certain, timestamp);
         }
         self.log.set_end(end.position, end.timestamp).map_err(fail())?;
-        self.settle(clean, log_start, end.position).map_err(fail())?;
+        self.settle(clean && !whole, log_start, end.position).map_err(fail())?;
         {
             let mut d = self.dispatcher.lock();
             d.position = end.position;
@@ -140,51 +142,74 @@ impl Inner {
         (start, start == log_start)
     }
 
-    /// Reads records from `from` and dispatches them, until there is none.
-    fn read_on(&self, from: u64, may_begin_anywhere: bool, clean: bool, loaded: &Loaded) -> End {
-        let check_crc = self.config.check_crc_on_recover;
-        let mut end = End { position: from, timestamp: loaded.times.physic, gap: false };
+    /// Reads records from `from` and dispatches them, until there is none. Before `certain` the log is known to go on:
+    /// what is no record there is damage, is reported and passed over.
+    fn read_on(&self, from: u64, may_begin_anywhere: bool, certain: u64, timestamp: i64) -> End {
+        let mut end = End { position: from, timestamp, gap: false };
         let mut told = from;
         while let Some(segment) = self.log.segment(end.position) {
             let Some(bytes) = segment.bytes_from(end.position, u64::MAX) else { break };
-            match record::read(bytes) {
-                Entry::Record(record) if self.is_sound(&record, end.position, check_crc, bytes) => {
+            let damage = match record::read(bytes) {
+                Entry::Record(record) if self.is_sound(&record, end.position, bytes) => {
                     if !self.redispatch(&record, may_begin_anywhere) {
                         end.gap = true;
                         return end;
                     }
                     end.timestamp = record.store_timestamp();
                     end.position += record.bytes().len() as u64;
+                    None
                 }
-                Entry::Blank => end.position = segment.end(),
-                Entry::Record(_) => {
-                    tracing::warn!(
-                        position = end.position,
-                        "the commit log ends with a torn record; it was not acknowledged as durable and is cut off"
-                    );
+                Entry::Blank => {
+                    end.position = segment.end();
+                    None
+                }
+                Entry::Record(_) => Some("the record is torn or its body has a wrong CRC".to_owned()),
+                Entry::Invalid(damage) => Some(damage.to_string()),
+            };
+            if let Some(damage) = damage {
+                if end.position >= certain {
+                    tracing::info!(position = end.position, damage, "the commit log ends here");
                     break;
                 }
-                Entry::Invalid(damage) => {
-                    if damage != record::Damage::Empty {
-                        tracing::warn!(position = end.position, clean, %damage, "the commit log ends here");
-                    }
-                    break;
-                }
+                let next = self.next_sound(&segment, end.position + 1);
+                tracing::error!(
+                    path = %segment.file.path().display(), position = end.position, bytes = next - end.position, damage,
+                    "the commit log is damaged: the messages in these bytes are lost, what follows is kept"
+                );
+                end.position = next;
             }
             if end.position - told >= TELL_EVERY {
                 told = end.position;
-                tracing::info!(
-                    position = told,
-                    log_end = self.log.segments().last().map_or(0, |s| s.end()),
-                    "reading the commit log"
-                );
+                let log_end = self.log.segments().last().map_or(0, |s| s.end());
+                tracing::info!(position = told, log_end, "reading the commit log");
             }
         }
         end
     }
 
-    fn is_sound(&self, record: &Record<'_>, position: u64, check_crc: bool, bytes: &[u8]) -> bool {
-        if record.physical_offset() as u64 != position || (check_crc && !record.is_body_intact()) {
+    /// Position of the first sound record of the file at or behind `from`, or the file's end.
+    fn next_sound(&self, segment: &Segment, from: u64) -> u64 {
+        let bytes = segment.bytes_from(from, u64::MAX).unwrap_or_default();
+        let looks_like_one = |at: &usize| {
+            let position = from + *at as u64;
+            record::glance(&bytes[*at..]).is_some_and(|g| g.physical_offset as u64 == position)
+                && matches!(record::read(&bytes[*at..]), Entry::Record(r) if self.is_sound(&r, position, &bytes[*at..]))
+        };
+        (0..bytes.len()).find(looks_like_one).map_or(segment.end(), |at| from + at as u64)
+    }
+
+    /// Position before which the log cannot end: it was forced to the disk, or a later file has messages.
+    fn certain(&self, known: Option<&Built>, segments: &[Arc<Segment>]) -> u64 {
+        let begins = |s: &&Arc<Segment>| {
+            s.bytes().ok().and_then(record::glance).is_some_and(|g| g.physical_offset as u64 == s.start)
+        };
+        let last = segments.iter().rev().find(begins).map_or(0, |s| s.start);
+        last.max(known.map_or(0, |built| built.position))
+    }
+
+    fn is_sound(&self, record: &Record<'_>, position: u64, bytes: &[u8]) -> bool {
+        if record.physical_offset() as u64 != position || (self.config.check_crc_on_recover && !record.is_body_intact())
+        {
             return false;
         }
         // A write that the death of the process cut in the middle of the properties: zeros at the end, nothing behind.

@@ -122,15 +122,20 @@ impl Inner {
 
     fn delete_topic(&self, topic: &str) -> std::io::Result<()> {
         let Some(queues) = self.topics.write().remove(topic) else { return Ok(()) };
-        let mut d = self.dispatcher.lock();
-        for queue in queues.values() {
-            d.entries -= queue.max_offset();
-            queue.delete()?;
+        {
+            let mut d = self.dispatcher.lock();
+            for queue in queues.values() {
+                d.entries -= queue.max_offset();
+                queue.delete()?;
+            }
         }
         match std::fs::remove_dir(self.context.dir.join(topic)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
         }
+        // The sum of the queues' ends has changed: a restart must not take them for lost.
+        self.checkpoint(true);
+        Ok(())
     }
 }
 
@@ -317,6 +322,11 @@ impl Store {
     /// Forgets a topic's queues and removes their files. The records stay in the log until it expires.
     pub fn delete_topic(&self, topic: &str) -> std::io::Result<()> {
         self.inner.delete_topic(topic)
+    }
+
+    /// Forces log, queues and index to the disk and notes how far they are; the threads do this by themselves.
+    pub fn checkpoint_now(&self) {
+        self.inner.checkpoint(true);
     }
 
     /// Position of the first byte of the log.

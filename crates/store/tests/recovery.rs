@@ -216,3 +216,55 @@ fn without_a_log_there_are_no_queues() {
     send(&store, "T", 0, &[b"new"]).unwrap();
     assert_eq!(read_all(&store, "T", 0), [(0, b"new".to_vec())]);
 }
+
+#[test]
+fn a_topic_made_again_keeps_its_new_messages_when_all_is_rebuilt() {
+    let dir = tempfile::tempdir().unwrap();
+    let old = numbered(400);
+    let new: Vec<Vec<u8>> = (0..350).map(|n| format!("new {n}").into_bytes()).collect();
+    {
+        let store = open(config(dir.path()));
+        send(&store, "T", 0, &as_slices(&old)).unwrap();
+        store.delete_topic("T").unwrap();
+        for bodies in new.chunks(10) {
+            send(&store, "T", 0, &as_slices(bodies)).unwrap();
+        }
+        assert_eq!(read_all(&store, "T", 0), expect(&new));
+    }
+    for killed in [false, true] {
+        fs::remove_dir_all(dir.path().join("consumequeue")).unwrap();
+        if killed {
+            fs::write(dir.path().join("abort"), "1").unwrap();
+        }
+        assert_eq!(read_all(&open(config(dir.path())), "T", 0), expect(&new));
+    }
+}
+
+#[test]
+fn damage_inside_of_the_log_hides_nothing_that_follows() {
+    let bodies = numbered(300);
+    let made = tempfile::tempdir().unwrap();
+    stopped(made.path(), &bodies);
+    for (zeros, killed) in [(900, false), (900, true), (3000, false), (3000, true)] {
+        let dir = tempfile::tempdir().unwrap();
+        copy_as_killed(made.path(), dir.path());
+        // In the first file, in the middle of a body.
+        let log = fs::OpenOptions::new().write(true).open(dir.path().join("commitlog/00000000000000000000")).unwrap();
+        log.write_all_at(&vec![0; zeros], 20_000).unwrap();
+        fs::remove_dir_all(dir.path().join("consumequeue")).unwrap();
+        if killed {
+            fs::write(dir.path().join("abort"), "1").unwrap();
+        }
+        let store = open(config(dir.path()));
+        let mut lost = 0;
+        for queue in 0..3 {
+            let all = read_all(&store, "T", queue);
+            assert!(all.iter().all(|(offset, body)| *body == bodies[*offset as usize]));
+            assert_eq!(all.last().unwrap().0, 299);
+            lost += 300 - all.len();
+        }
+        assert!((1..30).contains(&lost), "{lost} lost");
+        send(&store, "T", 0, &[b"goes on"]).unwrap();
+        assert_eq!(read_all(&store, "T", 0).last().unwrap(), &(300, b"goes on".to_vec()));
+    }
+}
