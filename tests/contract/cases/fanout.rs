@@ -9,10 +9,10 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// 1,000,000 messages (`FERROMQ_FANOUT`) by 8 producers over 8 queues to 8 consumers of an orderly group and 8 of a
-/// concurrent one. `FERROMQ_FANOUT_BATCH` sets messages per request.
+/// concurrent one. Requests carry 1 to `FERROMQ_FANOUT_BATCH` messages in turn.
 fn eight_by_eight(lab: &Lab) -> Outcome {
     let total = scale("FERROMQ_FANOUT", 1_000_000);
-    let batch = scale("FERROMQ_FANOUT_BATCH", 1).to_string();
+    let batch = scale("FERROMQ_FANOUT_BATCH", 15).to_string();
     let driver = lab.driver(Client::Java5)?;
     let mut cluster = Cluster::start(&lab.tools, lab.make, &lab.folder("fanout")?, &[])?;
     let topic = lab.name("fanout");

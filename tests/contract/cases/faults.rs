@@ -91,8 +91,17 @@ fn broker_on(lab: &Lab, folder: &Path, settings: &[(&str, &str)]) -> Outcome<(Na
 fn full_disk(lab: &Lab) -> Outcome {
     skip_java(lab, "is killed by its own mapped files on a full disk")?;
     let disk = Disk::new(&lab.folder("full")?.join("disk"), "96m")?;
-    let settings = [("mappedFileSizeCommitLog", "4194304"), ("maxHashSlotNum", "20000"), ("maxIndexNum", "100000")];
-    let (_namesrv, mut broker) = broker_on(lab, &disk.0.join("broker"), &settings)?;
+    // Its configuration and output stay on the machine's own disk.
+    let (store, log) =
+        (disk.0.join("store").display().to_string(), disk.0.join("store/commitlog").display().to_string());
+    let settings = [
+        ("mappedFileSizeCommitLog", "4194304"),
+        ("maxHashSlotNum", "20000"),
+        ("maxIndexNum", "100000"),
+        ("storePathRootDir", store.as_str()),
+        ("storePathCommitLog", log.as_str()),
+    ];
+    let (_namesrv, mut broker) = broker_on(lab, &lab.folder("full-broker")?, &settings)?;
     let mut ledger = Ledger::new(TOPIC, 1);
     let load = ledger.load(&broker.addr(), 2, 2000)?;
     load.wait(2000, Duration::from_secs(30))?;

@@ -2,6 +2,8 @@ import java.nio.ByteBuffer;
 import java.util.ArrayList;
 import java.util.BitSet;
 import java.util.List;
+import java.util.Set;
+import java.util.TreeSet;
 import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.concurrent.atomic.AtomicLong;
 import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
@@ -35,6 +37,7 @@ final class FanOut {
         final AtomicLong duplicates = new AtomicLong();
         final AtomicLong disorder = new AtomicLong();
         final int[] perConsumer;
+        final List<String> oddities = new ArrayList<>();
 
         Group(String name, int producers, int queues, int consumers) {
             this.name = name;
@@ -60,6 +63,10 @@ final class FanOut {
                 synchronized (lastOfProducer[queue]) {
                     if (m.getQueueOffset() != lastOffset[queue] + 1 || sequence <= lastOfProducer[queue][producer]) {
                         disorder.incrementAndGet();
+                        if (oddities.size() < 8) {
+                            oddities.add("consumer " + consumer + " got queue " + queue + " offset " + m.getQueueOffset() + " after "
+                                    + lastOffset[queue] + " at " + System.currentTimeMillis());
+                        }
                     }
                     lastOffset[queue] = m.getQueueOffset();
                     lastOfProducer[queue][producer] = sequence;
@@ -106,16 +113,15 @@ final class FanOut {
             }
         }
         // Every consumer owns its share before the first message, so that no re-assignment can repeat one.
-        for (DefaultMQPushConsumer consumer : running) {
-            while (consumer.getDefaultMQPushConsumerImpl().getRebalanceImpl().getProcessQueueTable().keySet().stream()
-                    .filter(q -> q.getTopic().equals(topic)).count() != queues / consumers) {
-                if (System.nanoTime() > deadline) {
-                    throw new IllegalStateException("the queues were never shared out evenly");
-                }
-                Thread.sleep(100);
+        String owners = owners(running, topic);
+        for (int quiet = 0; quiet < 20; Thread.sleep(100)) {
+            if (System.nanoTime() > deadline) {
+                throw new IllegalStateException("the queues were never shared out evenly: " + owners);
             }
+            String before = owners;
+            owners = owners(running, topic);
+            quiet = owners.equals(before) && even(running, topic, consumers, queues) ? quiet + 1 : 0;
         }
-        Thread.sleep(1000);
 
         long started = System.nanoTime();
         AtomicLong sent = new AtomicLong();
@@ -149,6 +155,7 @@ final class FanOut {
         }
         long allReceived = System.nanoTime();
         Thread.sleep(1000);
+        boolean moved = !owners.equals(owners(running, topic));
         for (DefaultMQPushConsumer consumer : running) {
             consumer.shutdown();
         }
@@ -160,8 +167,43 @@ final class FanOut {
             for (int n : group.perConsumer) {
                 idle += n == 0 ? 1 : 0;
             }
-            answer.row(row.put("idleconsumers", idle));
+            answer.row(row.put("idleconsumers", idle).put("moved", moved).put("oddities", group.oddities));
         }
+    }
+
+    private static Set<Integer> owned(DefaultMQPushConsumer consumer, String topic) {
+        Set<Integer> owned = new TreeSet<>();
+        for (MessageQueue queue : consumer.getDefaultMQPushConsumerImpl().getRebalanceImpl().getProcessQueueTable().keySet()) {
+            if (queue.getTopic().equals(topic)) {
+                owned.add(queue.getQueueId());
+            }
+        }
+        return owned;
+    }
+
+    private static String owners(List<DefaultMQPushConsumer> running, String topic) {
+        List<Set<Integer>> all = new ArrayList<>();
+        for (DefaultMQPushConsumer consumer : running) {
+            all.add(owned(consumer, topic));
+        }
+        return all.toString();
+    }
+
+    /** Whether the members of each group, which follow one another in the list, own all queues, each one its own. */
+    private static boolean even(List<DefaultMQPushConsumer> running, String topic, int consumers, int queues) {
+        for (int first = 0; first < running.size(); first += consumers) {
+            Set<Integer> all = new TreeSet<>();
+            int shares = 0;
+            for (DefaultMQPushConsumer consumer : running.subList(first, first + consumers)) {
+                Set<Integer> owned = owned(consumer, topic);
+                all.addAll(owned);
+                shares += owned.size();
+            }
+            if (all.size() != queues || shares != queues) {
+                return false;
+            }
+        }
+        return true;
     }
 
     private static DefaultMQPushConsumer start(Group group, int number, boolean orderly, String namesrv, String topic)
@@ -206,13 +248,15 @@ final class FanOut {
             for (int sequence = 0, turn = number; sequence < count && !failed.get(); turn++) {
                 MessageQueue queue = route.get(turn % queues);
                 SendResult result;
-                if (batchSize == 1) {
+                // Single messages and batches of every size up to the largest take turns.
+                int size = 1 + turn * 7 % batchSize;
+                if (size == 1) {
                     Message message = message(topic, number, sequence++);
                     result = unlessBusy(() -> producer.send(message, queue));
                     sent.incrementAndGet();
                 } else {
-                    List<Message> batch = new ArrayList<>(batchSize);
-                    while (batch.size() < batchSize && sequence < count) {
+                    List<Message> batch = new ArrayList<>(size);
+                    while (batch.size() < size && sequence < count) {
                         batch.add(message(topic, number, sequence++));
                     }
                     result = unlessBusy(() -> producer.send(batch, queue));
