@@ -143,6 +143,7 @@ impl Broker {
         });
         let period = Duration::from_millis(shared.config.flush_consumer_offset_interval);
         let persister = Persister::start(saving, saved_tables(&shared), period)?;
+        shared.topics.restore_missing(&shared.store);
         let service =
             BrokerService { shared: Arc::clone(&shared), fast_port: listen.get(1).map_or(0, SocketAddr::port) };
         let server = serve(&shared.config, listen, service)?;

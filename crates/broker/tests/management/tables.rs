@@ -42,6 +42,21 @@ fn topic_fields<'a>(topic: &'a str, queues: &'a str, attributes: &'a str) -> [(&
     ]
 }
 
+/// A send that may make its topic with 3 queues.
+fn v2_send(topic: &'static str) -> [(&'static str, &'static str); 9] {
+    [
+        ("a", "p"),
+        ("b", topic),
+        ("c", "TBW102"),
+        ("d", "3"),
+        ("e", "0"),
+        ("f", "0"),
+        ("g", "1764000000000"),
+        ("h", "0"),
+        ("i", ""),
+    ]
+}
+
 fn saved(dir: &Path, name: &str) -> Value {
     serde_json::from_slice(&std::fs::read(dir.join("config").join(name)).unwrap()).unwrap()
 }
@@ -251,28 +266,15 @@ fn a_topics_messages_are_counted_reset_and_gone_with_it() {
 fn a_first_send_makes_a_topic_that_outlives_the_broker() {
     let dir = tempfile::tempdir().unwrap();
     let broker = start(dir.path(), |_| {});
-    let send = |topic: &'static str| {
-        [
-            ("a", "p"),
-            ("b", topic),
-            ("c", "TBW102"),
-            ("d", "3"),
-            ("e", "0"),
-            ("f", "0"),
-            ("g", "1764000000000"),
-            ("h", "0"),
-            ("i", ""),
-        ]
-    };
     run(async {
         let peer = Peer::new(broker.addr());
-        peer.ok(SEND_MESSAGE_V2, &send("made"), b"body").await;
+        peer.ok(SEND_MESSAGE_V2, &v2_send("made"), b"body").await;
         let path = dir.path().join("config/topics.json");
         eventually("the new topic is on disk", async || {
             std::fs::read_to_string(&path).is_ok_and(|text| text.contains("\"made\""))
         })
         .await;
-        let illegal = peer.call(SEND_MESSAGE_V2, &send("../../x"), b"body").await;
+        let illegal = peer.call(SEND_MESSAGE_V2, &v2_send("../../x"), b"body").await;
         assert_eq!(illegal.code, 29);
     });
     broker.shutdown();
@@ -281,9 +283,38 @@ fn a_first_send_makes_a_topic_that_outlives_the_broker() {
         let peer = Peer::new(broker.addr());
         let shown = peer.ok(GET_TOPIC_CONFIG, &[("topic", "made")], b"").await.json();
         assert_eq!((&shown["readQueueNums"], &shown["perm"]), (&json!(3), &json!(6)));
-        assert_eq!(peer.call(SEND_MESSAGE_V2, &send("other"), b"body").await.code, 17);
+        assert_eq!(peer.call(SEND_MESSAGE_V2, &v2_send("other"), b"body").await.code, 17);
     });
     broker.shutdown();
+}
+
+#[test]
+fn topics_with_messages_come_back_when_their_settings_are_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("config");
+    let broker = start(dir.path(), |_| {});
+    run(async {
+        let peer = Peer::new(broker.addr());
+        peer.ok(UPDATE_AND_CREATE_TOPIC, &topic_fields("empty", "4", ""), b"").await;
+        for queue in ["0", "2"] {
+            let mut fields = v2_send("kept");
+            fields[4].1 = queue;
+            peer.ok(SEND_MESSAGE_V2, &fields, b"body").await;
+        }
+    });
+    broker.shutdown();
+    for name in ["topics.json", "topics.json.bak"] {
+        let _ = std::fs::remove_file(config.join(name));
+    }
+    let broker = start(dir.path(), |_| {});
+    run(async {
+        let peer = Peer::new(broker.addr());
+        let shown = peer.ok(GET_TOPIC_CONFIG, &[("topic", "kept")], b"").await.json();
+        assert_eq!((&shown["readQueueNums"], &shown["perm"]), (&json!(3), &json!(6)));
+        assert_eq!(peer.call(GET_TOPIC_CONFIG, &[("topic", "empty")], b"").await.code, 17);
+    });
+    broker.shutdown();
+    assert_eq!(saved(dir.path(), "topics.json")["topicConfigTable"]["kept"]["writeQueueNums"], 3);
 }
 
 #[test]
