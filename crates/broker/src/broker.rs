@@ -33,8 +33,8 @@ use crate::topics::Topics;
 const FAST_PORT_DISTANCE: u16 = 2;
 /// Period of the sweep of parked pulls: how late a deadline may be noticed.
 const SWEEP_PERIOD: Duration = Duration::from_millis(200);
-/// How long requests in hand may take at the stop.
-const DRAIN: Duration = Duration::from_secs(3);
+/// How long the stop serves clients that do not know GO_AWAY and go on sending; they try again elsewhere afterwards.
+const DRAIN: Duration = Duration::from_millis(500);
 
 /// Why a broker did not start.
 #[derive(Debug, thiserror::Error)]

@@ -175,7 +175,7 @@ impl Sends {
         }
         self.stored.extend_from_slice(&broker.send.stored_suffix);
         let body = call.request.body;
-        if body.is_empty() || self.stored.len() > MAX_PROPERTIES_BYTES || body.len() > broker.max_message_size {
+        if self.stored.len() > MAX_PROPERTIES_BYTES || body.len() > broker.max_message_size {
             return Err(illegal_size(broker));
         }
         let first = self.batch.len();
