@@ -286,6 +286,7 @@ impl Inner {
         if self.log.wants_preparation(end) {
             self.background.want_segment();
         }
+        self.background.log_reached(end);
         if self.is_sync_flush() {
             self.flusher.wake();
         }

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -17,6 +17,8 @@ use crate::store::Inner;
 const SPACE_PERIOD: Duration = Duration::from_secs(1);
 /// Longest sleep.
 const MAX_SLEEP: Duration = Duration::from_secs(1);
+/// A checkpoint is written whenever the log has grown by this.
+const CHECKPOINT_BYTES: u64 = 64 << 20;
 
 /// Signals to the background thread.
 #[derive(Default)]
@@ -24,12 +26,23 @@ pub(crate) struct Background {
     state: Mutex<bool>,
     condition: Condvar,
     segment_wanted: AtomicBool,
+    checkpoint_wanted: AtomicBool,
+    /// Position in the log at which a checkpoint is due whatever the time.
+    checkpoint_due: AtomicU64,
 }
 
 impl Background {
     /// Asks for the next log file; costs nothing when asked before.
     pub fn want_segment(&self) {
         if !self.segment_wanted.swap(true, Ordering::Relaxed) {
+            let _state = self.state.lock();
+            self.condition.notify_one();
+        }
+    }
+
+    /// Asks for a checkpoint if the log has grown enough: it bounds what a restart has to read.
+    pub fn log_reached(&self, end: u64) {
+        if end >= self.checkpoint_due.load(Ordering::Relaxed) && !self.checkpoint_wanted.swap(true, Ordering::Relaxed) {
             let _state = self.state.lock();
             self.condition.notify_one();
         }
@@ -71,13 +84,14 @@ impl Inner {
             if now >= sync_at {
                 (sync_at, write_at) = (now + sync_every, now + write_every);
                 self.checkpoint(true);
-            } else if now >= write_at {
+            } else if now >= write_at || self.background.checkpoint_wanted.load(Ordering::Relaxed) {
                 write_at = now + write_every;
                 self.checkpoint(false);
             }
             let sleep = write_at.saturating_duration_since(Instant::now()).min(MAX_SLEEP);
             let mut stop = self.background.state.lock();
-            if !*stop && !self.background.segment_wanted.load(Ordering::Relaxed) {
+            let wanted = [&self.background.segment_wanted, &self.background.checkpoint_wanted];
+            if !*stop && !wanted.iter().any(|wanted| wanted.load(Ordering::Relaxed)) {
                 self.background.condition.wait_for(&mut stop, sleep);
             }
             if *stop {
@@ -112,6 +126,8 @@ impl Inner {
     fn try_checkpoint(&self, durable: bool) -> std::io::Result<()> {
         let mut progress = self.progress.lock();
         let progress = &mut *progress;
+        self.background.checkpoint_due.store(self.log.end() + CHECKPOINT_BYTES, Ordering::Relaxed);
+        self.background.checkpoint_wanted.store(false, Ordering::Relaxed);
         let (built, timestamp, index_timestamp, dirty) = {
             let mut d = self.dispatcher.lock();
             let built = Built { position: d.position, entries: d.entries, index: self.index.mark() };

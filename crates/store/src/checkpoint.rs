@@ -95,6 +95,8 @@ pub(crate) struct Loaded {
     pub times: Times,
     /// How far the derived files are known to be complete, if anything is known.
     pub built: Option<Built>,
+    /// How far they, and the log, are known to be on the disk.
+    pub durable: Option<Built>,
     /// Whether they are as the last process left them: it died, but the machine did not.
     pub trusted: bool,
 }
@@ -142,13 +144,13 @@ impl Checkpoint {
         let mut reader = Reader(content);
         let head = (reader.int(), reader.int());
         if head != (MAGIC, VERSION) || crc32fast::hash(content).to_be_bytes() != crc || reader.bytes::<40>() != java {
-            return Loaded { times, built: None, trusted: false };
+            return Loaded { times, ..Loaded::default() };
         }
         let durable = reader.built();
         let written = reader.built();
         let uptime = Uptime { boot: reader.bytes(), mount: reader.long() as u64 };
         let trusted = uptime.is_same(&self.uptime);
-        Loaded { times, built: Some(if trusted { written } else { durable }), trusted }
+        Loaded { times, built: Some(if trusted { written } else { durable }), durable: Some(durable), trusted }
     }
 
     /// Writes both parts; with `sync` they are on the disk afterwards.

@@ -199,8 +199,8 @@ impl CommitLog {
         self.end.store(position, Ordering::Release);
     }
 
-    /// After recovery: the log ends at `end`, all of it on the disk; files behind it are removed.
-    pub fn set_end(&self, end: u64, timestamp: i64) -> io::Result<()> {
+    /// After recovery: the log ends at `end` and is on the disk up to `flushed`; files behind it are removed.
+    pub fn set_end(&self, end: u64, timestamp: i64, flushed: u64) -> io::Result<()> {
         let mut segments = self.segments.write();
         while let Some(last) = segments.back().filter(|s| s.start > end || (s.start == end && s.start > 0)) {
             std::fs::remove_file(last.file.path())?;
@@ -210,8 +210,10 @@ impl CommitLog {
         let segment = self.segment(end);
         *self.tail.lock() = Tail { position: end, segment };
         self.publish(end, timestamp);
-        self.flushed_timestamp.store(timestamp, Ordering::Release);
-        self.flushed.store(end, Ordering::Release);
+        self.flushed.store(flushed.min(end), Ordering::Release);
+        if flushed >= end {
+            self.flushed_timestamp.store(timestamp, Ordering::Release);
+        }
         Ok(())
     }
 
@@ -223,21 +225,15 @@ impl CommitLog {
         let end = self.end();
         let timestamp = self.last_timestamp.load(Ordering::Acquire);
         if end > from {
-            self.sync_files(from, end)?;
+            let mut position = from;
+            while position < end {
+                let Some(segment) = self.segment(position) else { break };
+                segment.file.sync()?;
+                position = segment.end();
+            }
             self.flushed_timestamp.store(timestamp, Ordering::Release);
             self.flushed.fetch_max(end, Ordering::AcqRel);
         }
         Ok(end)
-    }
-
-    /// Forces the files that hold `from..to` to the disk.
-    pub fn sync_files(&self, from: u64, to: u64) -> io::Result<()> {
-        let mut position = from;
-        while position < to {
-            let Some(segment) = self.segment(position) else { break };
-            segment.file.sync()?;
-            position = segment.end();
-        }
-        Ok(())
     }
 }

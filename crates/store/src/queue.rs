@@ -421,6 +421,10 @@ impl Queue {
     /// A look at the beginning of each file and at pages that were never written.
     fn has_no_holes(&self, files: &[u64], end: i64, log_start: u64) -> io::Result<bool> {
         let end = end as u64 * UNIT as u64;
+        if files.first().is_some_and(|first| *first > 0 && *first == end) {
+            // The file begins behind everything that was built: those before it are missing.
+            return Ok(false);
+        }
         for (n, start) in files.iter().copied().take_while(|start| *start < end).enumerate() {
             let Some(entry) = self.entry((start / UNIT as u64) as i64) else { return Ok(false) };
             // Files before the first one may be missing only if the log lost what they pointed to.

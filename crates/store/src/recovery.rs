@@ -30,8 +30,9 @@ struct End {
 }
 
 impl Inner {
-    /// Brings log, queues and index to one end. `clean`: the last process stopped in order.
-    pub fn recover(&self, clean: bool, loaded: &Loaded) -> Result<(), OpenError> {
+    /// Brings log, queues and index to one end. `clean`: the last process stopped in order. `true` if more was built than
+    /// the end of the log.
+    pub fn recover(&self, clean: bool, loaded: &Loaded) -> Result<bool, OpenError> {
         let began = Instant::now();
         let root = &self.config.root;
         let fail = || OpenError::io("recover", root);
@@ -43,7 +44,7 @@ impl Inner {
                 std::fs::remove_dir_all(&self.context.dir).map_err(fail())?;
             }
             self.index.clear().map_err(fail())?;
-            return self.log.set_end(0, 0).map_err(fail());
+            return self.log.set_end(0, 0, 0).map(|()| false).map_err(fail());
         };
         let log_start = first.start;
         let known = loaded.built.filter(|b| self.is_boundary(b.position) && b.position >= log_start);
@@ -70,13 +71,20 @@ impl Inner {
             tracing::warn!("consume queues lack entries: all of the commit log is read to build them again");
             end = self.read_on(log_start, true, certain, timestamp);
         }
-        self.log.set_end(end.position, end.timestamp).map_err(fail())?;
+        // The kernel may still hold the rest.
+        let unknown = log_start.max(end.position.saturating_sub(2 * self.log.file_size));
+        let flushed = if clean { end.position } else { loaded.durable.map_or(unknown, |durable| durable.position) };
+        self.log.set_end(end.position, end.timestamp, flushed).map_err(fail())?;
         self.settle(clean && !whole, log_start, end.position).map_err(fail())?;
         {
             let mut d = self.dispatcher.lock();
             d.position = end.position;
             d.timestamp = end.timestamp;
             d.entries = self.all_queues().iter().map(|q| q.max_offset()).sum();
+        }
+        if self.is_sync_flush() {
+            // Consumers are to see all of it, so all of it must be on the disk.
+            self.log.sync().map_err(fail())?;
         }
         tracing::info!(
             clean,
@@ -86,7 +94,7 @@ impl Inner {
             took_ms = began.elapsed().as_millis() as u64,
             "the store is recovered"
         );
-        Ok(())
+        Ok(whole || known.is_none())
     }
 
     /// Loads all queues; whether none had holes.
@@ -218,7 +226,7 @@ impl Inner {
         !torn
     }
 
-    /// Cuts off what points behind the end, and makes everything durable that a crash left in memory only.
+    /// Cuts off what points or stands behind the end.
     fn settle(&self, clean: bool, log_start: u64, end: u64) -> std::io::Result<()> {
         let queues = self.all_queues();
         for queue in &queues {
@@ -234,7 +242,6 @@ impl Inner {
         if !clean || bytes.iter().take(64).any(|b| *b != 0) {
             // What stands behind the end must never be taken for records again.
             segment.file.zero_from(end - segment.start, segment.size)?;
-            self.log.sync_files(log_start.max(end.saturating_sub(self.log.file_size)), end + 1)?;
         }
         Ok(())
     }

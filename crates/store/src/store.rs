@@ -189,7 +189,11 @@ impl Store {
             log,
             index,
             checkpoint,
-            progress: Mutex::new(Progress { times: loaded.times, ..Progress::default() }),
+            progress: Mutex::new(Progress {
+                times: loaded.times,
+                durable: loaded.durable.unwrap_or_default(),
+                ..Progress::default()
+            }),
             pending: Mutex::default(),
             dispatcher: Mutex::default(),
             flusher: Flusher::default(),
@@ -204,10 +208,11 @@ impl Store {
             closing: AtomicBool::new(false),
             config,
         });
-        inner.recover(clean, &loaded)?;
+        let rebuilt = inner.recover(clean, &loaded)?;
         let store = Store { inner, instance, threads: Mutex::default() };
-        if !clean {
-            store.inner.checkpoint(true);
+        if rebuilt || !clean {
+            // What a kill left is in the kernel: ASYNC_FLUSH need not wait for the disk.
+            store.inner.checkpoint(rebuilt || store.inner.is_sync_flush());
         }
         store.inner.check_space();
         store.start("store-flush", |inner| inner.run_flush())?;
