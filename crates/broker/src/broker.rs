@@ -15,6 +15,7 @@ use ferromq_protocol::id::UniqueIds;
 use ferromq_remoting::{Server, ServerConfig};
 use ferromq_store::{Arrival, OpenError, Store, StoreConfig};
 
+use crate::blocking::Blocking;
 use crate::clients::{self, Clients};
 use crate::config::BrokerConfig;
 use crate::groups::Groups;
@@ -74,6 +75,7 @@ pub struct Shared {
     pub locks: OrderLocks,
     pub offsets: Offsets,
     pub polls: Arc<LongPolls>,
+    pub blocking: Blocking,
     pub stats: Stats,
     /// The address clients know, in offset message ids and stored records: `brokerIP1` and the listen port.
     pub store_host: SocketAddr,
@@ -125,6 +127,7 @@ impl Broker {
             offsets: Offsets::open(&root)?,
             clients: Clients::default(),
             locks: OrderLocks::default(),
+            blocking: Blocking::start()?,
             stats: Stats::default(),
             unique_ids: UniqueIds::new(ip, std::process::id(), config.listen_port.into()),
             send: Arc::new(SendConstants::new(&config, store_host)),

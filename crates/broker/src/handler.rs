@@ -10,7 +10,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use ferromq_protocol::code::response;
-use ferromq_protocol::{Command, FieldError, FrameWriter, HeaderError};
+use ferromq_protocol::{Command, FieldError, FrameWriter, Head, HeaderError};
 use ferromq_remoting::Connection;
 
 use crate::broker::Shared;
@@ -41,6 +41,26 @@ impl Call<'_> {
     pub fn respond<'o>(&self, out: &'o mut Vec<u8>, code: i32) -> FrameWriter<'o> {
         FrameWriter::response(out, &self.request.head, code)
     }
+
+    /// Answers from the thread that may wait for a disk. The handler writes nothing itself.
+    pub fn answer_later(
+        &self,
+        broker: &Arc<Shared>,
+        answer: impl FnOnce(&Arc<Shared>, &Head, &mut Vec<u8>) -> Result<(), Refusal> + Send + 'static,
+    ) -> Result<(), Refusal> {
+        let (shared, conn, head) = (Arc::clone(broker), Arc::clone(self.conn), self.request.head);
+        broker.blocking.run(move || {
+            let mut frame = Vec::new();
+            if let Err(refusal) = answer(&shared, &head, &mut frame) {
+                frame.clear();
+                refusal.write(&head, &mut frame);
+            }
+            if !head.is_oneway() {
+                // A push fails when the client has gone.
+                let _ = conn.push(|out| out.extend_from_slice(&frame));
+            }
+        })
+    }
 }
 
 /// An answer without a header of its own: a response code and the remark its user reads.
@@ -54,6 +74,13 @@ impl Refusal {
     /// Refuses with this code and remark.
     pub fn new(code: i32, remark: impl Into<Cow<'static, str>>) -> Self {
         Self { code, remark: remark.into() }
+    }
+
+    /// Writes the answer to a request.
+    pub fn write(&self, request: &Head, out: &mut Vec<u8>) {
+        let mut frame = FrameWriter::response(out, request, self.code);
+        frame.remark(&self.remark);
+        frame.finish();
     }
 }
 

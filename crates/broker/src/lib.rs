@@ -4,6 +4,7 @@
 //! and starts and stops the server; one file per request family stands in `handler/`; the tables stand beside them.
 //! Nothing here knows how bytes are laid out on disk or on the wire: that is `ferromq-store` and `ferromq-protocol`.
 
+mod blocking;
 mod broker;
 mod clients;
 mod config;

@@ -68,9 +68,7 @@ impl BrokerService {
         };
         if let Err(refusal) = result {
             out.truncate(before);
-            let mut frame = call.respond(out, refusal.code);
-            frame.remark(&refusal.remark);
-            frame.finish();
+            refusal.write(&call.request.head, out);
         }
         if call.request.head.is_oneway() {
             out.truncate(before);

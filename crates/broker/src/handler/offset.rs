@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use ferromq_protocol::FrameWriter;
 use ferromq_protocol::code::response;
 use ferromq_protocol::header::offset::{
     GetEarliestMsgStoretimeHeader, GetEarliestMsgStoretimeResponseHeader, GetMaxOffsetHeader, GetMinOffsetHeader,
@@ -61,13 +62,19 @@ pub(crate) fn update(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8>) -
 }
 
 /// Code 29.
-pub(crate) fn search(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8>) -> Result<(), Refusal> {
+pub(crate) fn search(broker: &Arc<Shared>, call: &Call<'_>, _out: &mut Vec<u8>) -> Result<(), Refusal> {
     let header = SearchOffsetHeader::read(&call.request.fields)?;
     let upper = header.boundary_type.is_some_and(|text| text.eq_str("upper") || text.eq_str("UPPER"));
     let boundary = if upper { Boundary::Upper } else { Boundary::Lower };
     let queue = find(broker, &header.topic.to_str()?, header.queue_id);
-    let offset = queue.map_or(0, |queue| broker.store.search_by_time(&queue, header.timestamp, boundary));
-    answer(call, out, offset)
+    let timestamp = header.timestamp;
+    call.answer_later(broker, move |broker, head, out| {
+        let offset = queue.map_or(0, |queue| broker.store.search_by_time(&queue, timestamp, boundary));
+        let mut frame = FrameWriter::response(out, head, response::SUCCESS);
+        OffsetResponseHeader { offset }.write(&mut frame);
+        frame.finish();
+        Ok(())
+    })
 }
 
 /// Code 30: the end of what consumers can read.
@@ -88,14 +95,16 @@ pub(crate) fn min(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8>) -> R
 }
 
 /// Code 32: store time of the queue's first message, -1 when it has none.
-pub(crate) fn earliest(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8>) -> Result<(), Refusal> {
+pub(crate) fn earliest(broker: &Arc<Shared>, call: &Call<'_>, _out: &mut Vec<u8>) -> Result<(), Refusal> {
     let header = GetEarliestMsgStoretimeHeader::read(&call.request.fields)?;
     let queue = find(broker, &header.topic.to_str()?, header.queue_id);
-    let timestamp = queue.and_then(|queue| broker.store.earliest_store_time(&queue)).unwrap_or(-1);
-    let mut frame = call.respond(out, response::SUCCESS);
-    GetEarliestMsgStoretimeResponseHeader { timestamp }.write(&mut frame);
-    frame.finish();
-    Ok(())
+    call.answer_later(broker, move |broker, head, out| {
+        let timestamp = queue.and_then(|queue| broker.store.earliest_store_time(&queue)).unwrap_or(-1);
+        let mut frame = FrameWriter::response(out, head, response::SUCCESS);
+        GetEarliestMsgStoretimeResponseHeader { timestamp }.write(&mut frame);
+        frame.finish();
+        Ok(())
+    })
 }
 
 /// Code 43: the whole table, for a replica.

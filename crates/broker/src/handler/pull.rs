@@ -25,6 +25,8 @@ use crate::longpoll::Parked;
 /// Longest time a pull is parked, whatever its client asks.
 const MAX_SUSPEND: Duration = Duration::from_secs(120);
 
+/// A log of up to this many bytes is taken to be in memory as a whole; in a larger one each pull is looked at.
+const ALWAYS_WARM_BYTES: u64 = 1 << 30;
 /// Capacity the record buffer of a thread keeps between pulls, bytes.
 const KEPT_BYTES: usize = 512 * 1024;
 
@@ -81,44 +83,85 @@ pub(crate) fn pull(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8>) -> 
         return Ok(());
     }
     let suspend = (header.sys_flag & flags::SUSPEND != 0).then(|| suspend_time(broker, header.suspend_timeout_millis));
-    serve(broker, call.conn, pull, suspend, out);
-    Ok(())
+    serve(broker, call.conn, pull, suspend, out)
 }
 
 /// Answers a parked pull, once: it has been woken or its time is over.
 pub(crate) fn resume(broker: &Arc<Shared>, parked: Parked) {
-    // A push fails when the client has gone or reads nothing; it will pull again from the same offset.
-    let Parked { conn, pull, .. } = parked;
-    let _ = conn.push(|out| serve(broker, &conn, pull, None, out));
+    if is_cold(broker, &parked.pull) {
+        // When too many wait already, the client asks again after its own time-out.
+        let _ = read_later(broker, parked.conn, parked.pull);
+    } else {
+        push_answer(broker, &parked.conn, &parked.pull);
+    }
+}
+
+/// Whether the messages of a pull may have to come from the disk.
+fn is_cold(broker: &Shared, pull: &Pull) -> bool {
+    let log = broker.store.max_physical_offset() - broker.store.min_physical_offset();
+    log > ALWAYS_WARM_BYTES
+        && (pull.queue.min_offset()..pull.queue.max_offset()).contains(&pull.offset)
+        && !broker.store.is_in_memory(&pull.queue, pull.offset)
+}
+
+/// Lets the thread that may wait for a disk read and answer.
+fn read_later(broker: &Arc<Shared>, conn: Arc<Connection>, pull: Pull) -> Result<(), Refusal> {
+    let shared = Arc::clone(broker);
+    broker.blocking.run(move || push_answer(&shared, &conn, &pull))
+}
+
+fn push_answer(broker: &Shared, conn: &Connection, pull: &Pull) {
+    with_records(|records| {
+        let outcome = pull.read(broker, records);
+        // A push fails when the client has gone or reads nothing; it will pull again from the same offset.
+        let _ = conn.push(|out| pull.answer(&outcome, records, out));
+    });
 }
 
 /// Reads and answers, or parks the pull when nothing is there and it may wait.
-fn serve(broker: &Arc<Shared>, conn: &Arc<Connection>, pull: Pull, suspend: Option<Duration>, out: &mut Vec<u8>) {
-    let mut body = RECORDS.take();
-    body.clear();
-    let outcome = pull.read(broker, &mut body);
-    let (code, remark) = pull.judge(&outcome);
-    broker.stats.count_pull(u64::from(outcome.count));
-    match suspend {
-        Some(suspend) if code == response::PULL_NOT_FOUND => park(broker, conn, pull, suspend, out),
-        _ => pull.write(code, remark, [outcome.next_offset, outcome.min_offset, outcome.max_offset], &body, out),
+fn serve(
+    broker: &Arc<Shared>,
+    conn: &Arc<Connection>,
+    pull: Pull,
+    suspend: Option<Duration>,
+    out: &mut Vec<u8>,
+) -> Result<(), Refusal> {
+    if is_cold(broker, &pull) {
+        return read_later(broker, Arc::clone(conn), pull);
     }
-    if body.capacity() <= KEPT_BYTES {
-        RECORDS.set(body);
-    }
+    with_records(|records| {
+        let outcome = pull.read(broker, records);
+        match suspend {
+            Some(suspend) if pull.judge(&outcome).0 == response::PULL_NOT_FOUND => park(broker, conn, pull, suspend),
+            _ => {
+                pull.answer(&outcome, records, out);
+                Ok(())
+            }
+        }
+    })
 }
 
-fn park(broker: &Arc<Shared>, conn: &Arc<Connection>, pull: Pull, suspend: Duration, out: &mut Vec<u8>) {
-    let deadline = Instant::now() + suspend;
-    match broker.polls.park(Parked { conn: Arc::clone(conn), pull, deadline }) {
-        // It may be ready already.
-        Ok(()) => broker.answer_ready_polls(),
-        Err(Parked { pull, .. }) => {
-            let mut frame = FrameWriter::response(out, &pull.head, response::SYSTEM_BUSY);
-            frame.remark("[OVERLOAD]system busy, too many pull requests wait for messages");
-            frame.finish();
-        }
+/// Lends the thread's record buffer.
+fn with_records<R>(f: impl FnOnce(&mut Vec<u8>) -> R) -> R {
+    let mut records = RECORDS.take();
+    records.clear();
+    let result = f(&mut records);
+    if records.capacity() <= KEPT_BYTES {
+        RECORDS.set(records);
     }
+    result
+}
+
+fn park(broker: &Arc<Shared>, conn: &Arc<Connection>, pull: Pull, suspend: Duration) -> Result<(), Refusal> {
+    let deadline = Instant::now() + suspend;
+    let parked = Parked { conn: Arc::clone(conn), pull, deadline };
+    broker.polls.park(parked).map_err(|_| {
+        let remark = "[OVERLOAD]system busy, too many pull requests wait for messages";
+        Refusal::new(response::SYSTEM_BUSY, remark)
+    })?;
+    // It may be ready already.
+    broker.answer_ready_polls();
+    Ok(())
 }
 
 fn suspend_time(broker: &Shared, asked_millis: i64) -> Duration {
@@ -265,7 +308,9 @@ fn no_expressions(expression_type: &str) -> Refused {
 impl Pull {
     fn read(&self, broker: &Shared, records: &mut Vec<u8>) -> ReadOutcome {
         let mut wanted = |entry: &CqEntry| self.filter.matches(entry.tags_code);
-        broker.store.read(&self.queue, self.offset, self.max_messages, u32::MAX, &mut wanted, records)
+        let outcome = broker.store.read(&self.queue, self.offset, self.max_messages, u32::MAX, &mut wanted, records);
+        broker.stats.count_pull(u64::from(outcome.count));
+        outcome
     }
 
     /// The response code of what the store found (`composeResponseHeader`), and its name in RocketMQ.
@@ -281,6 +326,11 @@ impl Pull {
             ReadStatus::OffsetOverflowBadly => (response::PULL_OFFSET_MOVED, "OFFSET_OVERFLOW_BADLY"),
             ReadStatus::OffsetTooSmall => (response::PULL_OFFSET_MOVED, "OFFSET_TOO_SMALL"),
         }
+    }
+
+    fn answer(&self, outcome: &ReadOutcome, records: &[u8], out: &mut Vec<u8>) {
+        let (code, remark) = self.judge(outcome);
+        self.write(code, remark, [outcome.next_offset, outcome.min_offset, outcome.max_offset], records, out);
     }
 
     fn write(&self, code: i32, remark: &str, [next, min, max]: [i64; 3], records: &[u8], out: &mut Vec<u8>) {
