@@ -34,6 +34,8 @@ use crate::topics::Topics;
 const FAST_PORT_DISTANCE: u16 = 2;
 /// Period of the sweep of parked pulls: how late a deadline may be noticed.
 const SWEEP_PERIOD: Duration = Duration::from_millis(200);
+/// See [`Shared::warm_log_bytes`]; `accessMessageInMemoryMaxRatio=0` trusts no memory at all.
+const WARM_LOG_BYTES: u64 = 1 << 30;
 /// How long the stop serves clients that do not know GO_AWAY and go on sending; they try again elsewhere afterwards.
 const DRAIN: Duration = Duration::from_millis(500);
 
@@ -69,6 +71,8 @@ pub struct Shared {
     pub store: Arc<Store>,
     /// Largest body, bytes (`maxMessageSize` of the store).
     pub max_message_size: usize,
+    /// A log of up to this many bytes is taken to be in memory as a whole; in a larger one each pull is looked at.
+    pub warm_log_bytes: u64,
     pub topics: Topics,
     pub groups: Groups,
     pub clients: Clients,
@@ -119,6 +123,7 @@ impl Broker {
             arrivals.arrived(arrival.queue, arrival.queue_offset, arrival.tags_code);
         };
         let max_message_size = store.max_message_size;
+        let warm_log_bytes = if store.access_message_in_memory_max_ratio == 0 { 0 } else { WARM_LOG_BYTES };
         let store = Arc::new(Store::open(store, Arc::new(listener))?);
         let saving = Arc::new(SaveSignal::default());
         let shared = Arc::new(Shared {
@@ -134,6 +139,7 @@ impl Broker {
             store_host,
             store,
             max_message_size,
+            warm_log_bytes,
             polls,
             config,
         });

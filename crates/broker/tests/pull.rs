@@ -164,6 +164,21 @@ fn a_pull_may_carry_a_commit() {
     assert_eq!(committed, Some(3));
 }
 
+#[test]
+fn messages_that_are_not_in_memory_are_read_by_another_thread() {
+    let bench = start_with(config(), |store| store.access_message_in_memory_max_ratio = 0);
+    for n in 0..20 {
+        assert_eq!(code(&bench.send("Old", 0, "", n.to_string().as_bytes())), 0);
+    }
+    wait_until("dispatch", || bench.ask(request::GET_MAX_OFFSET, "Old", 0, "offset", &[]) == Some(20));
+    let first = bench.pull(&pull_header("Old", 0, 0, "*"));
+    assert_eq!(code(&first), response::SUCCESS);
+    // Old data comes in smaller answers (`maxTransferCountOnMessageInDisk`).
+    assert_eq!(bodies(&first), (0..8).map(|n| n.to_string()).collect::<Vec<_>>());
+    assert_eq!(number(&first, "nextBeginOffset"), Some(8));
+    assert_eq!(code(&bench.pull(&pull_header("Old", 0, 20, "*"))), response::PULL_NOT_FOUND);
+}
+
 fn start_pull(bench: &Bench, header: PullHeader<'static>) -> tokio::task::JoinHandle<ferromq_protocol::OwnedCommand> {
     let connection = bench.connection();
     bench.runtime.spawn(async move {

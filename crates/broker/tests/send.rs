@@ -86,7 +86,6 @@ fn refusals_have_the_codes_java_users_know() {
     assert_eq!(refused(&send_header(&long, 0, ""), b"x").0, response::INVALID_PARAMETER);
     assert_eq!(refused(&send_header("Known", 4, ""), b"x").0, response::INVALID_PARAMETER);
     assert_eq!(refused(&send_header("Known", i32::MAX, ""), b"x").0, response::INVALID_PARAMETER);
-    assert_eq!(refused(&send_header("Known", 0, ""), b"").0, response::MESSAGE_ILLEGAL);
     let big = vec![0; 4 * 1024 * 1024 + 1];
     assert_eq!(refused(&send_header("Known", 0, ""), &big).0, response::MESSAGE_ILLEGAL);
     let long = format!("k\u{1}{}\u{2}", "v".repeat(32_767));

@@ -25,8 +25,6 @@ use crate::longpoll::Parked;
 /// Longest time a pull is parked, whatever its client asks.
 const MAX_SUSPEND: Duration = Duration::from_secs(120);
 
-/// A log of up to this many bytes is taken to be in memory as a whole; in a larger one each pull is looked at.
-const ALWAYS_WARM_BYTES: u64 = 1 << 30;
 /// Capacity the record buffer of a thread keeps between pulls, bytes.
 const KEPT_BYTES: usize = 512 * 1024;
 
@@ -99,7 +97,7 @@ pub(crate) fn resume(broker: &Arc<Shared>, parked: Parked) {
 /// Whether the messages of a pull may have to come from the disk.
 fn is_cold(broker: &Shared, pull: &Pull) -> bool {
     let log = broker.store.max_physical_offset() - broker.store.min_physical_offset();
-    log > ALWAYS_WARM_BYTES
+    log > broker.warm_log_bytes
         && (pull.queue.min_offset()..pull.queue.max_offset()).contains(&pull.offset)
         && !broker.store.is_in_memory(&pull.queue, pull.offset)
 }
