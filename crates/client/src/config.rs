@@ -1,8 +1,9 @@
 //! Settings shared by producers, consumers and admin calls of one client, by RocketMQ's names (`ClientConfig`).
 
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::net::IpAddr;
 use std::time::Duration;
 
+use ferromq_common::net;
 use ferromq_protocol::Encoding;
 
 /// Settings of a [`crate::Client`].
@@ -32,7 +33,7 @@ impl ClientConfig {
     pub fn new(namesrv_addr: impl Into<String>) -> Self {
         Self {
             namesrv_addr: namesrv_addr.into(),
-            client_ip: local_ip(),
+            client_ip: net::outward_ip(),
             instance_name: "DEFAULT".into(),
             unit_name: None,
             api_timeout: Duration::from_millis(3000),
@@ -60,17 +61,10 @@ impl ClientConfig {
     }
 }
 
-/// The address other machines see, as the routing table tells; no packet is sent.
-fn local_ip() -> IpAddr {
-    let probe = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).and_then(|socket| {
-        socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9))?;
-        socket.local_addr()
-    });
-    probe.map(|addr| addr.ip()).ok().filter(|ip| !ip.is_unspecified()).unwrap_or(Ipv4Addr::LOCALHOST.into())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     #[test]

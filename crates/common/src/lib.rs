@@ -8,6 +8,7 @@
 //! | [`json_file`] | JSON files that survive a crash while they are written |
 //! | [`lifecycle`] | waiting for the signal to stop |
 //! | [`logging`] | where log lines go |
+//! | [`net`] | the address others reach this machine at |
 //!
 //! Nothing here knows a topic, a frame or a broker. A thing moves in only when two crates need it.
 
@@ -16,4 +17,5 @@ pub mod config;
 pub mod json_file;
 pub mod lifecycle;
 pub mod logging;
+pub mod net;
 pub mod properties;

@@ -6,7 +6,7 @@ use crate::cli::DevArgs;
 use crate::settings::BrokerSettings;
 use crate::{Failure, host, printer, servers};
 use ferromq_broker::Broker;
-use ferromq_common::{lifecycle::StopSignals, logging};
+use ferromq_common::{lifecycle::StopSignals, logging, net};
 use ferromq_namesrv::{NameServer, NamesrvConfig};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -91,8 +91,8 @@ fn broker_settings(arguments: &DevArgs, data: &Path) -> Result<BrokerSettings, F
 /// The address clients use for a listening address.
 fn reachable(listen: IpAddr) -> IpAddr {
     match listen {
-        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => host::outward_ip(),
-        IpAddr::V6(address) if address.is_unspecified() => host::outward_ip(),
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => net::outward_ip(),
+        IpAddr::V6(address) if address.is_unspecified() => net::outward_ip(),
         address => address,
     }
 }

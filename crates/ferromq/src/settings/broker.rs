@@ -4,6 +4,7 @@ use super::{Remarks, Server, SettingsError, print_all, read_into};
 use crate::host;
 use ferromq_broker::BrokerConfig;
 use ferromq_common::config::{self, Int, Key, Slot};
+use ferromq_common::net;
 use ferromq_common::properties::Properties;
 use ferromq_store::{FlushMode, StoreConfig};
 use std::net::{IpAddr, ToSocketAddrs};
@@ -48,7 +49,7 @@ impl BrokerSettings {
     pub fn new() -> Self {
         let broker = BrokerConfig {
             broker_name: host::name(),
-            broker_ip1: host::outward_ip().to_string(),
+            broker_ip1: net::outward_ip().to_string(),
             namesrv_addr: std::env::var("NAMESRV_ADDR").ok().filter(|addresses| !addresses.trim().is_empty()),
             ..BrokerConfig::default()
         };
