@@ -18,6 +18,9 @@ use serde::de::DeserializeOwned;
 /// Most answers that wait for one writing; beyond it a caller is told that its change is not on disk yet.
 const MAX_SAVE_WAITERS: usize = 10_000;
 
+/// A disk that refuses is reported at most this often, however often it is tried.
+const COMPLAINT_PERIOD: Duration = Duration::from_secs(10);
+
 /// Path of a file in a store's `config` folder.
 pub fn config_path(store_root: &Path, name: &str) -> PathBuf {
     store_root.join("config").join(name)
@@ -112,6 +115,7 @@ impl Persister {
 
 fn write_loop(signal: &SaveSignal, mut tables: Vec<(Saved, u64)>, period: Duration) {
     let mut next = Instant::now() + period;
+    let mut silent_until = Instant::now();
     loop {
         let (stop, waiters) = {
             let mut state = signal.state.lock();
@@ -133,9 +137,12 @@ fn write_loop(signal: &SaveSignal, mut tables: Vec<(Saved, u64)>, period: Durati
                 Ok(()) => *saved = changes,
                 Err(e) => {
                     let path = table.path.display();
-                    tracing::error!(
-                        "cannot write {path}: {e}; it is tried again, until then a restart loses its changes"
-                    );
+                    if Instant::now() >= silent_until {
+                        silent_until = Instant::now() + COMPLAINT_PERIOD;
+                        tracing::error!(
+                            "cannot write {path}: {e}; it is tried again, until then a restart loses its changes"
+                        );
+                    }
                     result = Err(format!("the change is made but cannot be written to {path}: {e}"));
                 }
             }
