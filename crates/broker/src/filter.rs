@@ -8,8 +8,9 @@ use ferromq_protocol::body::SubscriptionData;
 use ferromq_protocol::java;
 use smallvec::SmallVec;
 
-/// Most tags one expression may name; more is refused as an expression that cannot be parsed.
-pub const MAX_TAGS: usize = 4096;
+/// Most tags an expression in a pull request may name: each waiting pull keeps its own. Subscriptions of heartbeats are
+/// limited by their table.
+pub const MAX_TAGS: usize = 512;
 /// Expression type of a plain tag list.
 pub const TAG: &str = "TAG";
 /// The expression that takes everything.
@@ -62,7 +63,7 @@ impl Filter {
         if data.class_filter_mode || data.sub_string == SUB_ALL || !is_tag_type(&data.expression_type) {
             return Filter::ALL;
         }
-        Filter { codes: Some(data.code_set.iter().copied().take(MAX_TAGS).collect()) }
+        Filter { codes: Some(data.code_set.iter().copied().collect()) }
     }
 
     /// Whether a message with this tags code (the consume queue's 8 bytes) is wanted.

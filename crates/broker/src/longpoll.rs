@@ -92,7 +92,7 @@ impl LongPolls {
 
     /// A message of this queue became visible. Called by dispatch for queues with watchers.
     pub(crate) fn arrived(&self, queue: &Arc<Queue>, queue_offset: i64, tags_code: i64) {
-        self.wake(queue, |p| p.pull.offset <= queue_offset && p.pull.filter.matches(tags_code));
+        self.wake(queue, |p| p.pull.offset <= queue_offset && p.pull.wanted.matches(tags_code));
     }
 
     fn wake(&self, queue: &Arc<Queue>, wanted: impl Fn(&Parked) -> bool) {

@@ -19,6 +19,7 @@ use ferromq_store::{CqEntry, Queue, ReadOutcome, ReadStatus};
 
 use super::{Call, Refusal};
 use crate::broker::Shared;
+use crate::clients::Subscription;
 use crate::filter::{self, Filter};
 use crate::longpoll::Parked;
 
@@ -42,12 +43,30 @@ mod forbidden {
     pub const SUBSCRIPTION: i32 = 5;
 }
 
+/// Where a pull's filter comes from.
+pub(crate) enum Wanted {
+    /// From the group's heartbeats.
+    Registered(Arc<Subscription>),
+    /// From the request.
+    Given(Filter),
+}
+
+impl Wanted {
+    /// Whether a message with this tags code is wanted.
+    pub fn matches(&self, tags_code: i64) -> bool {
+        match self {
+            Wanted::Registered(subscription) => subscription.filter.matches(tags_code),
+            Wanted::Given(filter) => filter.matches(tags_code),
+        }
+    }
+}
+
 /// A pull that has passed all checks: what is needed to read and answer, now or later.
 pub(crate) struct Pull {
     pub head: Head,
     pub queue: Arc<Queue>,
     pub offset: i64,
-    pub filter: Filter,
+    pub wanted: Wanted,
     max_messages: u32,
     topic_sys_flag: i32,
     group_sys_flag: i32,
@@ -241,7 +260,7 @@ fn check(
             );
             Refusal::new(response::INVALID_PARAMETER, remark)
         })?;
-    let filter = match header.sys_flag & flags::SUBSCRIPTION != 0 {
+    let wanted = match header.sys_flag & flags::SUBSCRIPTION != 0 {
         true => given_subscription(header)?,
         false => registered_subscription(broker, header, topic_name, &group)?,
     };
@@ -249,7 +268,7 @@ fn check(
         head: call.request.head,
         queue: Arc::clone(queue),
         offset: header.queue_offset,
-        filter,
+        wanted,
         // The store's own limits for recent and old data come on top.
         max_messages: u32::try_from(header.max_msg_nums).unwrap_or(0).max(1),
         topic_sys_flag: topic.config().topic_sys_flag,
@@ -258,13 +277,13 @@ fn check(
 }
 
 /// The subscription written into the request.
-fn given_subscription(header: &PullHeader<'_>) -> Result<Filter, Refused> {
+fn given_subscription(header: &PullHeader<'_>) -> Result<Wanted, Refused> {
     let expression_type = header.expression_type.map(|text| text.to_str()).transpose()?.unwrap_or_default();
     if !filter::is_tag_type(&expression_type) {
         return Err(no_expressions(&expression_type));
     }
     let text = header.subscription.map(|text| text.to_str()).transpose()?.unwrap_or_default();
-    Filter::parse_tags(&text).map_err(|_| {
+    Filter::parse_tags(&text).map(Wanted::Given).map_err(|_| {
         Refusal::new(response::SUBSCRIPTION_PARSE_FAILED, "parse the consumer's subscription failed").into()
     })
 }
@@ -275,7 +294,7 @@ fn registered_subscription(
     header: &PullHeader<'_>,
     topic_name: &str,
     group: &SubscriptionGroupConfig,
-) -> Result<Filter, Refused> {
+) -> Result<Wanted, Refused> {
     let group_name = &group.group_name;
     let absent =
         |what: &str| Refusal::new(response::SUBSCRIPTION_NOT_EXIST, format!("the consumer's {what} not exist"));
@@ -295,7 +314,7 @@ fn registered_subscription(
     if !filter::is_tag_type(&subscription.data.expression_type) {
         return Err(no_expressions(&subscription.data.expression_type));
     }
-    Ok(subscription.filter.clone())
+    Ok(Wanted::Registered(subscription))
 }
 
 fn no_expressions(expression_type: &str) -> Refused {
@@ -305,7 +324,7 @@ fn no_expressions(expression_type: &str) -> Refused {
 
 impl Pull {
     fn read(&self, broker: &Shared, records: &mut Vec<u8>) -> ReadOutcome {
-        let mut wanted = |entry: &CqEntry| self.filter.matches(entry.tags_code);
+        let mut wanted = |entry: &CqEntry| self.wanted.matches(entry.tags_code);
         let outcome = broker.store.read(&self.queue, self.offset, self.max_messages, u32::MAX, &mut wanted, records);
         broker.stats.count_pull(u64::from(outcome.count));
         outcome

@@ -11,6 +11,8 @@ use crate::broker::Shared;
 
 /// Messages one query by unique key looks at (`defaultQueryMaxNum`).
 const UNIQUE_KEY_MAX_NUM: u32 = 32;
+/// Longest topic and key of a query together, bytes: more than properties can hold is never found.
+const MAX_KEY_BYTES: usize = 64 * 1024;
 /// Most bytes of records in one answer.
 const MAX_ANSWER_BYTES: usize = 8 * 1024 * 1024;
 
@@ -22,6 +24,10 @@ pub(crate) fn by_key(broker: &Arc<Shared>, call: &Call<'_>, _out: &mut Vec<u8>) 
     let asked = if unique { UNIQUE_KEY_MAX_NUM } else { u32::try_from(header.max_num).unwrap_or(0) };
     let max = asked.min(broker.config.max_msgs_num_batch);
     let (topic, key) = (header.topic.to_str()?.into_owned(), header.key.to_str()?.into_owned());
+    if topic.len() + key.len() > MAX_KEY_BYTES {
+        let remark = format!("topic and key of a query have at most {MAX_KEY_BYTES} bytes");
+        return Err(Refusal::new(response::INVALID_PARAMETER, remark));
+    }
     let (begin, end) = (header.begin_timestamp, header.end_timestamp);
     call.answer_later(broker, move |broker, head, out| {
         let hits = broker.store.query_index(&topic, &key, max, begin, end);
