@@ -44,9 +44,9 @@ pub(crate) struct Drive {
     conn: Arc<Connection>,
     common: Arc<Common>,
     service: Arc<dyn Service>,
-    /// Read but not served: an unfinished frame, or everything the service has left behind.
+    /// Read but not served: an unfinished frame, or frames that wait until the peer has read answers.
     partial: Vec<u8>,
-    /// `partial` begins with frames the service has left behind.
+    /// The last batch left complete frames behind.
     left_behind: bool,
 }
 
@@ -113,7 +113,7 @@ impl Drive {
         Poll::Pending
     }
 
-    /// One read, one `serve` for all frames it completed, one write.
+    /// One read, and whatever can be served after it.
     fn poll_drain(&mut self, cx: &mut Context<'_>, read: &mut [u8], out: &mut Vec<u8>) -> Poll<io::Result<Drained>> {
         if self.left_behind {
             return Poll::Ready(self.serve_partial(cx, out));
@@ -170,9 +170,21 @@ impl Drive {
         Ok(Drained::Some)
     }
 
-    /// Hands the complete frames of `bytes` to the service and writes the answers; tells how many bytes they were.
+    /// Serves the complete frames of `bytes` in batches, until the peer has to read first; tells how many bytes they were.
     fn serve(&mut self, cx: &mut Context<'_>, bytes: &[u8], out: &mut Vec<u8>) -> io::Result<usize> {
         self.conn.active_at.store(self.common.now(), Ordering::Relaxed);
+        let mut consumed = 0;
+        loop {
+            let (of_this_batch, unwritten) = self.serve_batch(cx, &bytes[consumed..], out)?;
+            consumed += of_this_batch;
+            if !self.left_behind || unwritten > self.common.limits.write_high_water || !self.conn.is_open() {
+                return Ok(consumed);
+            }
+        }
+    }
+
+    /// One `serve` and one write. Gives the bytes of the frames taken, and those that wait to be written.
+    fn serve_batch(&mut self, cx: &mut Context<'_>, bytes: &[u8], out: &mut Vec<u8>) -> io::Result<(usize, usize)> {
         let draining = self.common.draining.load(Ordering::Relaxed);
         let mut requests = Requests::new(bytes, &self.conn, self.common.limits.max_frame, draining);
         let _writes_pushes_at_its_end = Collecting::start();
@@ -190,14 +202,12 @@ impl Drive {
             return Err(io::Error::other("the service takes no request; it must take one at least"));
         }
         let (consumed, served) = (requests.consumed(), requests.taken() > 0);
-        if !out.is_empty() {
-            self.conn.poll_write(cx, out)?;
-        }
+        let unwritten = if out.is_empty() { 0 } else { self.conn.poll_write(cx, out)? };
         if served {
             self.common.drains.fetch_add(1, Ordering::Relaxed);
             self.service.after_answer();
         }
-        Ok(consumed)
+        Ok((consumed, unwritten))
     }
 
     /// Charges what is kept to the common budget and notes since when the frame is unfinished.

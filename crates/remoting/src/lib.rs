@@ -36,9 +36,9 @@ pub use server::{HeldBytes, Server, ServerConfig, StartError};
 
 /// What stands behind a connection: the broker, the NameServer, or the client's side for requests of a server.
 pub trait Service: Send + Sync + 'static {
-    /// All complete requests of one socket drain, in order. Writes every immediate answer to `out`, as whole frames.
-    /// Runs on the reactor thread: it must not block. It may stop early, once `out` has grown large; the rest comes
-    /// again after the answers were written. It must take one request at least.
+    /// Requests of one socket drain, in order: all complete ones, in batches when there are many. Writes every immediate
+    /// answer to `out`, as whole frames. Runs on the reactor thread: it must not block. It may stop early, once `out`
+    /// has grown large; the rest comes again after the answers were written. It must take one request at least.
     fn serve(&self, conn: &Arc<Connection>, requests: &mut Requests<'_>, out: &mut Vec<u8>);
 
     /// Called after the answers of a `serve` were handed to the socket: work that need not delay them.

@@ -6,7 +6,11 @@ use ferromq_protocol::{Command, Head, version};
 
 use crate::connection::Connection;
 
-/// The requests of one drain, in the order they came.
+/// Requests handed to a service at once. Enough that what a batch costs is shared by many, few enough that the answers
+/// of one batch stay small: a peer may ask for far more in one burst than it is going to read.
+pub(crate) const REQUESTS_AT_ONCE: usize = 64;
+
+/// The requests of one drain, in the order they came; at most [`REQUESTS_AT_ONCE`], the others follow.
 #[derive(Debug)]
 pub struct Requests<'a> {
     bytes: &'a [u8],
@@ -34,7 +38,7 @@ impl<'a> Requests<'a> {
         self.taken
     }
 
-    /// Whether the service has left frames behind.
+    /// Whether frames are left behind.
     pub(crate) fn has_more(&self) -> bool {
         self.broken.is_none() && !matches!(split(&self.bytes[self.at..], self.max_frame), Ok(None))
     }
@@ -54,7 +58,7 @@ impl<'a> Iterator for Requests<'a> {
     type Item = Command<'a>;
 
     fn next(&mut self) -> Option<Command<'a>> {
-        while self.broken.is_none() {
+        while self.broken.is_none() && self.taken < REQUESTS_AT_ONCE {
             let rest = &self.bytes[self.at..];
             let (frame, len) = match split(rest, self.max_frame) {
                 Ok(Some(found)) => found,

@@ -168,6 +168,23 @@ fn unread_answers_of_all_peers_together_are_bounded() {
     assert_eq!(read_frame(&mut good).body(), b"not disturbed");
 }
 
+/// 2,000 requests of 100 bytes that ask for 40 MB of answers together, from a peer that does not read.
+#[test]
+fn a_burst_of_requests_with_large_answers_is_served_in_batches() {
+    let (server, service, addr) = start(Limits { write_high_water: 64 << 10, ..Limits::default() });
+    let mut socket = connect(addr);
+    let burst: Vec<u8> = (0..2_000).flat_map(|n| request(LARGE, n, &[])).collect();
+    socket.write_all(&burst).unwrap();
+    eventually("the server waits for its peer", || server.held_bytes().unwritten > 0);
+    let served = service.served.load(Ordering::SeqCst);
+    assert!(served < 2_000 && service.largest_drain.load(Ordering::SeqCst) <= 64);
+    assert!(server.held_bytes().unwritten <= 64 * (21 << 10) + (64 << 10), "{:?}", server.held_bytes());
+    for n in 0..2_000 {
+        let answer = read_frame(&mut socket);
+        assert_eq!((answer.head().opaque, answer.body().len()), (n, 20 << 10));
+    }
+}
+
 #[test]
 fn connections_above_the_limit_are_refused_and_taken_again_later() {
     let service = Arc::new(Echo::default());

@@ -22,8 +22,10 @@ pub const JOIN: i32 = 9004;
 pub const TELL_ALL: i32 = 9005;
 /// The service panics.
 pub const PANIC: i32 = 9006;
+/// Answered with 20 KiB.
+pub const LARGE: i32 = 9007;
 /// The service stops taking requests when its answers are this large.
-pub const LARGE_OUT: usize = 256 << 10;
+pub const LARGE_OUT: usize = 4 << 20;
 pub const WAIT: Duration = Duration::from_secs(10);
 
 /// Echoes bodies; LATER is answered by a push from another thread; CALL_BACK calls the client first.
@@ -65,6 +67,7 @@ impl Service for Echo {
                             .expect("open");
                     });
                 }
+                LARGE => FrameWriter::response(out, &head, response::SUCCESS).finish_with_body(&[7; 20 << 10]),
                 PANIC => panic!("asked for by a test"),
                 TELL_ALL => {
                     for other in self.joined.lock().iter() {
