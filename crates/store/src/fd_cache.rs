@@ -28,23 +28,30 @@ struct Open {
     clock: u64,
 }
 
+impl Open {
+    fn find(&mut self, key: FileKey) -> Option<Arc<DataFile>> {
+        self.clock += 1;
+        let (file, used) = self.files.get_mut(&key)?;
+        *used = self.clock;
+        Some(Arc::clone(file))
+    }
+}
+
 impl FdCache {
-    /// The file, opened by `open` if it is not.
+    /// The file, opened by `open` if it is not. Nobody waits for another's opening; two may open the same file.
     pub fn get(&self, key: FileKey, open: impl FnOnce() -> io::Result<DataFile>) -> io::Result<Arc<DataFile>> {
-        let mut cache = self.0.lock();
-        cache.clock += 1;
-        let clock = cache.clock;
-        if let Some((file, used)) = cache.files.get_mut(&key) {
-            *used = clock;
-            return Ok(Arc::clone(file));
+        if let Some(file) = self.0.lock().find(key) {
+            return Ok(file);
         }
         let file = Arc::new(open()?);
+        let mut cache = self.0.lock();
         if cache.files.len() >= MAX_OPEN {
             let mut used: Vec<u64> = cache.files.values().map(|(_, used)| *used).collect();
             let (_, limit, _) = used.select_nth_unstable(MAX_OPEN / CLOSE_PART);
             let limit = *limit;
             cache.files.retain(|_, (_, used)| *used > limit);
         }
+        let clock = cache.clock;
         cache.files.insert(key, (Arc::clone(&file), clock));
         Ok(file)
     }

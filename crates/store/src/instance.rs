@@ -21,7 +21,7 @@ pub(crate) struct Instance {
 }
 
 impl Instance {
-    /// Takes the lock and writes the abort file. The folder is made if it is not there.
+    /// Takes the lock. The folder is made if it is not there.
     pub fn enter(root: &Path) -> Result<Instance, OpenError> {
         file::create_dir_durable(root).map_err(OpenError::io("make the folder", root))?;
         let path = root.join("lock");
@@ -47,11 +47,15 @@ impl Instance {
             lock.write_all(b"lock").map_err(OpenError::io("write", &path))?;
         }
         let was_stopped_cleanly = !abort.exists();
-        let written = fs::write(&abort, std::process::id().to_string())
-            .and_then(|()| File::open(&abort)?.sync_all())
-            .and_then(|()| file::sync_dir(root));
-        written.map_err(OpenError::io("write", &abort))?;
         Ok(Instance { _lock: lock, abort, was_stopped_cleanly })
+    }
+
+    /// Writes the abort file: from now on files change.
+    pub fn mark_running(&self) -> Result<(), OpenError> {
+        let written = fs::write(&self.abort, std::process::id().to_string())
+            .and_then(|()| File::open(&self.abort)?.sync_all())
+            .and_then(|()| self.abort.parent().map_or(Ok(()), file::sync_dir));
+        written.map_err(OpenError::io("write", &self.abort))
     }
 
     /// Says that everything is on the disk and complete.

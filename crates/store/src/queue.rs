@@ -400,12 +400,16 @@ impl Queue {
         let per_file = (context.file_size / UNIT as u64) as i64;
         let Some(first) = files.first().map(|start| *start as i64 / UNIT as i64) else { return Ok(true) };
         let all = first + files.len() as i64 * per_file;
-        self.show(first, all);
+        // Reading a hole would fill the page cache with nothing.
+        let last = files.last().copied().unwrap_or_default();
+        let data = self.file(last, false)?.first_hole()?.unwrap_or(context.file_size).min(context.file_size);
+        let high = ((last + data).div_ceil(UNIT as u64) as i64).min(all);
+        self.show(first, high);
         let end = match built_to {
             Some(position) => {
-                self.partition(first, all, |e| !(e.is_written() && (e.physical_offset as u64) < position))
+                self.partition(first, high, |e| !(e.is_written() && (e.physical_offset as u64) < position))
             }
-            None => self.scan_end(first.max(all - 3 * per_file), all)?,
+            None => self.scan_end(first.max(all - 3 * per_file), high)?,
         };
         self.show(first, end);
         let complete = self.has_no_holes(&files, end, log_start)?;

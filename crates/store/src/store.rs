@@ -158,6 +158,7 @@ impl Store {
         file::create_dir_durable(&log_dir).map_err(OpenError::io("make the folder", &log_dir))?;
         let faults = config.faults.as_ref();
         let log = CommitLog::open(&log_dir, config.mapped_file_size_commit_log, faults)?;
+        instance.mark_running()?;
         let (checkpoint, loaded) =
             Checkpoint::open(root, faults).map_err(OpenError::io("open the checkpoint in", root))?;
         let index_dir = root.join("index");

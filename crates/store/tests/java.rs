@@ -22,6 +22,8 @@ fn config(root: &Path) -> StoreConfig {
         mapped_file_size_consume_queue: 400,
         max_hash_slot_num: 50,
         max_index_num: 100,
+        // Whatever else is on the disk of the machine.
+        disk_space_floor: 0,
         ..StoreConfig::default()
     }
 }
@@ -59,6 +61,55 @@ fn it_opens_in_place_after_a_stop_and_after_a_kill() {
         drop(store);
         let store = open(config(dir.path()));
         assert_eq!(read_all(&store, "JavaT", 1).last().unwrap(), &(45, b"from here on".to_vec()));
+    }
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig { cases: 60, ..Default::default() })]
+
+    /// Whatever bytes of whatever files are damaged: the store opens, and serves no wrong body.
+    #[test]
+    fn damaged_files_do_not_panic(damages in proptest::collection::vec((0..14_usize, 0..40_000_usize, 0..300_usize, 0..=255_u8), 1..8), killed: bool) {
+        let dir = tempfile::tempdir().unwrap();
+        copy_as_killed(&fixture(), dir.path());
+        let mut files = vec![dir.path().join("checkpoint")];
+        let mut folders = vec![dir.path().to_owned()];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()) {
+                if entry.is_dir() { folders.push(entry) } else { files.push(entry) }
+            }
+        }
+        files.sort();
+        for (file, at, len, byte) in damages {
+            let path = &files[file % files.len()];
+            let mut bytes = fs::read(path).unwrap();
+            let from = at % bytes.len().max(1);
+            let to = (from + len).min(bytes.len());
+            bytes[from..to].fill(byte);
+            fs::write(path, bytes).unwrap();
+        }
+        if killed {
+            fs::write(dir.path().join("abort"), "4711").unwrap();
+        }
+        let store = open(config(dir.path()));
+        let queue = store.queue("JavaT", 0);
+        let mut batch = ferromq_store::AppendBatch::default();
+        batch.push(&queue, &common::parts("JavaT", 0, b"new", b"")).unwrap();
+        store.append(&mut batch).unwrap();
+        store.dispatch();
+        for topic in store.topics() {
+            for queue in store.queues(&topic) {
+                let mut offset = queue.min_offset();
+                while offset < queue.max_offset() {
+                    let mut out = Vec::new();
+                    let outcome = store.read(&queue, offset, 32, 1 << 20, &mut |_| true, &mut out);
+                    assert!(outcome.next_offset > offset, "{outcome:?}");
+                    offset = outcome.next_offset;
+                }
+                store.search_by_time(&queue, 1_700_000_000_000, ferromq_store::Boundary::Upper);
+            }
+        }
+        store.query_index("JavaT", "any", 32, 0, i64::MAX);
     }
 }
 

@@ -115,7 +115,7 @@ fn lose(root: &Path, loss: Loss) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, max_shrink_iters: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 200, ..ProptestConfig::default() })]
 
     #[test]
     fn acknowledged_messages_are_there_once(steps in proptest::collection::vec(step(), 1..25)) {

@@ -15,6 +15,8 @@ pub fn config(root: &Path) -> StoreConfig {
         mapped_file_size_consume_queue: 20 * 300,
         max_hash_slot_num: 1000,
         max_index_num: 4000,
+        // Whatever else is on the disk of the machine.
+        disk_space_floor: 0,
         ..StoreConfig::default()
     }
 }
