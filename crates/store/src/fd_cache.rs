@@ -5,11 +5,17 @@ use std::io;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
 
 use crate::file::DataFile;
 
 /// Most descriptors kept open.
 const MAX_OPEN: usize = 1024;
+/// Part of the process's descriptors that may be kept open here.
+const DESCRIPTOR_PART: u64 = 4;
+/// Descriptors kept open whatever the process's limit.
+const MIN_OPEN: usize = 16;
 /// Part of the descriptors closed when there are too many.
 const CLOSE_PART: usize = 8;
 /// Most files synced one by one; beyond it the whole file system is synced at once.
@@ -19,8 +25,18 @@ const MAX_SINGLE_SYNCS: usize = 64;
 pub(crate) type FileKey = (u64, u64);
 
 /// Least recently used files are closed.
-#[derive(Default)]
-pub(crate) struct FdCache(Mutex<Open>);
+pub(crate) struct FdCache {
+    open: Mutex<Open>,
+    max: usize,
+}
+
+impl Default for FdCache {
+    fn default() -> Self {
+        let allowed = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX) / DESCRIPTOR_PART;
+        let max = usize::try_from(allowed).unwrap_or(MAX_OPEN).clamp(MIN_OPEN, MAX_OPEN);
+        Self { open: Mutex::default(), max }
+    }
+}
 
 #[derive(Default)]
 struct Open {
@@ -39,15 +55,23 @@ impl Open {
 
 impl FdCache {
     /// The file, opened by `open` if it is not. Nobody waits for another's opening; two may open the same file.
-    pub fn get(&self, key: FileKey, open: impl FnOnce() -> io::Result<DataFile>) -> io::Result<Arc<DataFile>> {
-        if let Some(file) = self.0.lock().find(key) {
+    pub fn get(&self, key: FileKey, open: impl Fn() -> io::Result<DataFile>) -> io::Result<Arc<DataFile>> {
+        if let Some(file) = self.open.lock().find(key) {
             return Ok(file);
         }
-        let file = Arc::new(open()?);
-        let mut cache = self.0.lock();
-        if cache.files.len() >= MAX_OPEN {
+        let file = open().or_else(|error| match Errno::from_io_error(&error) {
+            // The process may have fewer descriptors than this would like: those kept here are no need.
+            Some(Errno::MFILE | Errno::NFILE) => {
+                self.open.lock().files.clear();
+                open()
+            }
+            _ => Err(error),
+        });
+        let file = Arc::new(file?);
+        let mut cache = self.open.lock();
+        if cache.files.len() >= self.max {
             let mut used: Vec<u64> = cache.files.values().map(|(_, used)| *used).collect();
-            let (_, limit, _) = used.select_nth_unstable(MAX_OPEN / CLOSE_PART);
+            let (_, limit, _) = used.select_nth_unstable(self.max / CLOSE_PART);
             let limit = *limit;
             cache.files.retain(|_, (_, used)| *used > limit);
         }
@@ -58,7 +82,7 @@ impl FdCache {
 
     /// Closes the files of a queue.
     pub fn forget(&self, uid: u64) {
-        self.0.lock().files.retain(|(owner, _), _| *owner != uid);
+        self.open.lock().files.retain(|(owner, _), _| *owner != uid);
     }
 }
 
