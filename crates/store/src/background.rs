@@ -48,6 +48,12 @@ impl Background {
         }
     }
 
+    /// A checkpoint is being made now that the log ends at `end`.
+    pub fn checkpoint_from(&self, end: u64) {
+        self.checkpoint_due.store(end + CHECKPOINT_BYTES, Ordering::Relaxed);
+        self.checkpoint_wanted.store(false, Ordering::Relaxed);
+    }
+
     pub fn stop(&self) {
         *self.state.lock() = true;
         self.condition.notify_one();
@@ -126,13 +132,13 @@ impl Inner {
     fn try_checkpoint(&self, durable: bool) -> std::io::Result<()> {
         let mut progress = self.progress.lock();
         let progress = &mut *progress;
-        self.background.checkpoint_due.store(self.log.end() + CHECKPOINT_BYTES, Ordering::Relaxed);
-        self.background.checkpoint_wanted.store(false, Ordering::Relaxed);
+        self.background.checkpoint_from(self.log.end());
         let (built, timestamp, index_timestamp, dirty) = {
             let mut d = self.dispatcher.lock();
             let built = Built { position: d.position, entries: d.entries, index: self.index.mark() };
             (built, d.timestamp, self.index.end_timestamp(), std::mem::take(&mut d.dirty))
         };
+        self.dispatch_for_others();
         for queue in progress.warm.drain(..) {
             queue.cool();
         }

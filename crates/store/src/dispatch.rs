@@ -104,6 +104,7 @@ impl Inner {
             let Some(mut dispatcher) = self.dispatcher.try_lock() else { return };
             self.drain(&mut dispatcher);
             let position = dispatcher.position;
+            self.dispatched.store(position, Ordering::Release);
             drop(dispatcher);
             // Whoever published after the last look and found the lock taken left the work to this thread.
             fence(Ordering::SeqCst);
@@ -117,8 +118,18 @@ impl Inner {
     pub fn dispatch_now(&self) {
         let mut dispatcher = self.dispatcher.lock();
         self.drain(&mut dispatcher);
+        self.dispatched.store(dispatcher.position, Ordering::Release);
         drop(dispatcher);
+        self.dispatch_for_others();
+    }
+
+    /// For whoever held the lock without dispatching: callers that found it taken meanwhile left their work.
+    pub fn dispatch_for_others(&self) {
+        fence(Ordering::SeqCst);
         self.dispatch();
+        if let Some(after) = self.after_dispatch.get() {
+            after();
+        }
     }
 
     /// Dispatches up to the visible position.

@@ -131,9 +131,6 @@ impl Inner {
             Ok(position) => {
                 if self.is_sync_flush() {
                     self.dispatch_now();
-                    if let Some(after) = self.after_dispatch.get() {
-                        after();
-                    }
                 }
                 self.flusher.take(Some(position)).into_iter().for_each(|w| (w.call)(Durability::Durable));
             }

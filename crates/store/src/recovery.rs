@@ -8,6 +8,7 @@
 //! there are not touched.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use ferromq_protocol::record::{self, Entry, Record};
@@ -79,6 +80,7 @@ impl Inner {
         {
             let mut d = self.dispatcher.lock();
             d.position = end.position;
+            self.dispatched.store(end.position, Ordering::Release);
             d.timestamp = end.timestamp;
             d.entries = self.all_queues().iter().map(|q| q.max_offset()).sum();
         }

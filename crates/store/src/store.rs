@@ -66,6 +66,8 @@ pub(crate) struct Inner {
     pub progress: Mutex<Progress>,
     pub pending: Mutex<Pending>,
     pub dispatcher: Mutex<Dispatcher>,
+    /// Position up to which messages are in queues and index; no thread is at work before it.
+    pub dispatched: AtomicU64,
     pub flusher: Flusher,
     pub background: Background,
     pub failure: Failure,
@@ -129,6 +131,7 @@ impl Inner {
                 queue.delete()?;
             }
         }
+        self.dispatch_for_others();
         match std::fs::remove_dir(self.context.dir.join(topic)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -197,6 +200,7 @@ impl Store {
             }),
             pending: Mutex::default(),
             dispatcher: Mutex::default(),
+            dispatched: AtomicU64::new(0),
             flusher: Flusher::default(),
             background: Background::default(),
             failure: Failure::default(),
@@ -215,6 +219,7 @@ impl Store {
             // What a kill left is in the kernel: ASYNC_FLUSH need not wait for the disk.
             store.inner.checkpoint(rebuilt || store.inner.is_sync_flush());
         }
+        store.inner.background.checkpoint_from(store.inner.log.end());
         store.inner.check_space();
         store.start("store-flush", |inner| inner.run_flush())?;
         store.start("store-prepare", |inner| inner.run_background())?;
@@ -267,7 +272,8 @@ impl Store {
         self.inner.dispatch();
     }
 
-    /// Sets what the flush thread calls after it has dispatched (SYNC_FLUSH only). Once.
+    /// Sets what threads of the store call after they have dispatched: the flush thread under SYNC_FLUSH, and whoever
+    /// kept a caller from dispatching. Once.
     pub fn set_after_dispatch(&self, after: impl Fn() + Send + Sync + 'static) {
         if self.inner.after_dispatch.set(Box::new(after)).is_err() {
             tracing::warn!("what follows dispatch is set already");
@@ -348,6 +354,11 @@ impl Store {
     /// Position up to which the log is on the disk.
     pub fn flushed_position(&self) -> u64 {
         self.inner.log.flushed()
+    }
+
+    /// Bytes of log that consumers may see but that are not in queues and index yet (RocketMQ's `dispatchBehindBytes`).
+    pub fn dispatch_behind_bytes(&self) -> u64 {
+        self.inner.visible().saturating_sub(self.inner.dispatched.load(Ordering::Acquire))
     }
 
     /// Whether a message is acknowledged only when it is on the disk.

@@ -96,7 +96,7 @@ proptest::proptest! {
         let mut batch = ferromq_store::AppendBatch::default();
         batch.push(&queue, &common::parts("JavaT", 0, b"new", b"")).unwrap();
         store.append(&mut batch).unwrap();
-        store.dispatch();
+        common::dispatch(&store);
         for topic in store.topics() {
             for queue in store.queues(&topic) {
                 let mut offset = queue.min_offset();

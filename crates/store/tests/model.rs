@@ -127,7 +127,7 @@ proptest! {
             match step {
                 Step::Append(messages) => append(&store, &messages, &mut model, &mut serial),
                 Step::Dispatch => {
-                    store.dispatch();
+                    common::dispatch(&store);
                     check(&store, &model);
                 }
                 Step::Checkpoint => store.checkpoint_now(),
@@ -149,7 +149,7 @@ proptest! {
                     check(&store, &model);
                 }
                 Step::DeleteTopic(topic) => {
-                    store.dispatch();
+                    common::dispatch(&store);
                     store.delete_topic(TOPICS[topic]).unwrap();
                     store.checkpoint_now();
                     model.retain(|(of, _), _| *of != topic);
@@ -158,7 +158,7 @@ proptest! {
                 Step::OtherMode => sync = !sync,
             }
         }
-        store.dispatch();
+        common::dispatch(&store);
         check(&store, &model);
     }
 }

@@ -101,7 +101,7 @@ fn records_are_found_by_place_time_and_key() {
         batch.clear();
         std::thread::sleep(std::time::Duration::from_millis(u64::from(n % 10 == 0) * 2));
     }
-    store.dispatch();
+    common::dispatch(&store);
 
     let mut out = Vec::new();
     assert_eq!(store.record_at(places[7].physical_offset, &mut out), Some(places[7].size as usize));
@@ -162,7 +162,7 @@ fn what_cannot_be_stored_is_rejected_and_the_rest_of_the_batch_stays() {
     batch.push(&queue, &parts("T", 0, b"three", b"KEYS\x01d e\x02")).unwrap();
     batch.truncate(2);
     store.append(&mut batch).unwrap();
-    store.dispatch();
+    common::dispatch(&store);
     assert_eq!(read_all(&store, "T", 0), [(0, b"one".to_vec()), (1, b"two".to_vec())]);
     assert_eq!(store.query_index("T", "c", 9, 0, i64::MAX).physical_offsets.len(), 1);
     assert!(store.query_index("T", "e", 9, 0, i64::MAX).physical_offsets.is_empty());
@@ -180,7 +180,7 @@ fn half_messages_have_no_place_in_a_queue() {
     }
     store.append(&mut batch).unwrap();
     assert_eq!(batch.results().iter().map(|r| r.queue_offset).collect::<Vec<_>>(), [0, 0, 0, 1]);
-    store.dispatch();
+    common::dispatch(&store);
     assert_eq!(read_all(&store, "T", 0), [(0, b"commited".to_vec()), (1, b"ordinary".to_vec())]);
     assert_eq!(store.query_index("T", "k", 9, 0, i64::MAX).physical_offsets.len(), 3, "all but the rollback");
 }
@@ -216,6 +216,7 @@ fn appenders_at_once_get_dense_offsets_and_nobody_misses_a_message() {
             });
         }
     });
+    common::dispatch(&store);
     assert_eq!(arrivals.load(Ordering::SeqCst), THREADS * ROUNDS * 3);
     for queue in &queues {
         let all = read_all(&store, "T", queue.id());
@@ -241,8 +242,8 @@ fn a_long_undispatched_run_is_caught_up_from_the_log() {
             batch.clear();
         }
     }
-    assert_eq!((queue.next_offset(), queue.max_offset()), (70_000, 0));
-    store.dispatch();
+    assert_eq!(queue.next_offset(), 70_000);
+    common::dispatch(&store);
     assert_eq!(queue.max_offset(), 70_000);
     send(&store, "T", 0, &[b"after"]).unwrap();
     let mut out = Vec::new();
@@ -395,4 +396,32 @@ fn a_full_index_disk_stops_the_index_only() {
     send(&store, "T", 0, &as_slices(&numbered(10))).unwrap();
     assert_eq!(read_all(&store, "T", 0).len(), 10);
     assert!(store.query_index("T", "body-0-", 1, 0, i64::MAX).physical_offsets.is_empty());
+}
+
+#[test]
+fn a_message_appended_during_a_checkpoint_is_seen_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(config(dir.path()));
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                store.checkpoint_now();
+            }
+        });
+        let (queue, mut batch) = (store.queue("T", 0), AppendBatch::default());
+        for n in 1..=2000 {
+            batch.push(&queue, &parts("T", 0, b"x", b"")).unwrap();
+            store.append(&mut batch).unwrap();
+            store.dispatch();
+            batch.clear();
+            let began = std::time::Instant::now();
+            while queue.max_offset() < n {
+                // The checkpoint that held the lock dispatches when it lets go.
+                assert!(began.elapsed() < std::time::Duration::from_secs(20), "message {n} is stuck");
+                std::thread::yield_now();
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+    });
 }

@@ -58,8 +58,16 @@ pub fn send(store: &Store, topic: &str, queue_id: u32, bodies: &[&[u8]]) -> Resu
         batch.push(&queue, &parts(topic, queue_id, body, key.as_bytes())).unwrap();
     }
     store.append(&mut batch)?;
-    store.dispatch();
+    dispatch(store);
     Ok(())
+}
+
+/// Dispatches, and waits for a thread of the store that may be at it already.
+pub fn dispatch(store: &Store) {
+    store.dispatch();
+    while store.dispatch_behind_bytes() > 0 {
+        std::thread::yield_now();
+    }
 }
 
 /// Bodies of a queue from `offset` on, with their queue offsets.
