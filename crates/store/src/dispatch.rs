@@ -101,6 +101,8 @@ impl Inner {
     /// See [`crate::Store::dispatch`].
     pub fn dispatch(&self) {
         loop {
+            // What this thread has published is seen by the holder after it lets go, if the lock looks taken.
+            fence(Ordering::SeqCst);
             let Some(mut dispatcher) = self.dispatcher.try_lock() else { return };
             self.drain(&mut dispatcher);
             let position = dispatcher.position;
@@ -125,7 +127,6 @@ impl Inner {
 
     /// For whoever held the lock without dispatching: callers that found it taken meanwhile left their work.
     pub fn dispatch_for_others(&self) {
-        fence(Ordering::SeqCst);
         self.dispatch();
         if let Some(after) = self.after_dispatch.get() {
             after();
@@ -219,8 +220,12 @@ impl Inner {
         let mut position = d.position;
         let (items, hashes) = (&mut d.items, &mut d.hashes);
         while items.len() < READ_BACK && position < limit {
-            let Some(segment) = self.log.segment(position) else { break };
-            let Some(bytes) = segment.bytes_from(position, limit) else { break };
+            let segment = self.log.segment(position);
+            let Some((segment, bytes)) = segment.as_ref().and_then(|s| Some((s, s.bytes_from(position, limit)?)))
+            else {
+                self.failure.set(format!("the commit log cannot be read back at {position}; restart the broker"));
+                break;
+            };
             match record::read(bytes) {
                 Entry::Record(record) => {
                     position += record.bytes().len() as u64;
