@@ -16,6 +16,10 @@ use tempfile::TempDir;
 
 /// Cases that run at the same time on the standing server.
 const SIDE_BY_SIDE: usize = 3;
+/// Folder of the standing server.
+const STANDING: &str = "standing";
+/// Keeps all folders.
+const KEEP: &str = "FERROMQ_CONTRACT_KEEP";
 
 /// An official client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,10 +66,13 @@ pub struct Lab {
     pub tools: Tools,
     /// Whose server is under test (`FERROMQ_CONTRACT_SERVER=java` runs the cases on the reference).
     pub make: Make,
-    folder: TempDir,
     counter: AtomicUsize,
     drivers: [OnceLock<Outcome<Driver>>; 3],
     standing: OnceLock<Outcome<Cluster>>,
+    /// Folders made since the last sweep.
+    made: Mutex<Vec<PathBuf>>,
+    // The last one: it goes when nothing writes to it any more.
+    folder: TempDir,
 }
 
 impl Lab {
@@ -76,10 +83,11 @@ impl Lab {
         Ok(Lab {
             tools: Tools::default(),
             make,
-            folder,
             counter: AtomicUsize::new(0),
             drivers: Default::default(),
             standing: OnceLock::new(),
+            made: Mutex::new(Vec::new()),
+            folder,
         })
     }
 
@@ -87,7 +95,17 @@ impl Lab {
     pub fn folder(&self, name: &str) -> Outcome<PathBuf> {
         let path = self.folder.path().join(format!("{:03}-{name}", self.counter.fetch_add(1, Ordering::Relaxed)));
         std::fs::create_dir_all(&path)?;
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).push(path.clone());
         Ok(path)
+    }
+
+    /// Removes what the last case left: stores take gigabytes.
+    fn sweep(&self) {
+        for path in self.made.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            if std::env::var_os(KEEP).is_none() {
+                let _ = std::fs::remove_dir_all(path);
+            }
+        }
     }
 
     /// A name nobody else uses, for topics, groups, producers and consumers.
@@ -97,7 +115,11 @@ impl Lab {
 
     /// The standing server.
     pub fn cluster(&self) -> Outcome<&Cluster> {
-        let start = || Cluster::start(&self.tools, self.make, &self.folder("standing")?, &[]);
+        let start = || {
+            let folder = self.folder.path().join(STANDING);
+            std::fs::create_dir_all(&folder)?;
+            Cluster::start(&self.tools, self.make, &folder, &[])
+        };
         self.standing.get_or_init(start).as_ref().map_err(Clone::clone)
     }
 
@@ -174,6 +196,7 @@ pub fn main(cases: Vec<Case>) -> ExitCode {
     });
     for case in alone {
         run(&lab, case, &tally);
+        lab.sweep();
     }
     let tally = tally.into_inner().unwrap_or_else(PoisonError::into_inner);
     if !tally.failed.is_empty() {
@@ -198,7 +221,7 @@ pub fn main(cases: Vec<Case>) -> ExitCode {
         total - cases.len(),
         begun.elapsed().as_secs_f64()
     ));
-    if std::env::var_os("FERROMQ_CONTRACT_KEEP").is_some() {
+    if std::env::var_os(KEEP).is_some() {
         say(&format!("kept: {}", lab.root().display()));
         std::mem::forget(lab);
     }

@@ -255,6 +255,8 @@ impl Broker {
             format!("rocketmqHome={home}"),
             format!("storePathRootDir={home}/store"),
             format!("storePathCommitLog={home}/store/commitlog"),
+            // Files are allocated in full: a smaller size keeps many stores on one disk.
+            "mappedFileSizeCommitLog=134217728".to_owned(),
             "autoCreateTopicEnable=true".to_owned(),
             "autoCreateSubscriptionGroup=true".to_owned(),
         ];
