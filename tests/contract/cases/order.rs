@@ -82,7 +82,7 @@ fn insist(driver: &Driver, producer: &str, mode: &str, message: &Msg) -> Outcome
         match driver.send(producer, mode, std::slice::from_ref(message)) {
             Ok(rows) if rows.iter().all(|r| r.get("status") == "SEND_OK") => return Ok(()),
             Ok(rows) => ensure!(start.elapsed() < DELIVERY, "never acknowledged: {rows:?}"),
-            Err(Stop::Failed(why)) => ensure!(start.elapsed() < DELIVERY * 2, "never acknowledged: {why}"),
+            Err(Stop::Failed(why)) => ensure!(start.elapsed() < DELIVERY, "never acknowledged: {why}"),
             Err(skipped) => return Err(skipped),
         }
         std::thread::sleep(Duration::from_millis(200));
@@ -112,7 +112,7 @@ fn restart(lab: &Lab, client: Client, politely: bool) -> Outcome {
             insist(driver, &producer, mode(client), &step(&topic, o, s))?;
         }
     }
-    let complete = wait_for(DELIVERY * 2, "all steps of all orders", || {
+    let complete = wait_for(DELIVERY, "all steps of all orders", || {
         let got = driver.events(&consumer);
         let distinct: BTreeSet<&str> = got.iter().map(|r| r.get("body")).collect();
         Ok((distinct.len() == ORDERS * STEPS).then_some(()))

@@ -133,12 +133,20 @@ fn compile(version: &str, jars: PathBuf) -> Outcome<PathBuf> {
     }
     let classes = cache().join(format!("classes-{version}"));
     std::fs::create_dir_all(&classes)?;
+    let changed = |file: &Path| std::fs::metadata(file).and_then(|m| m.modified());
+    let marker = classes.join(".compiled");
+    if let Ok(compiled) = changed(&marker)
+        && files.iter().all(|file| changed(file).is_ok_and(|time| time < compiled))
+    {
+        return Ok(jars);
+    }
     run(Command::new("javac")
         .args(["-nowarn", "-encoding", "UTF-8", "-cp"])
         .arg(format!("{}/*", jars.display()))
         .arg("-d")
         .arg(&classes)
         .args(files))?;
+    std::fs::write(marker, "")?;
     Ok(jars)
 }
 
