@@ -4,13 +4,11 @@
 
 mod common;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 
-use common::{as_slices, config, expect, numbered, open, parts, read_all, send, sync_config};
-use ferromq_store::{
-    AppendBatch, AppendError, Boundary, Durability, Faults, OpenError, ReadStatus, Reject, Store, StoreConfig,
-};
+use common::{as_slices, config, expect, numbered, open, parts, read_all, send};
+use ferromq_store::{AppendBatch, AppendError, Boundary, OpenError, ReadStatus, Reject, Store, StoreConfig};
 
 #[test]
 fn messages_read_back_across_file_borders_and_a_clean_restart() {
@@ -266,136 +264,6 @@ fn a_deleted_topic_is_gone_and_can_be_made_again() {
     let store = open(config(dir.path()));
     assert_eq!(read_all(&store, "T", 0), [(0, b"new".to_vec())]);
     assert_eq!(read_all(&store, "U", 0), [(0, b"stays".to_vec())]);
-}
-
-#[test]
-fn under_sync_flush_nobody_sees_what_is_not_on_the_disk() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = Arc::new(open(sync_config(dir.path())));
-    let told = Arc::new(Mutex::new(Vec::new()));
-    let queue = store.queue("T", 0);
-    let mut batch = AppendBatch::default();
-    for n in 0..200_u32 {
-        batch.push(&queue, &parts("T", 0, &n.to_be_bytes(), b"")).unwrap();
-        store.append(&mut batch).unwrap();
-        assert!(queue.max_offset() <= i64::from(n) + 1);
-        let (told, store_, queue_) = (Arc::clone(&told), Arc::clone(&store), Arc::clone(&queue));
-        let position = batch.end_position();
-        let waiter = move |durability| {
-            assert_eq!(durability, Durability::Durable);
-            assert!(store_.flushed_position() >= position);
-            assert!(queue_.max_offset() > i64::from(n), "visible before it is acknowledged");
-            told.lock().unwrap().push(n);
-        };
-        store.when_durable(position, Box::new(waiter));
-        batch.clear();
-    }
-    while told.lock().unwrap().len() < 200 {
-        std::thread::yield_now();
-    }
-    // In order, save for those that were durable when they came and were told on this thread.
-    assert_eq!(read_all(&store, "T", 0).len(), 200);
-}
-
-#[test]
-fn after_a_failed_sync_nothing_is_acknowledged_but_reads_go_on() {
-    for (sync, at) in [(true, 0), (true, 3), (false, 0)] {
-        let dir = tempfile::tempdir().unwrap();
-        let faults = Arc::new(Faults::default());
-        let settings = if sync { sync_config(dir.path()) } else { config(dir.path()) };
-        let store = open(StoreConfig { faults: Some(Arc::clone(&faults)), flush_interval_commit_log: 5, ..settings });
-        send(&store, "T", 0, &[b"before"]).unwrap();
-        while store.flushed_position() < store.max_physical_offset() {
-            std::thread::yield_now();
-        }
-        faults.fail_syncs_after(at);
-        let queue = store.queue("T", 0);
-        let (mut acknowledged, mut refused) = (0, 0);
-        for _ in 0..1000 {
-            let mut batch = AppendBatch::default();
-            batch.push(&queue, &parts("T", 0, b"after", b"")).unwrap();
-            match store.append(&mut batch) {
-                Err(AppendError::ReadOnly { reason }) => {
-                    assert!(reason.contains("forcing the commit log to the disk failed"), "{reason}");
-                    refused += 1;
-                    break;
-                }
-                Err(other) => panic!("{other}"),
-                Ok(()) if sync => {
-                    let (tell, told) = std::sync::mpsc::sync_channel(1);
-                    store.when_durable(batch.end_position(), Box::new(move |d| tell.send(d).unwrap()));
-                    acknowledged += i64::from(told.recv().unwrap() == Durability::Durable);
-                }
-                Ok(()) => std::thread::sleep(std::time::Duration::from_millis(1)),
-            }
-        }
-        assert_eq!(refused, 1);
-        assert!(!sync || acknowledged == at, "{acknowledged} {at}");
-        assert!(store.write_error().is_some());
-        let told = Arc::new(Mutex::new(None));
-        let tell = Arc::clone(&told);
-        store.when_durable(store.max_physical_offset(), Box::new(move |d| *tell.lock().unwrap() = Some(d)));
-        assert_eq!(*told.lock().unwrap(), Some(Durability::Failed));
-        let all = read_all(&store, "T", 0);
-        assert_eq!(all[0], (0, b"before".to_vec()));
-        assert!(!sync || all.len() as i64 == 1 + at, "consumers see what is on the disk only");
-        drop(store);
-        assert!(dir.path().join("abort").exists(), "a failed store has not stopped cleanly");
-    }
-}
-
-#[test]
-fn a_failed_write_acknowledges_nothing_and_gives_the_offsets_back() {
-    let dir = tempfile::tempdir().unwrap();
-    let faults = Arc::new(Faults::default());
-    let store = open(StoreConfig { faults: Some(Arc::clone(&faults)), ..config(dir.path()) });
-    send(&store, "T", 0, &[b"before"]).unwrap();
-    faults.fail_writes_after(0);
-    let error = send(&store, "T", 0, &[b"lost", b"lost too"]).unwrap_err();
-    assert!(matches!(&error, AppendError::ReadOnly { reason } if reason.contains("Input/output")), "{error}");
-    assert_eq!(store.queue("T", 0).next_offset(), 1);
-    faults.fail_writes_after(-1);
-    assert!(send(&store, "T", 0, &[b"again"]).is_err(), "only a restart heals it");
-    assert_eq!(read_all(&store, "T", 0), [(0, b"before".to_vec())]);
-    drop(store);
-    let store = open(config(dir.path()));
-    assert_eq!(read_all(&store, "T", 0), [(0, b"before".to_vec())]);
-    send(&store, "T", 0, &[b"healed"]).unwrap();
-}
-
-#[test]
-fn without_room_for_the_next_file_writes_are_refused_until_there_is() {
-    let dir = tempfile::tempdir().unwrap();
-    let faults = Arc::new(Faults::default());
-    let store =
-        open(StoreConfig { faults: Some(Arc::clone(&faults)), message_index_enable: false, ..config(dir.path()) });
-    send(&store, "T", 0, &[b"first"]).unwrap();
-    faults.fail_allocations_after(0);
-    let body = [b'x'; 1000];
-    let mut stored = 1;
-    let error = loop {
-        match send(&store, "T", 0, &[&body, &body]) {
-            Ok(()) => stored += 2,
-            Err(error) => break error,
-        }
-    };
-    assert!(matches!(&error, AppendError::DiskFull { reason } if reason.contains("No space left")), "{error}");
-    assert_eq!(read_all(&store, "T", 0).len(), stored);
-    faults.fail_allocations_after(-1);
-    send(&store, "T", 0, &[&body]).unwrap();
-    assert_eq!(read_all(&store, "T", 0).len(), stored + 1);
-    assert_eq!(store.queue("T", 0).next_offset(), stored as i64 + 1);
-}
-
-#[test]
-fn a_full_index_disk_stops_the_index_only() {
-    let dir = tempfile::tempdir().unwrap();
-    let faults = Arc::new(Faults::default());
-    let store = open(StoreConfig { faults: Some(Arc::clone(&faults)), ..config(dir.path()) });
-    faults.fail_allocations_after(1);
-    send(&store, "T", 0, &as_slices(&numbered(10))).unwrap();
-    assert_eq!(read_all(&store, "T", 0).len(), 10);
-    assert!(store.query_index("T", "body-0-", 1, 0, i64::MAX).physical_offsets.is_empty());
 }
 
 #[test]

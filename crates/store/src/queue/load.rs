@@ -1,0 +1,189 @@
+//! A queue at the start: where its files end, whether they are complete, and what is cut off. Single threaded, before
+//! anything else touches the queue.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+
+use super::{CqEntry, Queue, Tail, UNIT};
+use crate::file;
+
+impl Queue {
+    /// Finds the end of the files. With `built_to`, the position in the log up to which entries are known to be
+    /// complete, a binary search; without it the last three files are read as RocketMQ does. Later entries are cut off
+    /// in memory only: dispatch writes them again, and [`Queue::erase_beyond_end`] removes what is left.
+    ///
+    /// `false` if files or pages are missing before the end, `log_start` being where the log begins: the queue is
+    /// emptied, and has to be built from the whole log.
+    pub(crate) fn load(&self, built_to: Option<u64>, log_start: u64) -> io::Result<bool> {
+        let context = &self.context;
+        let mut files = Vec::new();
+        for (start, path) in file::list(&self.folder())? {
+            let expected = files.last().map_or(start, |last: &u64| last + context.file_size);
+            let len = fs::metadata(&path)?.len();
+            if len == context.file_size && start == expected && start.is_multiple_of(context.file_size) {
+                files.push(start);
+                continue;
+            }
+            // Wrong size, or a file before it is missing: the log has what is lost here.
+            if len > 0 {
+                tracing::warn!(path = %path.display(), len, "a consume queue file has a wrong size or place; it is removed and rebuilt from the log");
+            }
+            fs::remove_file(&path)?;
+        }
+        let per_file = (context.file_size / UNIT as u64) as i64;
+        let Some(first) = files.first().map(|start| *start as i64 / UNIT as i64) else { return Ok(true) };
+        let all = first + files.len() as i64 * per_file;
+        // Reading a hole would fill the page cache with nothing.
+        let last = files.last().copied().unwrap_or_default();
+        let data = self.file(last, false)?.first_hole()?.unwrap_or(context.file_size).min(context.file_size);
+        let high = ((last + data).div_ceil(UNIT as u64) as i64).min(all);
+        self.show(first, high);
+        let end = match built_to {
+            Some(position) => {
+                self.partition(first, high, |e| !(e.is_written() && (e.physical_offset as u64) < position))
+            }
+            None => self.scan_end(first.max(all - 3 * per_file), high)?,
+        };
+        self.show(first, end);
+        let complete = self.has_no_holes(&files, end, log_start)?;
+        if !complete {
+            tracing::warn!(topic = %self.topic, queue = self.id, "the consume queue has holes; it is removed and rebuilt from the log");
+            self.context.files.forget(self.uid);
+            fs::remove_dir_all(self.folder())?;
+            self.show(0, 0);
+        }
+        Ok(complete)
+    }
+
+    /// A look at the beginning of each file and at pages that were never written.
+    fn has_no_holes(&self, files: &[u64], end: i64, log_start: u64) -> io::Result<bool> {
+        let end = end as u64 * UNIT as u64;
+        if files.first().is_some_and(|first| *first > 0 && *first == end) {
+            // The file begins behind everything that was built: those before it are missing.
+            return Ok(false);
+        }
+        for (n, start) in files.iter().copied().take_while(|start| *start < end).enumerate() {
+            let Some(entry) = self.entry((start / UNIT as u64) as i64) else { return Ok(false) };
+            // Files before the first one may be missing only if the log lost what they pointed to.
+            let begins_late = n == 0 && start > 0 && !entry.is_blank() && entry.physical_offset as u64 > log_start;
+            let filled = (end - start).min(self.context.file_size);
+            let file = self.file(start, false)?;
+            if !entry.is_written() || begins_late || file.first_hole()?.is_some_and(|hole| hole < filled) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn show(&self, first: i64, end: i64) {
+        *self.tail.lock() = Tail { first: end, ..Tail::default() };
+        self.min.store(first, Ordering::Release);
+        self.max.store(end, Ordering::Release);
+    }
+
+    fn scan_end(&self, from: i64, to: i64) -> io::Result<i64> {
+        let mut entries = vec![[0; UNIT]; 4096];
+        let mut at = from;
+        while at < to {
+            let n = self.read(at, &mut entries)?;
+            if let Some(bad) = entries[..n].iter().position(|e| !CqEntry::decode(e).is_written()) {
+                return Ok(at + bad as i64);
+            }
+            if n == 0 {
+                break;
+            }
+            at += n as i64;
+        }
+        Ok(at)
+    }
+
+    /// Position in the log behind the last entry's record; 0 without entries.
+    pub(crate) fn built_to(&self) -> u64 {
+        match self.entry(self.max_offset() - 1) {
+            Some(last) if !last.is_blank() => last.physical_offset as u64 + last.size as u64,
+            _ => 0,
+        }
+    }
+
+    /// Drops entries of records at or behind `end` of the log.
+    pub(crate) fn truncate(&self, end: u64) {
+        let (first, last) = (self.min_offset(), self.max_offset());
+        if self.entry(last - 1).is_none_or(|e| (e.physical_offset as u64) < end) {
+            return;
+        }
+        let keep = self.partition(first, last, |e| e.physical_offset as u64 >= end);
+        if keep < last {
+            // What is buffered behind the new end goes with it.
+            let mut tail = self.tail.lock();
+            if keep >= tail.first {
+                let bytes = (keep - tail.first) as usize * UNIT;
+                tail.bytes.truncate(bytes);
+                tail.written = tail.written.min(bytes);
+            } else {
+                *tail = Tail { first: keep, dirty: tail.dirty, ..Tail::default() };
+            }
+            drop(tail);
+            self.max.store(keep, Ordering::Release);
+        }
+    }
+
+    /// Forgets all entries; what the files hold is overwritten or erased later.
+    pub(crate) fn restart(&self) {
+        let dirty = self.tail.lock().dirty;
+        self.show(0, 0);
+        self.tail.lock().dirty = dirty;
+    }
+
+    /// Zeroes what the files hold behind the end, so that nobody takes it for entries. Buffered entries are written.
+    pub(crate) fn erase_beyond_end(&self) -> io::Result<()> {
+        let mut tail = self.tail.lock();
+        self.write(&mut tail)?;
+        let at = tail.end() as u64 * UNIT as u64;
+        for (start, path) in file::list(&self.folder())? {
+            if start >= at {
+                self.context.files.forget(self.uid);
+                fs::remove_file(&path)?;
+            } else if start + self.context.file_size > at {
+                let file = self.file(start, true)?;
+                if file.zero_from(at - start, self.context.file_size)? {
+                    self.context.touched.lock().wrote((self.uid, start), &file);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves the minimum to the first entry whose record is in the log, which begins at `log_start`.
+    pub(crate) fn correct_min(&self, log_start: u64) {
+        let (min, max) = (self.min_offset(), self.max_offset());
+        if self.entry(min).is_none_or(|e| !e.is_blank() && e.physical_offset as u64 >= log_start) {
+            return;
+        }
+        let first = self.partition(min, max, |e| !e.is_blank() && e.physical_offset as u64 >= log_start);
+        self.min.store(first, Ordering::Release);
+    }
+}
+
+/// Topics and queue numbers that have a folder.
+pub(crate) fn folders(dir: &Path) -> io::Result<Vec<(String, u32)>> {
+    let mut found = Vec::new();
+    let topics = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
+        other => other?,
+    };
+    for topic in topics {
+        let topic = topic?;
+        let Ok(name) = topic.file_name().into_string() else { continue };
+        if !topic.file_type()?.is_dir() {
+            continue;
+        }
+        for queue in fs::read_dir(topic.path())? {
+            if let Some(id) = queue?.file_name().to_str().and_then(|id| id.parse().ok()) {
+                found.push((name.clone(), id));
+            }
+        }
+    }
+    Ok(found)
+}
