@@ -32,7 +32,7 @@ pub(crate) struct Background {
 }
 
 impl Background {
-    /// Asks for the next log file; costs nothing when asked before.
+    /// Asks for the next log file.
     pub fn want_segment(&self) {
         if !self.segment_wanted.swap(true, Ordering::Relaxed) {
             let _state = self.state.lock();
@@ -77,13 +77,17 @@ impl Inner {
         let sync_every = Duration::from_millis(self.config.durable_checkpoint_interval.max(10));
         let now = Instant::now();
         let (mut write_at, mut sync_at, mut space_at) = (now + write_every, now + sync_every, now);
+        let mut prepare_again_at = None;
         loop {
             let now = Instant::now();
             if now >= space_at {
                 space_at = now + SPACE_PERIOD;
                 self.check_space();
             }
-            self.prepare_segment();
+            let wanted = self.background.segment_wanted.swap(false, Ordering::Relaxed);
+            if wanted || prepare_again_at.is_some_and(|at| now >= at) {
+                prepare_again_at = (!self.prepare_segment()).then(|| now + SPACE_PERIOD);
+            }
             if self.is_sync_flush() {
                 self.flusher.expire(now);
             }
@@ -106,15 +110,16 @@ impl Inner {
         }
     }
 
-    fn prepare_segment(&self) {
-        if self.background.segment_wanted.swap(false, Ordering::Relaxed)
-            && let Err(error) = self.log.prepare()
-        {
+    /// Whether the next log file is there, or not yet needed.
+    fn prepare_segment(&self) -> bool {
+        let prepared = self.log.prepare();
+        if let Err(error) = &prepared {
             // The append that needs the file tries again, and refuses if that fails too.
             tracing::warn!(
                 "the next commit log file cannot be prepared: {error}; free space before the current one is full"
             );
         }
+        prepared.is_ok()
     }
 
     /// Writes queues and checkpoint if anything changed. `durable`: and forces them to the disk.

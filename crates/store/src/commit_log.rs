@@ -65,6 +65,8 @@ pub(crate) struct CommitLog {
     /// The append lock.
     pub tail: Mutex<Tail>,
     prepared: Mutex<Option<Arc<Segment>>>,
+    /// Start of the newest file that was asked for with [`CommitLog::wants_preparation`].
+    asked_for: AtomicU64,
     end: AtomicU64,
     flushed: AtomicU64,
     /// Store timestamp of the last record before `end`, and before `flushed`.
@@ -110,6 +112,7 @@ impl CommitLog {
             segments: RwLock::new(segments),
             tail: Mutex::default(),
             prepared: Mutex::default(),
+            asked_for: AtomicU64::new(0),
             end: AtomicU64::new(0),
             flushed: AtomicU64::new(0),
             last_timestamp: AtomicI64::new(0),
@@ -173,16 +176,28 @@ impl CommitLog {
         Ok(Arc::new(Segment::new(start, self.file_size, file)))
     }
 
-    /// Whether it is time to prepare the file after the one that holds `position`.
+    /// Whether it is time to ask for the file after the one that holds `position`: once for each file.
     pub fn wants_preparation(&self, position: u64) -> bool {
+        if !self.is_nearly_full(position) {
+            return false;
+        }
+        let next = self.file_after(position);
+        self.asked_for.load(Ordering::Relaxed) < next && self.asked_for.fetch_max(next, Ordering::Relaxed) < next
+    }
+
+    fn is_nearly_full(&self, position: u64) -> bool {
         self.file_size - position % self.file_size < self.file_size / PREPARE_AT
+    }
+
+    fn file_after(&self, position: u64) -> u64 {
+        position - position % self.file_size + self.file_size
     }
 
     /// Makes the next file if it is time to and it is not there. Called by the preparing thread.
     pub fn prepare(&self) -> io::Result<()> {
         let end = self.end();
-        let next = end - end % self.file_size + self.file_size;
-        if !self.wants_preparation(end) || self.segment(next).is_some() {
+        let next = self.file_after(end);
+        if !self.is_nearly_full(end) || self.segment(next).is_some() {
             return Ok(());
         }
         // An append that needs the file waits for this lock rather than making it a second time.
@@ -235,5 +250,19 @@ impl CommitLog {
             self.flushed.fetch_max(end, Ordering::AcqRel);
         }
         Ok(end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_file_is_asked_for_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = CommitLog::open(dir.path(), 4096, None).unwrap();
+        let asked: Vec<u64> = (0..3 * 4096).filter(|position| log.wants_preparation(*position)).collect();
+        assert_eq!(asked, [3073, 4096 + 3073, 2 * 4096 + 3073]);
+        assert!(!log.wants_preparation(4000), "an append that was overtaken");
     }
 }
