@@ -92,9 +92,11 @@ impl CommitLog {
         for (n, (start, path)) in files.into_iter().enumerate() {
             let file = DataFile::open(&path, faults).map_err(OpenError::io("open", &path))?;
             let len = file.len().map_err(OpenError::io("look at", &path))?;
-            if len == 0 && n + 1 == count {
-                // Made, but not yet allocated, when the process died.
-                std::fs::remove_file(&path).map_err(OpenError::io("remove the empty file", &path))?;
+            // Made, but not or only in part allocated, when the process died or the power went. Nothing is written to
+            // a file before it is whole.
+            if len < file_size && n + 1 == count && file.is_zero(len).map_err(OpenError::io("read", &path))? {
+                tracing::info!(path = %path.display(), len, "the last commit log file was never used; it is removed");
+                std::fs::remove_file(&path).map_err(OpenError::io("remove the unused file", &path))?;
                 continue;
             }
             if len != file_size {
@@ -160,8 +162,9 @@ impl CommitLog {
             return Ok(segment);
         }
         let start = position - position % self.file_size;
-        let ready = self.prepared.lock().take();
-        let segment = match ready {
+        // Kept until the file is listed: the preparing thread must not make it a second time.
+        let mut prepared = self.prepared.lock();
+        let segment = match prepared.take() {
             Some(segment) if segment.start == start => segment,
             _ => self.create(start)?,
         };
@@ -172,7 +175,11 @@ impl CommitLog {
     fn create(&self, start: u64) -> io::Result<Arc<Segment>> {
         let path = self.dir.join(file::name(start));
         let file = DataFile::create_allocated(&path, self.file_size, self.faults.as_ref())?;
-        file::sync_dir(&self.dir)?;
+        if let Err(error) = file::sync_dir(&self.dir) {
+            // The next try makes it anew. What matters is the first error.
+            let _ = std::fs::remove_file(&path);
+            return Err(error);
+        }
         Ok(Arc::new(Segment::new(start, self.file_size, file)))
     }
 
@@ -264,5 +271,20 @@ mod tests {
         let asked: Vec<u64> = (0..3 * 4096).filter(|position| log.wants_preparation(*position)).collect();
         assert_eq!(asked, [3073, 4096 + 3073, 2 * 4096 + 3073]);
         assert!(!log.wants_preparation(4000), "an append that was overtaken");
+    }
+
+    #[test]
+    fn a_file_that_is_prepared_and_appended_to_at_once_is_made_once() {
+        for _ in 0..200 {
+            let dir = tempfile::tempdir().unwrap();
+            let log = CommitLog::open(dir.path(), 4096, None).unwrap();
+            log.segment_for_append(0).unwrap();
+            log.publish(4000, 1);
+            std::thread::scope(|scope| {
+                scope.spawn(|| log.prepare().unwrap());
+                log.segment_for_append(4096).unwrap();
+            });
+            assert_eq!(log.segments().len(), 2);
+        }
     }
 }

@@ -137,6 +137,23 @@ impl DataFile {
         self.file.sync_data()
     }
 
+    /// Whether the first `len` bytes are all zero.
+    pub fn is_zero(&self, len: u64) -> io::Result<bool> {
+        const CHUNK: u64 = 1 << 20;
+        let mut bytes = vec![0; CHUNK.min(len) as usize];
+        let mut at = 0;
+        while at < len {
+            let n = CHUNK.min(len - at);
+            let piece = &mut bytes[..n as usize];
+            self.read_at(piece, at)?;
+            if piece.iter().any(|byte| *byte != 0) {
+                return Ok(false);
+            }
+            at += n;
+        }
+        Ok(true)
+    }
+
     /// Where the first piece without blocks begins, as far as the file system tells.
     pub fn first_hole(&self) -> io::Result<Option<u64>> {
         match rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Hole(0)) {

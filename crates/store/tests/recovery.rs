@@ -268,3 +268,26 @@ fn damage_inside_of_the_log_hides_nothing_that_follows() {
         assert_eq!(read_all(&store, "T", 0).last().unwrap(), &(300, b"goes on".to_vec()));
     }
 }
+
+#[test]
+fn a_log_file_that_was_never_used_does_not_keep_the_store_from_opening() {
+    let bodies = numbered(20);
+    for len in [0, 4096, 40_000] {
+        let dir = tempfile::tempdir().unwrap();
+        killed(dir.path(), &bodies);
+        let part = dir.path().join("commitlog/00000000000000065536");
+        fs::write(&part, vec![0; len]).unwrap();
+        let store = open(config(dir.path()));
+        assert!(!part.exists());
+        send(&store, "T", 0, &as_slices(&numbered(300))).unwrap();
+        assert_eq!(read_all(&store, "T", 0).len(), 320);
+    }
+    let dir = tempfile::tempdir().unwrap();
+    killed(dir.path(), &bodies);
+    let short = dir.path().join("commitlog/00000000000000065536");
+    let mut content = vec![0; 4096];
+    content[4000] = 1;
+    fs::write(&short, content).unwrap();
+    let error = ferromq_store::Store::open(config(dir.path()), std::sync::Arc::new(|_| ())).err().unwrap();
+    assert!(matches!(error, ferromq_store::OpenError::FileSize { .. }) && short.exists(), "{error}");
+}
