@@ -7,7 +7,7 @@ mod support;
 use std::sync::Arc;
 
 use ferromq_protocol::code::{request, response};
-use ferromq_store::{Faults, FlushMode};
+use ferromq_store::{Fault, Faults, FlushMode, Operation};
 use support::*;
 
 #[test]
@@ -31,11 +31,11 @@ fn a_failed_sync_is_never_acknowledged_and_ends_all_sends() {
         store.faults = Some(Arc::clone(&faults));
     });
     assert_eq!(code(&bench.send("T", 0, "", b"x")), response::SUCCESS);
-    faults.fail_syncs_after(0);
+    faults.inject(Operation::Sync, 0, Fault::Io);
     let refused = bench.send("T", 0, "", b"x");
     assert_eq!(code(&refused), response::SERVICE_NOT_AVAILABLE, "{}", remark(&refused));
     assert_eq!(number(&refused, "queueOffset"), None);
-    faults.fail_syncs_after(-1);
+    faults.heal(Operation::Sync);
     let after = bench.send("T", 0, "", b"x");
     assert_eq!(code(&after), response::SERVICE_NOT_AVAILABLE);
     assert!(remark(&after).contains("read-only"), "{}", remark(&after));
@@ -49,7 +49,7 @@ fn a_failed_write_refuses_the_whole_drain() {
     let faults = Arc::new(Faults::default());
     let bench = start_with(config(), |store| store.faults = Some(Arc::clone(&faults)));
     assert_eq!(code(&bench.send("T", 0, "", b"x")), response::SUCCESS);
-    faults.fail_writes_after(0);
+    faults.inject(Operation::Write, 0, Fault::Io);
     let refused = bench.send("T", 0, "", b"x");
     assert_eq!(code(&refused), response::SERVICE_NOT_AVAILABLE, "{}", remark(&refused));
     let end = bench.ask(request::GET_MAX_OFFSET, "T", 0, "offset", &[("committed", "false")]);
@@ -65,12 +65,12 @@ fn no_room_for_the_next_file_is_told_and_passes() {
     });
     let body = vec![b'x'; 16 * 1024];
     assert_eq!(code(&bench.send("T", 0, "", &body)), response::SUCCESS);
-    faults.fail_allocations_after(0);
+    faults.inject(Operation::Allocate, 0, Fault::NoSpace);
     // What is prepared already is used up first.
     let refused =
         (0..40).map(|_| bench.send("T", 0, "", &body)).find(|answer| code(answer) != response::SUCCESS).unwrap();
     assert_eq!(code(&refused), response::SERVICE_NOT_AVAILABLE, "{}", remark(&refused));
     assert!(remark(&refused).contains("disk is full"), "{}", remark(&refused));
-    faults.fail_allocations_after(-1);
+    faults.heal(Operation::Allocate);
     assert_eq!(code(&bench.send("T", 0, "", &body)), response::SUCCESS);
 }

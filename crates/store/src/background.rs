@@ -10,6 +10,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::checkpoint::{Built, Times};
 use crate::fd_cache::SyncWork;
+use crate::file;
 use crate::queue::Queue;
 use crate::store::Inner;
 
@@ -175,8 +176,7 @@ impl Inner {
         match work {
             SyncWork::Files(files) => files.iter().try_for_each(|file| file.sync())?,
             SyncWork::FileSystem => {
-                let root = std::fs::File::open(&self.config.root)?;
-                rustix::fs::syncfs(&root)?;
+                file::sync_volume(&self.config.root, self.context.faults.as_ref())?;
             }
         }
         self.index.sync()

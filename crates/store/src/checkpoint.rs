@@ -11,11 +11,10 @@
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 
 use rustix::fs::{AtFlags, StatxFlags, statx};
 
-use crate::file::{DataFile, Faults};
+use crate::file::{DataFile, MaybeFaults};
 use crate::index::IndexMark;
 
 const FILE_BYTES: u64 = 4096;
@@ -109,7 +108,7 @@ pub(crate) struct Checkpoint {
 
 impl Checkpoint {
     /// Opens or makes the file. A file that cannot be read is as good as none.
-    pub fn open(root: &Path, faults: Option<&Arc<Faults>>) -> io::Result<(Checkpoint, Loaded)> {
+    pub fn open(root: &Path, faults: MaybeFaults<'_>) -> io::Result<(Checkpoint, Loaded)> {
         let path = root.join("checkpoint");
         let uptime = Uptime::now(root);
         let file = match DataFile::open(&path, faults) {
@@ -121,7 +120,7 @@ impl Checkpoint {
         };
         if file.len()? != FILE_BYTES {
             tracing::warn!(path = %path.display(), "the checkpoint file has a wrong size; recovery goes without it");
-            file.file().set_len(FILE_BYTES)?;
+            file.resize(FILE_BYTES)?;
         }
         let mut bytes = [0; FILE_BYTES as usize];
         file.read_at(&mut bytes, 0)?;

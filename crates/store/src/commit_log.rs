@@ -13,7 +13,8 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::{Mutex, RwLock};
 
 use crate::error::OpenError;
-use crate::file::{self, DataFile, Faults};
+use crate::faults::Faults;
+use crate::file::{self, DataFile, MaybeFaults};
 use crate::mapped::ReadMap;
 
 /// The next file is prepared when less than this part of the current one is left.
@@ -85,7 +86,7 @@ pub(crate) struct Tail {
 
 impl CommitLog {
     /// Opens the files that are there. The positions are zero until [`CommitLog::set_end`].
-    pub fn open(dir: &Path, file_size: u64, faults: Option<&Arc<Faults>>) -> Result<CommitLog, OpenError> {
+    pub fn open(dir: &Path, file_size: u64, faults: MaybeFaults<'_>) -> Result<CommitLog, OpenError> {
         let mut segments: VecDeque<Arc<Segment>> = VecDeque::new();
         let files = file::list(dir).map_err(OpenError::io("list", dir))?;
         let count = files.len();
@@ -96,7 +97,7 @@ impl CommitLog {
             // a file before it is whole.
             if len < file_size && n + 1 == count && file.is_zero(len).map_err(OpenError::io("read", &path))? {
                 tracing::info!(path = %path.display(), len, "the last commit log file was never used; it is removed");
-                std::fs::remove_file(&path).map_err(OpenError::io("remove the unused file", &path))?;
+                file::remove(&path, faults).map_err(OpenError::io("remove the unused file", &path))?;
                 continue;
             }
             if len != file_size {
@@ -175,9 +176,9 @@ impl CommitLog {
     fn create(&self, start: u64) -> io::Result<Arc<Segment>> {
         let path = self.dir.join(file::name(start));
         let file = DataFile::create_allocated(&path, self.file_size, self.faults.as_ref())?;
-        if let Err(error) = file::sync_dir(&self.dir) {
+        if let Err(error) = file::sync_dir(&self.dir, self.faults.as_ref()) {
             // The next try makes it anew. What matters is the first error.
-            let _ = std::fs::remove_file(&path);
+            let _ = file::remove(&path, self.faults.as_ref());
             return Err(error);
         }
         Ok(Arc::new(Segment::new(start, self.file_size, file)))
@@ -225,7 +226,7 @@ impl CommitLog {
     pub fn set_end(&self, end: u64, timestamp: i64, flushed: u64) -> io::Result<()> {
         let mut segments = self.segments.write();
         while let Some(last) = segments.back().filter(|s| s.start > end || (s.start == end && s.start > 0)) {
-            std::fs::remove_file(last.file.path())?;
+            file::remove(last.file.path(), self.faults.as_ref())?;
             segments.pop_back();
         }
         drop(segments);

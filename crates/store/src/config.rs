@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::file::Faults;
+use crate::faults::Faults;
 
 /// When messages are forced to the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +63,7 @@ pub struct StoreConfig {
     pub disk_space_floor: u64,
     /// Delay levels (`messageDelayLevel`).
     pub message_delay_level: String,
-    /// Makes writes and syncs fail; for tests only.
+    /// Makes operations fail, and records them; for tests only.
     #[doc(hidden)]
     pub faults: Option<Arc<Faults>>,
 }

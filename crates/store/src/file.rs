@@ -1,63 +1,31 @@
-//! One door to the disk for everything the store promises to keep: writes, syncs and allocation, with the faults that
-//! tests inject. Reads of the log go through [`crate::mapped`].
+//! One door to the disk for everything the store changes: files, folders, writes, syncs; with the faults and the
+//! recording of tests (`faults.rs`). Reads of the log go through [`crate::mapped`].
 
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
-/// Makes the k-th write, sync or allocation from now on fail, and all after it.
-#[derive(Debug)]
-pub struct Faults {
-    writes: Counter,
-    syncs: Counter,
-    allocations: Counter,
+use crate::faults::{Event, Faults, Operation};
+
+/// What tests do to the disk; `None` outside of tests.
+pub(crate) type MaybeFaults<'a> = Option<&'a Arc<Faults>>;
+
+fn pass(faults: MaybeFaults<'_>, operation: Operation) -> io::Result<()> {
+    faults.map_or(Ok(()), |faults| faults.pass(operation))
 }
 
-impl Default for Faults {
-    fn default() -> Self {
-        Self { writes: Counter::off(), syncs: Counter::off(), allocations: Counter::off() }
-    }
+fn record(faults: MaybeFaults<'_>, event: impl FnOnce() -> Event) -> io::Result<()> {
+    faults.map_or(Ok(()), |faults| faults.record(event))
 }
 
-impl Faults {
-    /// `good` writes succeed, then all fail with EIO.
-    pub fn fail_writes_after(&self, good: i64) {
-        self.writes.0.store(good, Ordering::SeqCst);
-    }
-
-    /// `good` syncs succeed, then all fail with EIO.
-    pub fn fail_syncs_after(&self, good: i64) {
-        self.syncs.0.store(good, Ordering::SeqCst);
-    }
-
-    /// `good` allocations succeed, then all fail with ENOSPC; a negative number ends the shortage.
-    pub fn fail_allocations_after(&self, good: i64) {
-        self.allocations.0.store(good, Ordering::SeqCst);
-    }
-}
-
-/// Operations that still succeed; negative: no limit.
-#[derive(Debug)]
-struct Counter(AtomicI64);
-
-impl Counter {
-    fn off() -> Self {
-        Self(AtomicI64::new(-1))
-    }
-
-    fn pass(&self, errno: Errno) -> io::Result<()> {
-        let step = |left: i64| (left > 0).then(|| left - 1);
-        match self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, step) {
-            Err(0) => Err(errno.into()),
-            _ => Ok(()),
-        }
-    }
+/// How many changes a sync that begins now covers.
+fn covers(faults: MaybeFaults<'_>) -> usize {
+    faults.map_or(0, |faults| faults.event_count())
 }
 
 /// A file of the store.
@@ -69,19 +37,16 @@ pub(crate) struct DataFile {
 }
 
 impl DataFile {
-    pub fn open(path: &Path, faults: Option<&Arc<Faults>>) -> io::Result<DataFile> {
+    pub fn open(path: &Path, faults: MaybeFaults<'_>) -> io::Result<DataFile> {
         let file = OpenOptions::new().read(true).write(true).open(path)?;
         Ok(DataFile { file, path: path.to_owned(), faults: faults.cloned() })
     }
 
     /// A new file of `len` bytes whose blocks are allocated, so that writing to it cannot run out of space. A file that
     /// could not be allocated is removed again.
-    pub fn create_allocated(path: &Path, len: u64, faults: Option<&Arc<Faults>>) -> io::Result<DataFile> {
+    pub fn create_allocated(path: &Path, len: u64, faults: MaybeFaults<'_>) -> io::Result<DataFile> {
         let file = Self::create(path, faults)?;
-        let allocated = match &file.faults {
-            Some(faults) => faults.allocations.pass(Errno::NOSPC),
-            None => Ok(()),
-        };
+        let allocated = pass(faults, Operation::Allocate);
         let allocated = allocated.and_then(|()| match fallocate(&file.file, FallocateFlags::empty(), 0, len) {
             // A file system without allocation: the length must be right all the same.
             Err(Errno::OPNOTSUPP) => file.file.set_len(len),
@@ -89,21 +54,23 @@ impl DataFile {
         });
         if let Err(error) = allocated {
             // What matters is the first error; an empty file is removed at the next start.
-            let _ = std::fs::remove_file(path);
+            let _ = remove(path, faults);
             return Err(error);
         }
+        record(faults, || Event::Resize { path: path.to_owned(), len })?;
         Ok(file)
     }
 
     /// A new file of `len` bytes without blocks.
-    pub fn create_sparse(path: &Path, len: u64, faults: Option<&Arc<Faults>>) -> io::Result<DataFile> {
+    pub fn create_sparse(path: &Path, len: u64, faults: MaybeFaults<'_>) -> io::Result<DataFile> {
         let file = Self::create(path, faults)?;
-        file.file.set_len(len)?;
+        file.resize(len)?;
         Ok(file)
     }
 
-    fn create(path: &Path, faults: Option<&Arc<Faults>>) -> io::Result<DataFile> {
+    fn create(path: &Path, faults: MaybeFaults<'_>) -> io::Result<DataFile> {
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
+        record(faults, || Event::Create { path: path.to_owned() })?;
         Ok(DataFile { file, path: path.to_owned(), faults: faults.cloned() })
     }
 
@@ -119,11 +86,16 @@ impl DataFile {
         Ok(self.file.metadata()?.len())
     }
 
+    /// Sets the length; what is new reads as zeros.
+    pub fn resize(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)?;
+        self.record(|path| Event::Resize { path, len })
+    }
+
     pub fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
-        if let Some(faults) = &self.faults {
-            faults.writes.pass(Errno::IO)?;
-        }
-        self.file.write_all_at(bytes, at)
+        self.pass(Operation::Write)?;
+        self.file.write_all_at(bytes, at)?;
+        self.record(|path| Event::Write { path, at, bytes: bytes.to_vec() })
     }
 
     pub fn read_at(&self, bytes: &mut [u8], at: u64) -> io::Result<()> {
@@ -131,10 +103,30 @@ impl DataFile {
     }
 
     pub fn sync(&self) -> io::Result<()> {
+        let covers = covers(self.faults.as_ref());
+        self.pass(Operation::Sync)?;
+        self.file.sync_data()?;
+        self.record(|path| Event::Sync { path, covers })
+    }
+
+    /// The same of a file that is written through a mapping.
+    pub fn sync_mapped(&self) -> io::Result<()> {
         if let Some(faults) = &self.faults {
-            faults.syncs.pass(Errno::IO)?;
+            faults.record_mapped(&self.path, || {
+                let mut content = vec![0; usize::try_from(self.len()?).unwrap_or(usize::MAX)];
+                self.read_at(&mut content, 0)?;
+                Ok(content)
+            })?;
         }
-        self.file.sync_data()
+        self.sync()
+    }
+
+    fn pass(&self, operation: Operation) -> io::Result<()> {
+        pass(self.faults.as_ref(), operation)
+    }
+
+    fn record(&self, event: impl FnOnce(PathBuf) -> Event) -> io::Result<()> {
+        record(self.faults.as_ref(), || event(self.path.clone()))
     }
 
     /// Whether the first `len` bytes are all zero.
@@ -186,6 +178,7 @@ impl DataFile {
         }
         let flags = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
         if fallocate(&self.file, flags, page, len - page).is_ok() {
+            self.record(|path| Event::Zero { path, at: page, len: len - page })?;
             return Ok(true);
         }
         let zeros = vec![0; CHUNK as usize];
@@ -200,24 +193,65 @@ impl DataFile {
 }
 
 /// Makes the entries of a folder durable.
-pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
+pub(crate) fn sync_dir(dir: &Path, faults: MaybeFaults<'_>) -> io::Result<()> {
+    let covers = covers(faults);
+    pass(faults, Operation::Sync)?;
+    File::open(dir)?.sync_all()?;
+    record(faults, || Event::SyncFolder { path: dir.to_owned(), covers })
 }
 
-/// Creates a folder and those above it, each durable in its parent.
-pub(crate) fn create_dir_durable(dir: &Path) -> io::Result<()> {
+/// Makes everything on the volume of `dir` durable.
+pub(crate) fn sync_volume(dir: &Path, faults: MaybeFaults<'_>) -> io::Result<()> {
+    let covers = covers(faults);
+    pass(faults, Operation::Sync)?;
+    rustix::fs::syncfs(File::open(dir)?)?;
+    record(faults, || Event::SyncVolume { covers })
+}
+
+/// Creates a folder and those above it.
+pub(crate) fn create_dir(dir: &Path, faults: MaybeFaults<'_>) -> io::Result<()> {
     if dir.is_dir() {
         return Ok(());
     }
     if let Some(parent) = dir.parent().filter(|p| !p.as_os_str().is_empty()) {
-        create_dir_durable(parent)?;
-        match std::fs::create_dir(dir) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
-        }
-        return sync_dir(parent);
+        create_dir(parent, faults)?;
     }
-    std::fs::create_dir_all(dir)
+    match std::fs::create_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => record(faults, || Event::MakeFolder { path: dir.to_owned() }),
+    }
+}
+
+/// Creates a folder and those above it, each durable in its parent.
+pub(crate) fn create_dir_durable(dir: &Path, faults: MaybeFaults<'_>) -> io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    let parent = dir.parent().filter(|p| !p.as_os_str().is_empty());
+    if let Some(parent) = parent {
+        create_dir_durable(parent, faults)?;
+    }
+    create_dir(dir, faults)?;
+    parent.map_or(Ok(()), |parent| sync_dir(parent, faults))
+}
+
+/// Removes a file; one that is not there is no error.
+pub(crate) fn remove(path: &Path, faults: MaybeFaults<'_>) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => record(faults, || Event::Remove { path: path.to_owned() }),
+    }
+}
+
+/// Removes a folder and all that is in it; one that is not there is no error.
+pub(crate) fn remove_dir_all(dir: &Path, faults: MaybeFaults<'_>) -> io::Result<()> {
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => record(faults, || Event::RemoveFolder { path: dir.to_owned() }),
+    }
 }
 
 /// The file name RocketMQ gives to the file that begins at `start`: 20 digits.

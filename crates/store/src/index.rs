@@ -13,7 +13,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use ferromq_common::clock;
 use parking_lot::{Mutex, RwLock};
 
-use crate::file::{self, DataFile, Faults};
+use crate::faults::Faults;
+use crate::file::{self, DataFile, MaybeFaults};
 use crate::mapped::WordMap;
 
 const HEADER_BYTES: u64 = 40;
@@ -261,7 +262,7 @@ impl Index {
         dir: &Path,
         shape: Shape,
         enabled: bool,
-        faults: Option<&Arc<Faults>>,
+        faults: MaybeFaults<'_>,
         trusted: bool,
         mark: Option<IndexMark>,
         checkpoint: i64,
@@ -288,7 +289,7 @@ impl Index {
                 files.push(Arc::new(file));
             } else {
                 tracing::info!(path = %path.display(), "the index file did not reach the disk before the crash; it is removed");
-                std::fs::remove_file(&path)?;
+                file::remove(&path, faults)?;
             }
         }
         let last = Mutex::new(files.last().cloned());
@@ -327,13 +328,13 @@ impl Index {
     }
 
     fn create(&self, previous: Option<&IndexFile>) -> io::Result<Arc<IndexFile>> {
-        file::create_dir_durable(&self.dir)?;
+        file::create_dir_durable(&self.dir, self.faults.as_ref())?;
         let newest = list(&self.dir)?.last().map_or(0, |(name, _)| *name);
         // RocketMQ sorts by name, and may have written names in a time zone ahead of UTC.
         let name = name_of(clock::now_millis()).max(newest + 1);
         let path = self.dir.join(format!("{name:0NAME_LEN$}"));
         let file = DataFile::create_allocated(&path, self.shape.bytes(), self.faults.as_ref())?;
-        file::sync_dir(&self.dir)?;
+        file::sync_dir(&self.dir, self.faults.as_ref())?;
         let file = Arc::new(IndexFile::new(&path, file, self.shape)?);
         file.set(at::COUNT, 1);
         if let Some(previous) = previous {
@@ -341,7 +342,7 @@ impl Index {
                 file.set_long(begin, previous.long(end));
                 file.set_long(end, previous.long(end));
             }
-            previous.file.sync()?;
+            previous.file.sync_mapped()?;
         }
         self.files.write().push(Arc::clone(&file));
         Ok(file)
@@ -388,15 +389,14 @@ impl Index {
 
     /// Forces the file in use to the disk; full ones are there already.
     pub fn sync(&self) -> io::Result<()> {
-        let last = self.last.lock().clone();
-        last.map_or(Ok(()), |file| file.file.sync())
+        self.last.lock().clone().map_or(Ok(()), |file| file.file.sync_mapped())
     }
 
     /// Removes all files: the log they point into is gone.
     pub fn clear(&self) -> io::Result<()> {
         *self.last.lock() = None;
         for file in self.files.write().drain(..) {
-            std::fs::remove_file(&file.path)?;
+            file::remove(&file.path, self.faults.as_ref())?;
         }
         Ok(())
     }

@@ -5,25 +5,28 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{FlockOperation, fcntl_lock, flock};
 use rustix::io::Errno;
 
 use crate::error::OpenError;
-use crate::file;
+use crate::faults::Faults;
+use crate::file::{self, DataFile, MaybeFaults};
 
 /// Holds the lock for as long as it lives.
 pub(crate) struct Instance {
     _lock: File,
     abort: PathBuf,
+    faults: Option<Arc<Faults>>,
     /// Whether the last process removed its abort file.
     pub was_stopped_cleanly: bool,
 }
 
 impl Instance {
     /// Takes the lock. The folder is made if it is not there.
-    pub fn enter(root: &Path) -> Result<Instance, OpenError> {
-        file::create_dir_durable(root).map_err(OpenError::io("make the folder", root))?;
+    pub fn enter(root: &Path, faults: MaybeFaults<'_>) -> Result<Instance, OpenError> {
+        file::create_dir_durable(root, faults).map_err(OpenError::io("make the folder", root))?;
         let path = root.join("lock");
         let mut lock = OpenOptions::new()
             .read(true)
@@ -47,22 +50,33 @@ impl Instance {
             lock.write_all(b"lock").map_err(OpenError::io("write", &path))?;
         }
         let was_stopped_cleanly = !abort.exists();
-        Ok(Instance { _lock: lock, abort, was_stopped_cleanly })
+        Ok(Instance { _lock: lock, abort, faults: faults.cloned(), was_stopped_cleanly })
     }
 
     /// Writes the abort file: from now on files change.
     pub fn mark_running(&self) -> Result<(), OpenError> {
-        let written = fs::write(&self.abort, std::process::id().to_string())
-            .and_then(|()| File::open(&self.abort)?.sync_all())
-            .and_then(|()| self.abort.parent().map_or(Ok(()), file::sync_dir));
-        written.map_err(OpenError::io("write", &self.abort))
+        let faults = self.faults.as_ref();
+        let pid = std::process::id().to_string();
+        let write = || {
+            // One that is there stays there: without it the store would look well.
+            let abort = match DataFile::open(&self.abort, faults) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    DataFile::create_sparse(&self.abort, 0, faults)?
+                }
+                other => other?,
+            };
+            abort.write_at(pid.as_bytes(), 0)?;
+            abort.resize(pid.len() as u64)?;
+            abort.sync()?;
+            self.abort.parent().map_or(Ok(()), |root| file::sync_dir(root, faults))
+        };
+        write().map_err(OpenError::io("write", &self.abort))
     }
 
     /// Says that everything is on the disk and complete.
     pub fn leave_cleanly(&self) -> io::Result<()> {
-        match fs::remove_file(&self.abort) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => self.abort.parent().map_or(Ok(()), file::sync_dir),
-        }
+        let faults = self.faults.as_ref();
+        file::remove(&self.abort, faults)?;
+        self.abort.parent().map_or(Ok(()), |root| file::sync_dir(root, faults))
     }
 }

@@ -7,7 +7,6 @@
 //! Three counters: `next` is given to the next appended message (owned by the append lock), `max` is the end of what
 //! consumers see (owned by dispatch), `min` is the first entry whose message still exists.
 
-use std::fs;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,8 +14,9 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
+use crate::faults::Faults;
 use crate::fd_cache::{FdCache, Touched};
-use crate::file::{self, DataFile, Faults};
+use crate::file::{self, DataFile};
 
 mod load;
 
@@ -299,7 +299,7 @@ impl Queue {
             let path = self.folder().join(file::name(start));
             match DataFile::open(&path, context.faults.as_ref()) {
                 Err(error) if create && error.kind() == io::ErrorKind::NotFound => {
-                    fs::create_dir_all(self.folder())?;
+                    file::create_dir(&self.folder(), context.faults.as_ref())?;
                     context.touched.lock().created();
                     DataFile::create_sparse(&path, context.file_size, context.faults.as_ref())
                 }
@@ -370,9 +370,6 @@ impl Queue {
         *tail = Tail { first: tail.end(), ..Tail::default() };
         self.context.files.forget(self.uid);
         self.context.touched.lock().forget(self.uid);
-        match fs::remove_dir_all(self.folder()) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        file::remove_dir_all(&self.folder(), self.context.faults.as_ref())
     }
 }

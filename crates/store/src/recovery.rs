@@ -16,6 +16,7 @@ use ferromq_protocol::record::{self, Entry, Record};
 use crate::checkpoint::{Built, Loaded};
 use crate::commit_log::Segment;
 use crate::error::OpenError;
+use crate::file;
 use crate::queue::{self, Queue};
 use crate::store::Inner;
 
@@ -42,7 +43,7 @@ impl Inner {
             // Without a log, queues and index point nowhere.
             if self.context.dir.exists() {
                 tracing::warn!("there is no commit log: consume queues and index are removed");
-                std::fs::remove_dir_all(&self.context.dir).map_err(fail())?;
+                file::remove_dir_all(&self.context.dir, self.context.faults.as_ref()).map_err(fail())?;
             }
             self.index.clear().map_err(fail())?;
             return self.log.set_end(0, 0, 0).map(|()| false).map_err(fail());

@@ -132,10 +132,7 @@ impl Inner {
             }
         }
         self.dispatch_for_others();
-        match std::fs::remove_dir(self.context.dir.join(topic)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        file::remove_dir_all(&self.context.dir.join(topic), self.context.faults.as_ref())?;
         // The sum of the queues' ends has changed: a restart must not take them for lost.
         self.checkpoint(true);
         Ok(())
@@ -155,11 +152,11 @@ impl Store {
     /// with watchers, on the thread that dispatches.
     pub fn open(config: StoreConfig, listener: Arc<dyn Fn(&Arrival<'_>) + Send + Sync>) -> Result<Store, OpenError> {
         check(&config)?;
-        let instance = Instance::enter(&config.root)?;
+        let faults = config.faults.as_ref();
+        let instance = Instance::enter(&config.root, faults)?;
         let root = &config.root;
         let log_dir = root.join("commitlog");
-        file::create_dir_durable(&log_dir).map_err(OpenError::io("make the folder", &log_dir))?;
-        let faults = config.faults.as_ref();
+        file::create_dir_durable(&log_dir, faults).map_err(OpenError::io("make the folder", &log_dir))?;
         let log = CommitLog::open(&log_dir, config.mapped_file_size_commit_log, faults)?;
         instance.mark_running()?;
         let (checkpoint, loaded) =

@@ -3,10 +3,12 @@
 
 mod common;
 
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use common::{as_slices, config, numbered, open, parts, read_all, send, sync_config};
-use ferromq_store::{AppendBatch, AppendError, Durability, Faults, StoreConfig};
+use ferromq_store::{AppendBatch, AppendError, Durability, Event, Fault, Faults, Operation, StoreConfig};
 
 #[test]
 fn under_sync_flush_nobody_sees_what_is_not_on_the_disk() {
@@ -48,9 +50,9 @@ fn after_a_failed_sync_nothing_is_acknowledged_but_reads_go_on() {
         while store.flushed_position() < store.max_physical_offset() {
             std::thread::yield_now();
         }
-        faults.fail_syncs_after(at);
+        faults.inject(Operation::Sync, at, Fault::Io);
         let queue = store.queue("T", 0);
-        let (mut acknowledged, mut refused) = (0, 0);
+        let (mut acknowledged, mut refused) = (0_u64, 0);
         for _ in 0..1000 {
             let mut batch = AppendBatch::default();
             batch.push(&queue, &parts("T", 0, b"after", b"")).unwrap();
@@ -64,7 +66,7 @@ fn after_a_failed_sync_nothing_is_acknowledged_but_reads_go_on() {
                 Ok(()) if sync => {
                     let (tell, told) = std::sync::mpsc::sync_channel(1);
                     store.when_durable(batch.end_position(), Box::new(move |d| tell.send(d).unwrap()));
-                    acknowledged += i64::from(told.recv().unwrap() == Durability::Durable);
+                    acknowledged += u64::from(told.recv().unwrap() == Durability::Durable);
                 }
                 Ok(()) => std::thread::sleep(std::time::Duration::from_millis(1)),
             }
@@ -78,7 +80,7 @@ fn after_a_failed_sync_nothing_is_acknowledged_but_reads_go_on() {
         assert_eq!(*told.lock().unwrap(), Some(Durability::Failed));
         let all = read_all(&store, "T", 0);
         assert_eq!(all[0], (0, b"before".to_vec()));
-        assert!(!sync || all.len() as i64 == 1 + at, "consumers see what is on the disk only");
+        assert!(!sync || all.len() as u64 == 1 + at, "consumers see what is on the disk only");
         drop(store);
         assert!(dir.path().join("abort").exists(), "a failed store has not stopped cleanly");
     }
@@ -90,11 +92,11 @@ fn a_failed_write_acknowledges_nothing_and_gives_the_offsets_back() {
     let faults = Arc::new(Faults::default());
     let store = open(StoreConfig { faults: Some(Arc::clone(&faults)), ..config(dir.path()) });
     send(&store, "T", 0, &[b"before"]).unwrap();
-    faults.fail_writes_after(0);
+    faults.inject(Operation::Write, 0, Fault::Io);
     let error = send(&store, "T", 0, &[b"lost", b"lost too"]).unwrap_err();
     assert!(matches!(&error, AppendError::ReadOnly { reason } if reason.contains("Input/output")), "{error}");
     assert_eq!(store.queue("T", 0).next_offset(), 1);
-    faults.fail_writes_after(-1);
+    faults.heal(Operation::Write);
     assert!(send(&store, "T", 0, &[b"again"]).is_err(), "only a restart heals it");
     assert_eq!(read_all(&store, "T", 0), [(0, b"before".to_vec())]);
     drop(store);
@@ -110,7 +112,7 @@ fn without_room_for_the_next_file_writes_are_refused_until_there_is() {
     let store =
         open(StoreConfig { faults: Some(Arc::clone(&faults)), message_index_enable: false, ..config(dir.path()) });
     send(&store, "T", 0, &[b"first"]).unwrap();
-    faults.fail_allocations_after(0);
+    faults.inject(Operation::Allocate, 0, Fault::NoSpace);
     let body = [b'x'; 1000];
     let mut stored = 1;
     let error = loop {
@@ -121,7 +123,7 @@ fn without_room_for_the_next_file_writes_are_refused_until_there_is() {
     };
     assert!(matches!(&error, AppendError::DiskFull { reason } if reason.contains("No space left")), "{error}");
     assert_eq!(read_all(&store, "T", 0).len(), stored);
-    faults.fail_allocations_after(-1);
+    faults.heal(Operation::Allocate);
     send(&store, "T", 0, &[&body]).unwrap();
     assert_eq!(read_all(&store, "T", 0).len(), stored + 1);
     assert_eq!(store.queue("T", 0).next_offset(), stored as i64 + 1);
@@ -132,8 +134,69 @@ fn a_full_index_disk_stops_the_index_only() {
     let dir = tempfile::tempdir().unwrap();
     let faults = Arc::new(Faults::default());
     let store = open(StoreConfig { faults: Some(Arc::clone(&faults)), ..config(dir.path()) });
-    faults.fail_allocations_after(1);
+    faults.inject(Operation::Allocate, 1, Fault::NoSpace);
     send(&store, "T", 0, &as_slices(&numbered(10))).unwrap();
     assert_eq!(read_all(&store, "T", 0).len(), 10);
     assert!(store.query_index("T", "body-0-", 1, 0, i64::MAX).physical_offsets.is_empty());
+}
+
+/// What a power cut after `n` events leaves if the disk kept nothing but what it had to.
+fn durable_state(events: &[Event], from: &Path, to: &Path) {
+    let covered = |changed: &Path, n: usize| {
+        events[n..].iter().any(|sync| match sync {
+            Event::Sync { path, covers } => path == changed && n < *covers,
+            Event::SyncVolume { covers } => n < *covers,
+            _ => false,
+        })
+    };
+    let place = |path: &Path| to.join(path.strip_prefix(from).unwrap());
+    let open = |path: &Path| std::fs::OpenOptions::new().write(true).open(place(path)).unwrap();
+    for (n, event) in events.iter().enumerate() {
+        match event {
+            // Names are kept: that they are synced is looked at elsewhere.
+            Event::Create { path } => drop(std::fs::File::create(place(path)).unwrap()),
+            Event::MakeFolder { path } => std::fs::create_dir_all(place(path)).unwrap(),
+            Event::Resize { path, len } => open(path).set_len(*len).unwrap(),
+            Event::Write { path, at, bytes } if covered(path, n) => open(path).write_all_at(bytes, *at).unwrap(),
+            Event::Zero { path, at, len } if covered(path, n) => {
+                open(path).write_all_at(&vec![0; *len as usize], *at).unwrap();
+            }
+            Event::Remove { path } => std::fs::remove_file(place(path)).unwrap(),
+            Event::RemoveFolder { path } => std::fs::remove_dir_all(place(path)).unwrap(),
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn a_recorded_run_is_replayed_to_any_power_cut() {
+    let dir = tempfile::tempdir().unwrap();
+    let faults = Arc::new(Faults::recording());
+    let root = dir.path().join("store");
+    let mut acknowledged = Vec::new();
+    {
+        let quick = StoreConfig { flush_interval_consume_queue: 20, ..sync_config(&root) };
+        let store = open(StoreConfig { faults: Some(Arc::clone(&faults)), ..quick });
+        let (queue, mut batch) = (store.queue("T", 0), AppendBatch::default());
+        for body in numbered(200) {
+            batch.push(&queue, &parts("T", 0, &body, b"KEYS\x01k\x02")).unwrap();
+            store.append(&mut batch).unwrap();
+            let (tell, told) = std::sync::mpsc::sync_channel(1);
+            store.when_durable(batch.end_position(), Box::new(move |d| tell.send(d).unwrap()));
+            assert_eq!(told.recv().unwrap(), Durability::Durable);
+            acknowledged.push((faults.event_count(), body));
+            batch.clear();
+        }
+    }
+    let events = faults.events();
+    assert!(events.iter().any(|e| matches!(e, Event::Write { path, .. } if path.starts_with(root.join("index")))));
+    for n in (100..=events.len()).step_by(events.len() / 20) {
+        let cut = tempfile::tempdir().unwrap();
+        durable_state(&events[..n], dir.path(), cut.path());
+        let store = open(config(&cut.path().join("store")));
+        let expected = acknowledged.iter().filter(|(at, _)| *at <= n).count();
+        let all = read_all(&store, "T", 0);
+        assert!(all.len() >= expected, "{} of {expected} after {n} of {} events", all.len(), events.len());
+        assert!(all.iter().zip(&acknowledged).all(|((_, body), (_, sent))| body == sent));
+    }
 }

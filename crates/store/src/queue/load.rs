@@ -30,7 +30,7 @@ impl Queue {
             if len > 0 {
                 tracing::warn!(path = %path.display(), len, "a consume queue file has a wrong size or place; it is removed and rebuilt from the log");
             }
-            fs::remove_file(&path)?;
+            file::remove(&path, context.faults.as_ref())?;
         }
         let per_file = (context.file_size / UNIT as u64) as i64;
         let Some(first) = files.first().map(|start| *start as i64 / UNIT as i64) else { return Ok(true) };
@@ -51,7 +51,7 @@ impl Queue {
         if !complete {
             tracing::warn!(topic = %self.topic, queue = self.id, "the consume queue has holes; it is removed and rebuilt from the log");
             self.context.files.forget(self.uid);
-            fs::remove_dir_all(self.folder())?;
+            file::remove_dir_all(&self.folder(), context.faults.as_ref())?;
             self.show(0, 0);
         }
         Ok(complete)
@@ -144,7 +144,7 @@ impl Queue {
         for (start, path) in file::list(&self.folder())? {
             if start >= at {
                 self.context.files.forget(self.uid);
-                fs::remove_file(&path)?;
+                file::remove(&path, self.context.faults.as_ref())?;
             } else if start + self.context.file_size > at {
                 let file = self.file(start, true)?;
                 if file.zero_from(at - start, self.context.file_size)? {
