@@ -1,5 +1,5 @@
-//! What happens to the requests of one socket drain: sends are collected into one append, everything else goes to its
-//! handler, in order. Runs on the reactor threads of `remoting`; owns nothing but the buffers of each thread.
+//! What happens to the requests of one socket drain: sends are collected into one append for all sockets
+//! that were ready together, everything else goes to its handler, in order. Runs on the reactor threads of `remoting`; owns nothing but the buffers of each thread.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::handler::{Call, Refusal};
 use crate::routes;
 
 thread_local! {
-    /// The sends of the drain in hand. A reactor thread serves one broker for all its life.
+    /// The sends of the turn in hand. A reactor thread serves one broker for all its life.
     static SENDS: RefCell<Sends> = RefCell::new(Sends::default());
 }
 
@@ -28,23 +28,25 @@ impl Service for BrokerService {
     fn serve(&self, conn: &Arc<Connection>, requests: &mut Requests<'_>, out: &mut Vec<u8>) {
         let broker = &self.shared;
         SENDS.with_borrow_mut(|sends| {
-            sends.begin();
             for command in requests {
                 let call = Call { conn, request: &command };
                 match command.head.code {
                     request::SEND_MESSAGE | request::SEND_MESSAGE_V2 | request::SEND_BATCH_MESSAGE => {
-                        if let Err(refusal) = sends.add(broker, &call, out) {
+                        if let Err(refusal) = sends.add(broker, &call) {
                             broker.send.refuse(&command.head, refusal.code, &refusal.remark, out);
                         }
                     }
                     code => self.dispatch(code, &call, out),
                 }
             }
-            sends.finish(broker, conn, out);
         });
     }
 
-    fn after_answer(&self) {
+    fn end_turn(&self) {
+        SENDS.with_borrow_mut(|sends| sends.finish(&self.shared));
+    }
+
+    fn after_answers(&self) {
         self.shared.store.dispatch();
         self.shared.answer_ready_polls();
     }

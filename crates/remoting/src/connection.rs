@@ -139,7 +139,7 @@ impl Connection {
         }
         let mut frames = FRAMES.take();
         write(&mut frames);
-        let pushed = self.push_frames(&mut frames);
+        let pushed = if frames.is_empty() { Ok(()) } else { self.push_frames(&mut frames) };
         frames.clear();
         if frames.capacity() <= KEPT_FRAMES_BYTES {
             FRAMES.set(frames);

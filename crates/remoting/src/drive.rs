@@ -18,7 +18,7 @@ use tokio::net::tcp::OwnedReadHalf;
 use crate::Service;
 use crate::common::{Common, Held};
 use crate::connection::Connection;
-use crate::reactor::Collecting;
+use crate::reactor::{self, Collecting};
 use crate::requests::Requests;
 
 /// Bytes read from a socket at once; the buffer belongs to the thread, not to the connection.
@@ -205,7 +205,10 @@ impl Drive {
         let unwritten = if out.is_empty() { 0 } else { self.conn.poll_write(cx, out)? };
         if served {
             self.common.drains.fetch_add(1, Ordering::Relaxed);
-            self.service.after_answer();
+            match self.conn.home {
+                Some(_) => reactor::end_turn_soon(),
+                None => reactor::end_turn(&*self.service),
+            }
         }
         Ok((consumed, unwritten))
     }

@@ -37,12 +37,17 @@ pub use server::{HeldBytes, Server, ServerConfig, StartError};
 /// What stands behind a connection: the broker, the NameServer, or the client's side for requests of a server.
 pub trait Service: Send + Sync + 'static {
     /// Requests of one socket drain, in order: all complete ones, in batches when there are many. Writes every immediate
-    /// answer to `out`, as whole frames. Runs on the reactor thread: it must not block. It may stop early, once `out`
-    /// has grown large; the rest comes again after the answers were written. It must take one request at least.
+    /// answer to `out`, as whole frames, or keeps requests for [`Service::end_turn`]. Runs on the reactor thread: it must
+    /// not block. It may stop early, once `out` has grown large; the rest comes again after the answers were written. It
+    /// must take one request at least.
     fn serve(&self, conn: &Arc<Connection>, requests: &mut Requests<'_>, out: &mut Vec<u8>);
 
-    /// Called after the answers of a `serve` were handed to the socket: work that need not delay them.
-    fn after_answer(&self) {}
+    /// Called on the same thread when the sockets that were ready together have been served: one piece of work for what
+    /// all of them asked. Answers are pushed to their connections and written when this returns.
+    fn end_turn(&self) {}
+
+    /// Called when the answers of a turn were handed to their sockets: work that need not delay them.
+    fn after_answers(&self) {}
 
     /// The connection has ended; nothing pushed from now on arrives.
     fn on_close(&self, _conn: &Arc<Connection>) {}

@@ -90,7 +90,7 @@ impl Server {
         let (mut reactors, mut stops, mut threads) = (Vec::new(), Vec::new(), Vec::new());
         for index in 0..config.reactors.max(1) {
             let (reactor, stop, thread) =
-                Reactor::start(index).map_err(|source| StartError::Reactor { index, source })?;
+                Reactor::start(index, service.clone()).map_err(|source| StartError::Reactor { index, source })?;
             reactors.push(reactor);
             stops.push(stop);
             threads.push(thread);

@@ -1,6 +1,6 @@
 //! SEND_MESSAGE (10), SEND_MESSAGE_V2 (310) and SEND_BATCH_MESSAGE (320).
 //!
-//! All sends of one socket drain become one append: [`Sends::add`] checks a request in the order of RocketMQ's
+//! All sends of the sockets that were ready together become one append: [`Sends::add`] checks a request in the order of RocketMQ's
 //! `SendMessageProcessor` and encodes its messages into the batch; [`Sends::finish`] appends the batch and writes the
 //! answers. A refused request is answered at once. Under SYNC_FLUSH the answers wait with the store for the flushed position.
 //!
@@ -20,6 +20,7 @@ use ferromq_protocol::properties::MAX_PROPERTIES_BYTES;
 use ferromq_protocol::record::MessageParts;
 use ferromq_protocol::sys_flag::message as flags;
 use ferromq_protocol::{topic as names, version};
+use ferromq_remoting::Connection;
 use ferromq_store::{AppendBatch, Queue, Reject};
 
 pub(crate) use self::answer::SendConstants;
@@ -29,9 +30,9 @@ use crate::broker::Shared;
 use crate::properties::{self, Kind, Seen};
 use crate::topics::Topic;
 
-/// A batch is appended when it holds this many messages, even in the middle of a drain.
+/// A batch is appended when it holds this many messages, even in the middle of a turn.
 const MAX_BATCH_MESSAGES: usize = 1024;
-/// A batch is appended when its bodies have this many bytes, even in the middle of a drain.
+/// A batch is appended when its bodies have this many bytes, even in the middle of a turn.
 const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
 /// Queues of a dead-letter topic (`DLQ_NUMS_PER_GROUP`).
 const DLQ_QUEUES: i32 = 1;
@@ -43,6 +44,10 @@ pub(crate) struct Sends {
     /// Bytes of the requests' bodies in `batch`.
     body_bytes: usize,
     waiting: Vec<Waiting>,
+    /// Whose requests wait, in the order they came.
+    conns: Vec<Arc<Connection>>,
+    /// Something is being added or appended; still set afterwards when that has panicked.
+    at_work: bool,
     /// Unique keys of the waiting answers, back to back.
     uniq_keys: Vec<u8>,
     /// The properties of the message in hand: as sent, and as they are stored.
@@ -64,23 +69,36 @@ struct Target {
 }
 
 impl Sends {
-    /// Forgets what a drain left behind that ended in a panic: its answers would go to another client.
-    pub fn begin(&mut self) {
-        if !self.waiting.is_empty() || !self.batch.is_empty() {
-            tracing::error!("a drain of requests was abandoned; its {} sends are not stored", self.waiting.len());
+    /// Forgets what a panic left behind: half a message may be in the batch.
+    fn begin(&mut self) {
+        if self.at_work {
+            tracing::error!("a panic while storing: {} sends are neither stored nor answered", self.waiting.len());
             self.clear();
         }
+        self.at_work = true;
     }
 
     fn clear(&mut self) {
         self.batch.clear();
         self.body_bytes = 0;
         self.waiting.clear();
+        self.conns.clear();
         self.uniq_keys.clear();
+        self.at_work = false;
     }
 
     /// Takes one send request: its messages join the batch, or the refusal is the answer.
-    pub fn add(&mut self, broker: &Shared, call: &Call<'_>, out: &mut Vec<u8>) -> Result<(), Refusal> {
+    pub fn add(&mut self, broker: &Shared, call: &Call<'_>) -> Result<(), Refusal> {
+        self.begin();
+        let added = self.try_add(broker, call);
+        self.at_work = false;
+        if self.batch.len() >= MAX_BATCH_MESSAGES || self.body_bytes >= MAX_BATCH_BYTES {
+            self.finish(broker);
+        }
+        added
+    }
+
+    fn try_add(&mut self, broker: &Shared, call: &Call<'_>) -> Result<(), Refusal> {
         let fields = &call.request.fields;
         let header = match call.request.head.code {
             request::SEND_MESSAGE => SendHeader::read_long(fields)?,
@@ -98,9 +116,6 @@ impl Sends {
         self.last_topic = Some((target.topic, generation));
         added?;
         self.body_bytes += call.request.body.len();
-        if self.batch.len() >= MAX_BATCH_MESSAGES || self.body_bytes >= MAX_BATCH_BYTES {
-            self.finish(broker, call.conn, out);
-        }
         Ok(())
     }
 
@@ -190,8 +205,12 @@ impl Sends {
 
     /// Notes the answer that the messages from `first` on will get.
     fn wait(&mut self, call: &Call<'_>, first: usize, queue_id: u32, no_wait: bool, uniq_key: (u32, u32)) {
+        if !self.conns.last().is_some_and(|last| Arc::ptr_eq(last, call.conn)) {
+            self.conns.push(Arc::clone(call.conn));
+        }
         self.waiting.push(Waiting {
             head: call.request.head,
+            conn: self.conns.len() as u32 - 1,
             first: first as u32,
             count: (self.batch.len() - first) as u32,
             queue_id,

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use ferromq_protocol::code::response;
-use ferromq_protocol::{Encoding, FrameWriter, OwnedCommand};
+use ferromq_protocol::{Encoding, FrameWriter, Head, OwnedCommand};
 use ferromq_remoting::{Connection, Limits, Requests, Server, ServerConfig, Service};
 use parking_lot::Mutex;
 
@@ -24,6 +24,10 @@ pub const TELL_ALL: i32 = 9005;
 pub const PANIC: i32 = 9006;
 /// Answered with 20 KiB.
 pub const LARGE: i32 = 9007;
+/// The service holds its thread until the test lets go of [`Echo::hold`]; answered at the end of the turn.
+pub const HOLD: i32 = 9008;
+/// Answered at the end of the turn.
+pub const AT_TURNS_END: i32 = 9009;
 /// The service stops taking requests when its answers are this large.
 pub const LARGE_OUT: usize = 4 << 20;
 pub const WAIT: Duration = Duration::from_secs(10);
@@ -35,6 +39,10 @@ pub struct Echo {
     pub closed: AtomicUsize,
     pub largest_drain: AtomicUsize,
     pub after_answers: AtomicUsize,
+    pub hold: Mutex<()>,
+    /// Requests answered by each turn that answered any.
+    pub turns: Mutex<Vec<usize>>,
+    kept: Mutex<Vec<(Arc<Connection>, Head)>>,
     pub joined: Mutex<Vec<Arc<Connection>>>,
     pub runtime: Mutex<Option<tokio::runtime::Handle>>,
 }
@@ -78,6 +86,12 @@ impl Service for Echo {
                     }
                     FrameWriter::response(out, &head, response::SUCCESS).finish();
                 }
+                HOLD | AT_TURNS_END => {
+                    if head.code == HOLD {
+                        drop(self.hold.lock());
+                    }
+                    self.kept.lock().push((conn, head));
+                }
                 JOIN => {
                     self.joined.lock().push(conn.clone());
                     FrameWriter::response(out, &head, response::SUCCESS).finish();
@@ -88,7 +102,17 @@ impl Service for Echo {
         self.largest_drain.fetch_max(drain, Ordering::SeqCst);
     }
 
-    fn after_answer(&self) {
+    fn end_turn(&self) {
+        let kept = std::mem::take(&mut *self.kept.lock());
+        if !kept.is_empty() {
+            self.turns.lock().push(kept.len());
+        }
+        for (conn, head) in kept {
+            conn.push(|out| FrameWriter::response(out, &head, response::SUCCESS).finish()).expect("open");
+        }
+    }
+
+    fn after_answers(&self) {
         self.after_answers.fetch_add(1, Ordering::SeqCst);
     }
 
@@ -98,9 +122,13 @@ impl Service for Echo {
 }
 
 pub fn start(limits: Limits) -> (Server, Arc<Echo>, SocketAddr) {
+    start_with(2, limits)
+}
+
+pub fn start_with(reactors: usize, limits: Limits) -> (Server, Arc<Echo>, SocketAddr) {
     let service = Arc::new(Echo::default());
     let mut config = ServerConfig::new(vec!["127.0.0.1:0".parse().unwrap()]);
-    config.reactors = 2;
+    config.reactors = reactors;
     config.limits = limits;
     let server = Server::start(config, service.clone()).unwrap();
     let addr = server.local_addrs()[0];

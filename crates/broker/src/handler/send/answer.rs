@@ -25,6 +25,8 @@ const KEPT_BYTES: usize = 256 * 1024;
 #[derive(Clone, Copy)]
 pub(super) struct Waiting {
     pub head: Head,
+    /// Place of its connection in [`Sends::conns`].
+    pub conn: u32,
     /// The request's messages in the batch.
     pub first: u32,
     pub count: u32,
@@ -37,31 +39,31 @@ pub(super) struct Waiting {
 
 impl Sends {
     /// Appends what was added, and answers. Under SYNC_FLUSH the answers follow from the flush thread.
-    pub fn finish(&mut self, broker: &Shared, conn: &Arc<Connection>, out: &mut Vec<u8>) {
+    pub fn finish(&mut self, broker: &Shared) {
         if self.waiting.is_empty() {
             return;
         }
+        self.begin();
         let constants = &broker.send;
         match broker.store.append(&mut self.batch) {
             Err(error) => {
                 broker.stats.count_put_failed(self.batch.len() as u64);
                 let (code, remark) = failure(&error);
-                for waiting in &self.waiting {
+                push_answers(&self.waiting, &self.conns, |waiting, out| {
                     constants.refuse(&waiting.head, code, &remark, out);
-                }
+                });
             }
-            Ok(()) if broker.store.is_sync_flush() => self.answer_when_durable(broker, conn, out),
-            Ok(()) => {
-                for waiting in &self.waiting {
-                    constants.accept(waiting, self.batch.results(), &self.uniq_keys, response::SUCCESS, out);
-                }
-            }
+            Ok(()) if broker.store.is_sync_flush() => self.answer_when_durable(broker),
+            Ok(()) => push_answers(&self.waiting, &self.conns, |waiting, out| {
+                constants.accept(waiting, self.batch.results(), &self.uniq_keys, response::SUCCESS, out);
+            }),
         }
         let results = self.batch.results();
         broker.stats.count_put(results.len() as u64, results.iter().map(|message| u64::from(message.size)).sum());
         self.clear();
         if self.waiting.capacity() > KEPT_ENTRIES {
             self.waiting.shrink_to(KEPT_ENTRIES);
+            self.conns.shrink_to(KEPT_ENTRIES);
         }
         for buffer in [&mut self.uniq_keys, &mut self.received, &mut self.stored] {
             buffer.clear();
@@ -71,41 +73,42 @@ impl Sends {
         }
     }
 
-    fn answer_when_durable(&mut self, broker: &Shared, conn: &Arc<Connection>, out: &mut Vec<u8>) {
+    fn answer_when_durable(&mut self, broker: &Shared) {
         let constants = &broker.send;
-        let mut parked = Vec::with_capacity(self.waiting.len());
-        for waiting in &self.waiting {
-            if waiting.no_wait {
-                constants.accept(waiting, self.batch.results(), &self.uniq_keys, response::SUCCESS, out);
-            } else if !waiting.head.is_oneway() {
-                parked.push(*waiting);
-            }
-        }
+        let (at_once, parked): (Vec<Waiting>, Vec<Waiting>) =
+            self.waiting.iter().partition(|waiting| waiting.no_wait || waiting.head.is_oneway());
+        push_answers(&at_once, &self.conns, |waiting, out| {
+            constants.accept(waiting, self.batch.results(), &self.uniq_keys, response::SUCCESS, out);
+        });
         if parked.is_empty() {
             return;
         }
         let results: Vec<Appended> = self.batch.results().to_vec();
         let uniq_keys = self.uniq_keys.clone();
-        let conn = Arc::clone(conn);
+        let conns = self.conns.clone();
         let constants = Arc::clone(constants);
         let answer = move |durability: Durability| {
-            // A push fails when the client has gone or reads nothing: it learns the outcome by sending again.
-            let _ = conn.push(|out| {
-                for waiting in &parked {
-                    let code = match durability {
-                        Durability::Durable => response::SUCCESS,
-                        Durability::TimedOut => response::FLUSH_DISK_TIMEOUT,
-                        Durability::Failed => {
-                            let remark = "the disk refused to sync, the broker takes no more messages: see its log";
-                            constants.refuse(&waiting.head, response::SERVICE_NOT_AVAILABLE, remark, out);
-                            continue;
-                        }
-                    };
-                    constants.accept(waiting, &results, &uniq_keys, code, out);
-                }
+            push_answers(&parked, &conns, |waiting, out| {
+                let code = match durability {
+                    Durability::Durable => response::SUCCESS,
+                    Durability::TimedOut => response::FLUSH_DISK_TIMEOUT,
+                    Durability::Failed => {
+                        let remark = "the disk refused to sync, the broker takes no more messages: see its log";
+                        return constants.refuse(&waiting.head, response::SERVICE_NOT_AVAILABLE, remark, out);
+                    }
+                };
+                constants.accept(waiting, &results, &uniq_keys, code, out);
             });
         };
         broker.store.when_durable(self.batch.end_position(), Box::new(answer));
+    }
+}
+
+/// Pushes the answers that `write` makes, those of one connection together.
+fn push_answers(waiting: &[Waiting], conns: &[Arc<Connection>], write: impl Fn(&Waiting, &mut Vec<u8>)) {
+    for of_one in waiting.chunk_by(|a, b| a.conn == b.conn) {
+        // A push fails when the client has gone or reads nothing: it learns the outcome by sending again.
+        let _ = conns[of_one[0].conn as usize].push(|out| of_one.iter().for_each(|waiting| write(waiting, out)));
     }
 }
 

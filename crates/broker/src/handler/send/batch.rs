@@ -45,29 +45,38 @@ impl Sends {
         let whole = properties::rewrite(&self.received, &mut self.stored);
         refuse_other_kinds(broker, whole.kind)?;
 
-        // All or none: nothing joins the append batch before every message is known to be good.
-        for (at, inner) in record::batch(body).enumerate() {
-            let inner = inner.map_err(|e| Refusal::new(response::MESSAGE_ILLEGAL, e.to_string()))?;
-            refuse_other_kinds(broker, properties::look(inner.properties).kind)?;
-            if at >= MAX_INNER_MESSAGES {
-                let remark = format!("a batch holds at most {MAX_INNER_MESSAGES} messages");
-                return Err(Refusal::new(response::MESSAGE_ILLEGAL, remark));
-            }
-        }
+        // All or none: what joined the append batch leaves it again when a later message is no good.
         let first = self.batch.len();
-        let queue = queue_of(broker, call, target)?;
-        for inner in record::batch(body).flatten() {
-            let seen = properties::look(inner.properties);
-            let mut parts = parts(broker, call, header, target, inner.body, inner.properties, &seen);
-            parts.flag = inner.flag;
-            if let Err(reject) = self.batch.push(queue, &parts) {
-                self.batch.truncate(first);
-                return Err(rejected(broker, reject));
-            }
+        if let Err(refusal) = self.push_inner(broker, call, header, target) {
+            self.batch.truncate(first);
+            return Err(refusal);
         }
         let uniq_key = whole.uniq_key.map_or(&[][..], |range| &self.stored[range]);
         let uniq_key = push_key(&mut self.uniq_keys, uniq_key);
         self.wait(call, first, target.queue_id, whole.no_wait, uniq_key);
+        Ok(())
+    }
+
+    fn push_inner(
+        &mut self,
+        broker: &Shared,
+        call: &Call<'_>,
+        header: &SendHeader<'_>,
+        target: &Target,
+    ) -> Result<(), Refusal> {
+        let queue = queue_of(broker, call, target)?;
+        for (at, inner) in record::batch(call.request.body).enumerate() {
+            let inner = inner.map_err(|e| Refusal::new(response::MESSAGE_ILLEGAL, e.to_string()))?;
+            if at >= MAX_INNER_MESSAGES {
+                let remark = format!("a batch holds at most {MAX_INNER_MESSAGES} messages");
+                return Err(Refusal::new(response::MESSAGE_ILLEGAL, remark));
+            }
+            let seen = properties::look(inner.properties);
+            refuse_other_kinds(broker, seen.kind)?;
+            let mut parts = parts(broker, call, header, target, inner.body, inner.properties, &seen);
+            parts.flag = inner.flag;
+            self.batch.push(queue, &parts).map_err(|reject| rejected(broker, reject))?;
+        }
         Ok(())
     }
 }

@@ -1,0 +1,36 @@
+//! Turns: what a reactor does once for all sockets that were ready together.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod echo;
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::sync::atomic::Ordering;
+
+use ferromq_remoting::Limits;
+
+use crate::echo::*;
+
+#[test]
+fn sockets_that_are_ready_together_share_the_end_of_a_turn() {
+    let (_server, service, addr) = start_with(1, Limits::default());
+    let mut sockets: Vec<TcpStream> = (0..10).map(|_| connect(addr)).collect();
+    for socket in &mut sockets {
+        socket.write_all(&request(ECHO, 1, b"is watched from now on")).unwrap();
+        read_frame(socket);
+    }
+    let (first, others) = sockets.split_first_mut().unwrap();
+    let hold = service.hold.lock();
+    first.write_all(&request(HOLD, 2, b"")).unwrap();
+    eventually("the reactor is held", || service.served.load(Ordering::SeqCst) == 11);
+    for socket in others.iter_mut() {
+        socket.write_all(&request(AT_TURNS_END, 3, b"")).unwrap();
+    }
+    drop(hold);
+    assert_eq!(read_frame(first).head().opaque, 2);
+    for socket in others.iter_mut() {
+        assert_eq!(read_frame(socket).head().opaque, 3);
+    }
+    assert_eq!(*service.turns.lock(), [1, 9]);
+}
