@@ -12,6 +12,7 @@ use ferromq_protocol::{java, properties, topic};
 use crate::commit_log::Segment;
 use crate::dispatch::Item;
 use crate::error::{AppendError, Reject};
+use crate::failure::is_out_of_space;
 use crate::index;
 use crate::queue::Queue;
 use crate::store::Inner;
@@ -253,12 +254,15 @@ impl Inner {
                 tail.segment = Some(Arc::clone(&segment));
                 batch.place(tail.position, segment, |position| self.log.segment_for_append(position))
             })
-            .map_err(|error| self.no_segment(&error))?;
+            .map_err(|error| self.no_space("making the next commit log file", &error))?;
         let end = batch.assign(now);
         if let Err(error) = batch.write() {
             batch.unassign();
-            let reason = format!("writing to the commit log failed: {error}; restart the broker when the disk is well");
-            return Err(AppendError::ReadOnly { reason: self.failure.set(reason) });
+            return Err(if is_out_of_space(&error) {
+                self.no_space("writing to the commit log", &error)
+            } else {
+                AppendError::ReadOnly { reason: self.fail("writing to the commit log", &error) }
+            });
         }
         tail.position = end;
         tail.segment = batch.runs.last().map(|run| Arc::clone(&run.segment));
@@ -287,17 +291,16 @@ impl Inner {
             self.background.want_segment();
         }
         self.background.log_reached(end);
-        if self.is_sync_flush() {
-            self.flusher.wake();
-        }
+        self.flusher.wake();
         Ok(())
     }
 
-    fn no_segment(&self, error: &std::io::Error) -> AppendError {
+    /// Nothing was stored, and the next append tries again.
+    fn no_space(&self, what: &str, error: &std::io::Error) -> AppendError {
         let reason = format!(
-            "the next commit log file of {} bytes cannot be made: {error}; free space on the volume of {}",
+            "{what} failed: {error}; free space on the volume of {} (the next file takes {} bytes), writes are accepted again then",
+            self.config.root.display(),
             self.config.mapped_file_size_commit_log,
-            self.config.root.display()
         );
         tracing::error!("{reason}");
         AppendError::DiskFull { reason }

@@ -1,5 +1,6 @@
-//! The thread for everything that can wait (`store-prepare`): the next log file, consume queues to their files, the
-//! checkpoint, free space, waiters whose time is over.
+//! The threads for everything that can wait. `store-prepare` never waits for a sync of a file: the next log file, free
+//! space, dispatch that a caller left. `store-checkpoint` may: consume queues to their files, the checkpoint, and
+//! forcing both and the index to the disk.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,17 +17,53 @@ use crate::store::Inner;
 
 /// How often free space is looked at.
 const SPACE_PERIOD: Duration = Duration::from_secs(1);
-/// Longest sleep.
-const MAX_SLEEP: Duration = Duration::from_secs(1);
 /// A checkpoint is written whenever the log has grown by this.
 const CHECKPOINT_BYTES: u64 = 64 << 20;
 
-/// Signals to the background thread.
+/// Wakes one thread.
+#[derive(Default)]
+struct Bell {
+    state: Mutex<BellState>,
+    condition: Condvar,
+}
+
+#[derive(Default)]
+struct BellState {
+    rung: bool,
+    stop: bool,
+}
+
+impl Bell {
+    fn ring(&self) {
+        self.state.lock().rung = true;
+        self.condition.notify_one();
+    }
+
+    fn stop(&self) {
+        self.state.lock().stop = true;
+        self.condition.notify_one();
+    }
+
+    /// Sleeps until `end` or until it is rung; `true` when the thread is to end.
+    fn wait(&self, end: Instant) -> bool {
+        let mut state = self.state.lock();
+        while !state.stop && !state.rung {
+            if self.condition.wait_until(&mut state, end).timed_out() {
+                break;
+            }
+        }
+        state.rung = false;
+        state.stop
+    }
+}
+
+/// Signals to the two threads.
 #[derive(Default)]
 pub(crate) struct Background {
-    state: Mutex<bool>,
-    condition: Condvar,
+    prepare: Bell,
     segment_wanted: AtomicBool,
+    dispatch_wanted: AtomicBool,
+    checkpoint: Bell,
     checkpoint_wanted: AtomicBool,
     /// Position in the log at which a checkpoint is due whatever the time.
     checkpoint_due: AtomicU64,
@@ -36,16 +73,21 @@ impl Background {
     /// Asks for the next log file.
     pub fn want_segment(&self) {
         if !self.segment_wanted.swap(true, Ordering::Relaxed) {
-            let _state = self.state.lock();
-            self.condition.notify_one();
+            self.prepare.ring();
+        }
+    }
+
+    /// Leaves dispatch to a thread of the store.
+    pub fn want_dispatch(&self) {
+        if !self.dispatch_wanted.swap(true, Ordering::Relaxed) {
+            self.prepare.ring();
         }
     }
 
     /// Asks for a checkpoint if the log has grown enough: it bounds what a restart has to read.
     pub fn log_reached(&self, end: u64) {
         if end >= self.checkpoint_due.load(Ordering::Relaxed) && !self.checkpoint_wanted.swap(true, Ordering::Relaxed) {
-            let _state = self.state.lock();
-            self.condition.notify_one();
+            self.checkpoint.ring();
         }
     }
 
@@ -56,8 +98,8 @@ impl Background {
     }
 
     pub fn stop(&self) {
-        *self.state.lock() = true;
-        self.condition.notify_one();
+        self.prepare.stop();
+        self.checkpoint.stop();
     }
 }
 
@@ -72,42 +114,43 @@ pub(crate) struct Progress {
 }
 
 impl Inner {
-    /// The background thread's life.
-    pub fn run_background(&self) {
-        let write_every = Duration::from_millis(self.config.flush_interval_consume_queue.max(10));
-        let sync_every = Duration::from_millis(self.config.durable_checkpoint_interval.max(10));
-        let now = Instant::now();
-        let (mut write_at, mut sync_at, mut space_at) = (now + write_every, now + sync_every, now);
-        let mut prepare_again_at = None;
+    /// The preparing thread's life.
+    pub fn run_prepare(&self) {
+        let mut space_at = Instant::now();
+        let mut is_segment_missing = false;
         loop {
-            let now = Instant::now();
-            if now >= space_at {
-                space_at = now + SPACE_PERIOD;
+            if self.background.dispatch_wanted.swap(false, Ordering::Relaxed) {
+                self.dispatch_for_others();
+            }
+            let mut wanted = self.background.segment_wanted.swap(false, Ordering::Relaxed);
+            if Instant::now() >= space_at {
+                space_at = Instant::now() + SPACE_PERIOD;
                 self.check_space();
+                // What could not be made is tried again.
+                wanted |= is_segment_missing;
             }
-            let wanted = self.background.segment_wanted.swap(false, Ordering::Relaxed);
-            if wanted || prepare_again_at.is_some_and(|at| now >= at) {
-                prepare_again_at = (!self.prepare_segment()).then(|| now + SPACE_PERIOD);
+            if wanted {
+                is_segment_missing = !self.prepare_segment();
             }
-            if self.is_sync_flush() {
-                self.flusher.expire(now);
-            }
-            if now >= sync_at {
-                (sync_at, write_at) = (now + sync_every, now + write_every);
-                self.checkpoint(true);
-            } else if now >= write_at || self.background.checkpoint_wanted.load(Ordering::Relaxed) {
-                write_at = now + write_every;
-                self.checkpoint(false);
-            }
-            let sleep = write_at.saturating_duration_since(Instant::now()).min(MAX_SLEEP);
-            let mut stop = self.background.state.lock();
-            let wanted = [&self.background.segment_wanted, &self.background.checkpoint_wanted];
-            if !*stop && !wanted.iter().any(|wanted| wanted.load(Ordering::Relaxed)) {
-                self.background.condition.wait_for(&mut stop, sleep);
-            }
-            if *stop {
+            if self.background.prepare.wait(space_at) {
                 return;
             }
+        }
+    }
+
+    /// The checkpoint thread's life.
+    pub fn run_checkpoint(&self) {
+        let write_every = Duration::from_millis(self.config.flush_interval_consume_queue.max(10));
+        let sync_every = Duration::from_millis(self.config.durable_checkpoint_interval.max(10));
+        let (mut write_at, mut sync_at) = (Instant::now() + write_every, Instant::now() + sync_every);
+        while !self.background.checkpoint.wait(write_at) {
+            let now = Instant::now();
+            let durable = now >= sync_at;
+            if durable {
+                sync_at = now + sync_every;
+            }
+            write_at = now + write_every;
+            self.checkpoint(durable);
         }
     }
 
@@ -129,9 +172,7 @@ impl Inner {
             return;
         }
         if let Err(error) = self.try_checkpoint(durable) {
-            self.failure.set(format!(
-                "writing consume queues or checkpoint failed: {error}; restart the broker when the disk is well"
-            ));
+            self.fail("writing consume queues or checkpoint", &error);
         }
     }
 

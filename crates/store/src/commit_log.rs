@@ -66,6 +66,8 @@ pub(crate) struct CommitLog {
     /// The append lock.
     pub tail: Mutex<Tail>,
     prepared: Mutex<Option<Arc<Segment>>>,
+    /// Held during a sync: one at a time, and none after the first that failed.
+    sync_failed: Mutex<bool>,
     /// Start of the newest file that was asked for with [`CommitLog::wants_preparation`].
     asked_for: AtomicU64,
     end: AtomicU64,
@@ -115,6 +117,7 @@ impl CommitLog {
             segments: RwLock::new(segments),
             tail: Mutex::default(),
             prepared: Mutex::default(),
+            sync_failed: Mutex::new(false),
             asked_for: AtomicU64::new(0),
             end: AtomicU64::new(0),
             flushed: AtomicU64::new(0),
@@ -240,9 +243,19 @@ impl CommitLog {
         Ok(())
     }
 
-    /// Forces everything written so far to the disk and returns the new flushed position. After an error the position
-    /// must not be believed any more: the kernel may have dropped what it could not write.
+    /// Forces everything written so far to the disk and returns the new flushed position. After an error no sync
+    /// succeeds any more: the kernel may have dropped what it could not write, and tells each opened file only once.
     pub fn sync(&self) -> io::Result<u64> {
+        let mut has_failed = self.sync_failed.lock();
+        if *has_failed {
+            return Err(io::Error::other("an earlier sync has failed"));
+        }
+        let synced = self.sync_files();
+        *has_failed = synced.is_err();
+        synced
+    }
+
+    fn sync_files(&self) -> io::Result<u64> {
         let from = self.flushed();
         // The end is published after its timestamp, so this order never claims too much.
         let end = self.end();

@@ -22,6 +22,8 @@ use crate::store::Inner;
 const MAX_PENDING: usize = 131_072;
 /// Records taken from the log at once.
 const READ_BACK: usize = 1024;
+/// Most messages a caller dispatches for itself and others; what is left is for a thread of the store.
+const MAX_PER_CALL: usize = 8192;
 
 /// A message that became visible to consumers.
 pub struct Arrival<'a> {
@@ -101,11 +103,12 @@ pub(crate) struct Dispatcher {
 impl Inner {
     /// See [`crate::Store::dispatch`].
     pub fn dispatch(&self) {
+        let mut budget = MAX_PER_CALL;
         loop {
             // What this thread has published is seen by the holder after it lets go, if the lock looks taken.
             fence(Ordering::SeqCst);
             let Some(mut dispatcher) = self.dispatcher.try_lock() else { return };
-            self.drain(&mut dispatcher);
+            self.drain(&mut dispatcher, &mut budget);
             let position = dispatcher.position;
             self.dispatched.store(position, Ordering::Release);
             drop(dispatcher);
@@ -114,13 +117,16 @@ impl Inner {
             if position >= self.visible() || self.failure.is_set() {
                 return;
             }
+            if budget == 0 {
+                return self.background.want_dispatch();
+            }
         }
     }
 
     /// Waits for the lock and dispatches what may be; for threads of the store.
     pub fn dispatch_now(&self) {
         let mut dispatcher = self.dispatcher.lock();
-        self.drain(&mut dispatcher);
+        self.drain(&mut dispatcher, &mut { usize::MAX });
         self.dispatched.store(dispatcher.position, Ordering::Release);
         drop(dispatcher);
         self.dispatch_for_others();
@@ -134,16 +140,16 @@ impl Inner {
         }
     }
 
-    /// Dispatches up to the visible position.
-    fn drain(&self, d: &mut Dispatcher) {
-        loop {
+    /// Dispatches up to the visible position, at most `budget` messages.
+    fn drain(&self, d: &mut Dispatcher, budget: &mut usize) {
+        while *budget > 0 {
             if d.head == d.items.len() && !self.refill(d) {
                 return;
             }
             let limit = self.visible();
             let before = d.head;
-            while d.items.get(d.head).is_some_and(|item| item.end() <= limit) {
-                self.dispatch_run(d, limit);
+            while *budget > 0 && d.items.get(d.head).is_some_and(|item| item.end() <= limit) {
+                *budget -= self.dispatch_run(d, limit, *budget);
             }
             if d.head == before {
                 return;
@@ -151,11 +157,11 @@ impl Inner {
         }
     }
 
-    /// Dispatches the next items of one queue.
-    fn dispatch_run(&self, d: &mut Dispatcher, limit: u64) {
+    /// Dispatches the next items of one queue, at most `max`; how many.
+    fn dispatch_run(&self, d: &mut Dispatcher, limit: u64, max: usize) -> usize {
         let run = &d.items[d.head..];
         let queue = Arc::clone(&run[0].queue);
-        let len = run.iter().take_while(|i| Arc::ptr_eq(&i.queue, &queue) && i.end() <= limit).count();
+        let len = run.iter().take(max).take_while(|i| Arc::ptr_eq(&i.queue, &queue) && i.end() <= limit).count();
         let run = &d.items[d.head..d.head + len];
         let before = queue.max_offset();
         let in_queue = || run.iter().filter(|item| item.in_queue);
@@ -166,9 +172,7 @@ impl Inner {
             }
             if let Err(error) = written {
                 let place = format!("{}/{}", queue.topic(), queue.id());
-                self.failure.set(format!(
-                    "writing to the consume queue {place} failed: {error}; restart the broker when the disk is well"
-                ));
+                self.fail(&format!("writing to the consume queue {place}"), &error);
             }
             d.entries += queue.max_offset() - before;
         }
@@ -195,6 +199,7 @@ impl Inner {
             }
         }
         d.head += len;
+        len
     }
 
     /// Takes the next items from the list, or from the log after an overflow.
@@ -224,7 +229,7 @@ impl Inner {
             let segment = self.log.segment(position);
             let Some((segment, bytes)) = segment.as_ref().and_then(|s| Some((s, s.bytes_from(position, limit)?)))
             else {
-                self.failure.set(format!("the commit log cannot be read back at {position}; restart the broker"));
+                self.fail(&format!("reading the commit log back at {position}"), &"no file holds it");
                 break;
             };
             match record::read(bytes) {
@@ -234,7 +239,7 @@ impl Inner {
                 }
                 Entry::Blank => position = segment.end(),
                 Entry::Invalid(damage) => {
-                    self.failure.set(format!("the commit log cannot be read back at {position}: {damage}"));
+                    self.fail(&format!("reading the commit log back at {position}"), &damage);
                     break;
                 }
             }
@@ -301,7 +306,7 @@ impl Inner {
         d.items.clear();
         d.items.push(item);
         (d.head, d.hash_head) = (0, 0);
-        self.dispatch_run(d, u64::MAX);
+        self.dispatch_run(d, u64::MAX, 1);
         d.items.clear();
         d.head = 0;
         true

@@ -116,6 +116,8 @@ struct Plan {
     good: u64,
     fault: Fault,
     once: bool,
+    /// Only under a folder or file of this name.
+    only: Option<&'static str>,
 }
 
 #[derive(Debug, Default)]
@@ -134,12 +136,17 @@ impl Faults {
 
     /// `good` operations succeed, all after them meet the fault until it is healed.
     pub fn inject(&self, operation: Operation, good: u64, fault: Fault) {
-        self.state.lock().plans[operation as usize] = Some(Plan { good, fault, once: false });
+        self.state.lock().plans[operation as usize] = Some(Plan { good, fault, once: false, only: None });
+    }
+
+    /// The same, counting and hitting only operations on a file that is or lies in something of this name.
+    pub fn inject_in(&self, name: &'static str, operation: Operation, good: u64, fault: Fault) {
+        self.state.lock().plans[operation as usize] = Some(Plan { good, fault, once: false, only: Some(name) });
     }
 
     /// `good` operations succeed, the next meets the fault, and those after it succeed again.
     pub fn inject_once(&self, operation: Operation, good: u64, fault: Fault) {
-        self.state.lock().plans[operation as usize] = Some(Plan { good, fault, once: true });
+        self.state.lock().plans[operation as usize] = Some(Plan { good, fault, once: true, only: None });
     }
 
     /// Ends the fault of an operation; what hangs goes on.
@@ -166,11 +173,14 @@ impl Faults {
     }
 
     /// Lets an operation pass, or not.
-    pub(crate) fn pass(&self, operation: Operation) -> io::Result<()> {
+    pub(crate) fn pass(&self, operation: Operation, path: &Path) -> io::Result<()> {
         let n = operation as usize;
         let mut state = self.state.lock();
         state.counts[n] += 1;
         let Some(plan) = &mut state.plans[n] else { return Ok(()) };
+        if plan.only.is_some_and(|name| path.iter().all(|part| part != name)) {
+            return Ok(());
+        }
         if plan.good > 0 {
             plan.good -= 1;
             return Ok(());
@@ -239,18 +249,20 @@ mod tests {
 
     #[test]
     fn a_fault_hits_the_operation_it_is_meant_for_until_it_is_healed() {
-        let faults = Faults::default();
+        let (faults, path) = (Faults::default(), Path::new("a/b"));
         faults.inject(Operation::Write, 1, Fault::NoSpace);
         faults.inject_once(Operation::Sync, 0, Fault::Io);
-        assert!(faults.pass(Operation::Write).is_ok());
+        assert!(faults.pass(Operation::Write, path).is_ok());
         for _ in 0..2 {
-            let error = faults.pass(Operation::Write).unwrap_err();
+            let error = faults.pass(Operation::Write, path).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::StorageFull);
         }
-        assert!(faults.pass(Operation::Sync).is_err() && faults.pass(Operation::Sync).is_ok());
+        assert!(faults.pass(Operation::Sync, path).is_err() && faults.pass(Operation::Sync, path).is_ok());
         faults.heal(Operation::Write);
-        assert!(faults.pass(Operation::Write).is_ok());
+        assert!(faults.pass(Operation::Write, path).is_ok());
         assert_eq!((faults.count(Operation::Write), faults.count(Operation::Sync)), (4, 2));
+        faults.inject_in("a", Operation::Write, 0, Fault::Io);
+        assert!(faults.pass(Operation::Write, path).is_err() && faults.pass(Operation::Write, Path::new("b")).is_ok());
     }
 
     #[test]
@@ -260,13 +272,13 @@ mod tests {
         let (tell, told) = std::sync::mpsc::sync_channel(1);
         let stalled = Arc::clone(&faults);
         let thread = std::thread::spawn(move || {
-            stalled.pass(Operation::Sync).unwrap();
+            stalled.pass(Operation::Sync, Path::new("a")).unwrap();
             tell.send(()).unwrap();
         });
         while faults.count(Operation::Sync) == 0 {
             std::thread::yield_now();
         }
-        faults.pass(Operation::Sync).unwrap();
+        faults.pass(Operation::Sync, Path::new("a")).unwrap();
         assert!(told.try_recv().is_err());
         faults.heal(Operation::Sync);
         told.recv().unwrap();

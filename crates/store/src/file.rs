@@ -15,8 +15,8 @@ use crate::faults::{Event, Faults, Operation};
 /// What tests do to the disk; `None` outside of tests.
 pub(crate) type MaybeFaults<'a> = Option<&'a Arc<Faults>>;
 
-fn pass(faults: MaybeFaults<'_>, operation: Operation) -> io::Result<()> {
-    faults.map_or(Ok(()), |faults| faults.pass(operation))
+fn pass(faults: MaybeFaults<'_>, operation: Operation, path: &Path) -> io::Result<()> {
+    faults.map_or(Ok(()), |faults| faults.pass(operation, path))
 }
 
 fn record(faults: MaybeFaults<'_>, event: impl FnOnce() -> Event) -> io::Result<()> {
@@ -46,7 +46,7 @@ impl DataFile {
     /// could not be allocated is removed again.
     pub fn create_allocated(path: &Path, len: u64, faults: MaybeFaults<'_>) -> io::Result<DataFile> {
         let file = Self::create(path, faults)?;
-        let allocated = pass(faults, Operation::Allocate);
+        let allocated = pass(faults, Operation::Allocate, path);
         let allocated = allocated.and_then(|()| match fallocate(&file.file, FallocateFlags::empty(), 0, len) {
             // A file system without allocation: the length must be right all the same.
             Err(Errno::OPNOTSUPP) => file.file.set_len(len),
@@ -93,8 +93,8 @@ impl DataFile {
     }
 
     pub fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
-        self.pass(Operation::Write)?;
-        self.file.write_all_at(bytes, at)?;
+        let written = self.pass(Operation::Write).and_then(|()| self.file.write_all_at(bytes, at));
+        written.map_err(|error| self.named(error))?;
         self.record(|path| Event::Write { path, at, bytes: bytes.to_vec() })
     }
 
@@ -104,8 +104,8 @@ impl DataFile {
 
     pub fn sync(&self) -> io::Result<()> {
         let covers = covers(self.faults.as_ref());
-        self.pass(Operation::Sync)?;
-        self.file.sync_data()?;
+        let synced = self.pass(Operation::Sync).and_then(|()| self.file.sync_data());
+        synced.map_err(|error| self.named(error))?;
         self.record(|path| Event::Sync { path, covers })
     }
 
@@ -121,8 +121,13 @@ impl DataFile {
         self.sync()
     }
 
+    /// The error with the file's name.
+    fn named(&self, error: io::Error) -> io::Error {
+        io::Error::new(error.kind(), format!("{}: {error}", self.path.display()))
+    }
+
     fn pass(&self, operation: Operation) -> io::Result<()> {
-        pass(self.faults.as_ref(), operation)
+        pass(self.faults.as_ref(), operation, &self.path)
     }
 
     fn record(&self, event: impl FnOnce(PathBuf) -> Event) -> io::Result<()> {
@@ -195,7 +200,7 @@ impl DataFile {
 /// Makes the entries of a folder durable.
 pub(crate) fn sync_dir(dir: &Path, faults: MaybeFaults<'_>) -> io::Result<()> {
     let covers = covers(faults);
-    pass(faults, Operation::Sync)?;
+    pass(faults, Operation::Sync, dir)?;
     File::open(dir)?.sync_all()?;
     record(faults, || Event::SyncFolder { path: dir.to_owned(), covers })
 }
@@ -203,7 +208,7 @@ pub(crate) fn sync_dir(dir: &Path, faults: MaybeFaults<'_>) -> io::Result<()> {
 /// Makes everything on the volume of `dir` durable.
 pub(crate) fn sync_volume(dir: &Path, faults: MaybeFaults<'_>) -> io::Result<()> {
     let covers = covers(faults);
-    pass(faults, Operation::Sync)?;
+    pass(faults, Operation::Sync, dir)?;
     rustix::fs::syncfs(File::open(dir)?)?;
     record(faults, || Event::SyncVolume { covers })
 }

@@ -1,9 +1,11 @@
-//! The flush thread (`store-flush`): forces the log to the disk, and lets those know who wait for it.
+//! Forcing the log to the disk (thread `store-flush`), and letting those know who wait for it; and telling those whose
+//! time is over (thread `store-expire`, which never touches the disk, so that a disk that hangs does not delay it).
 //!
-//! ASYNC_FLUSH: every flush interval while there is something new. SYNC_FLUSH: group commit; as long as one sync runs
-//! the next ones gather, and one sync serves them all. After a sync the messages are shown to consumers, then the
-//! waiters are called, in the order of their positions. The first failed sync is the last: nothing is acknowledged
-//! after it, because the kernel may have dropped the pages it could not write.
+//! ASYNC_FLUSH: a sync begins a fifth of the flush interval after the first message it covers, so that four fifths are
+//! left for the disk. SYNC_FLUSH: group commit; as long as one sync runs the next ones gather, and one sync serves
+//! them all. After a sync the messages are shown to consumers, then the waiters are called, in the order of their
+//! positions. The first failed sync is the last: nothing is acknowledged after it, because the kernel may have dropped
+//! the pages it could not write.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,11 +18,13 @@ use crate::store::Inner;
 
 /// Most waiters; one more is told at once that it takes too long.
 const MAX_WAITERS: usize = 1_000_000;
+/// Part of the flush interval for which ASYNC_FLUSH messages gather.
+const GATHER_PART: u32 = 5;
 
 /// Whether a position reached the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
-    /// It is on the disk.
+    /// It is on the disk, and consumers can see it.
     Durable,
     /// It did not get there within `syncFlushTimeout`; it may still.
     TimedOut,
@@ -34,12 +38,13 @@ struct Waiter {
     call: Box<dyn FnOnce(Durability) + Send>,
 }
 
-/// Who waits for the disk, and how the flush thread is woken.
+/// Who waits for the disk, and how the threads are woken.
 #[derive(Default)]
 pub(crate) struct Flusher {
     state: Mutex<State>,
-    condition: Condvar,
+    work: Condvar,
     parked: AtomicBool,
+    deadlines: Condvar,
 }
 
 #[derive(Default)]
@@ -47,22 +52,26 @@ struct State {
     /// By position.
     waiters: VecDeque<Waiter>,
     stop: bool,
+    /// The expiring thread sleeps until a waiter comes.
+    expiry_parked: bool,
+    /// The flush thread has ended: nobody waits any more.
+    ended: bool,
 }
 
 impl Flusher {
-    /// Lets the flush thread look again, if it sleeps.
+    /// Lets the flush thread look again, if it sleeps because there was nothing to do.
     pub fn wake(&self) {
         // Pairs with the fence of the flush thread: it sees the new end of the log, or this sees that it is parked.
         fence(Ordering::SeqCst);
         if self.parked.load(Ordering::Relaxed) {
             let _state = self.state.lock();
-            self.condition.notify_one();
+            self.work.notify_one();
         }
     }
 
     pub fn stop(&self) {
         self.state.lock().stop = true;
-        self.condition.notify_one();
+        self.work.notify_one();
     }
 
     /// Waiters up to `position`, or all.
@@ -72,19 +81,33 @@ impl Flusher {
         waiters.drain(..n).collect()
     }
 
-    /// Tells those whose time is over. Called by the background thread, because the flush thread may hang in a sync.
-    pub fn expire(&self, now: Instant) {
-        let expired = {
-            let waiters = &mut self.state.lock().waiters;
-            if waiters.iter().all(|w| w.deadline > now) {
-                return;
+    fn refuse_all(&self) {
+        self.take(None).into_iter().for_each(|w| (w.call)(Durability::Failed));
+    }
+
+    /// The expiring thread's life.
+    pub fn run_expire(&self) {
+        let mut state = self.state.lock();
+        while !state.ended {
+            let Some(next) = state.waiters.iter().map(|w| w.deadline).min() else {
+                state.expiry_parked = true;
+                self.deadlines.wait(&mut state);
+                state.expiry_parked = false;
+                continue;
+            };
+            let now = Instant::now();
+            if next > now {
+                // Waiters that come meanwhile have later deadlines.
+                self.deadlines.wait_for(&mut state, next - now);
+                continue;
             }
             let (late, waiting): (VecDeque<_>, _) =
-                std::mem::take(waiters).into_iter().partition(|w| w.deadline <= now);
-            *waiters = waiting;
-            late
-        };
-        expired.into_iter().for_each(|w| (w.call)(Durability::TimedOut));
+                std::mem::take(&mut state.waiters).into_iter().partition(|w| w.deadline <= now);
+            state.waiters = waiting;
+            drop(state);
+            late.into_iter().for_each(|w| (w.call)(Durability::TimedOut));
+            state = self.state.lock();
+        }
     }
 }
 
@@ -93,8 +116,10 @@ impl Inner {
     pub fn when_durable(&self, position: u64, call: Box<dyn FnOnce(Durability) + Send>) {
         let verdict = {
             let mut state = self.flusher.state.lock();
-            // Under the lock: the flush thread takes the waiters after it has moved the position or the failure.
-            if self.log.flushed() >= position {
+            // Under the lock: the flush thread takes the waiters after it has moved the position or the failure. With
+            // SYNC_FLUSH what is dispatched is on the disk, and what is acknowledged can be read.
+            let done = if self.is_sync_flush() { self.dispatched.load(Ordering::Acquire) } else { self.log.flushed() };
+            if done >= position {
                 Durability::Durable
             } else if self.failure.is_set() || state.stop {
                 Durability::Failed
@@ -104,7 +129,10 @@ impl Inner {
                 let deadline = Instant::now() + Duration::from_millis(self.config.sync_flush_timeout);
                 let at = state.waiters.partition_point(|w| w.position <= position);
                 state.waiters.insert(at, Waiter { position, deadline, call });
-                self.flusher.condition.notify_one();
+                self.flusher.work.notify_one();
+                if state.expiry_parked {
+                    self.flusher.deadlines.notify_one();
+                }
                 return;
             }
         };
@@ -113,19 +141,19 @@ impl Inner {
 
     /// The flush thread's life.
     pub fn run_flush(self: &Arc<Self>) {
-        loop {
-            let stop = self.wait_for_flush();
+        while !self.wait_for_flush() {
             self.flush_once();
-            if stop {
-                return self.flusher.take(None).into_iter().for_each(|w| (w.call)(Durability::Failed));
-            }
         }
+        self.flush_once();
+        self.flusher.refuse_all();
+        self.flusher.state.lock().ended = true;
+        self.flusher.deadlines.notify_one();
     }
 
     /// One sync and what follows from it.
-    pub fn flush_once(&self) {
+    fn flush_once(&self) {
         if self.failure.is_set() {
-            return self.flusher.take(None).into_iter().for_each(|w| (w.call)(Durability::Failed));
+            return self.flusher.refuse_all();
         }
         match self.log.sync() {
             Ok(position) => {
@@ -135,33 +163,36 @@ impl Inner {
                 self.flusher.take(Some(position)).into_iter().for_each(|w| (w.call)(Durability::Durable));
             }
             Err(error) => {
-                self.failure.set(format!("forcing the commit log to the disk failed: {error}; what was acknowledged before is kept, restart the broker when the disk is well"));
-                self.flusher.take(None).into_iter().for_each(|w| (w.call)(Durability::Failed));
+                self.fail("forcing the commit log to the disk", &error);
+                self.flusher.refuse_all();
             }
         }
     }
 
     /// Sleeps until there is something to force to the disk; `true` when the store closes.
     fn wait_for_flush(&self) -> bool {
-        let interval = Duration::from_millis(self.config.flush_interval_commit_log.max(1));
         let mut state = self.flusher.state.lock();
-        if !self.is_sync_flush() {
-            if !state.stop {
-                self.flusher.condition.wait_for(&mut state, interval);
-            }
-            return state.stop;
-        }
-        loop {
+        while !state.stop {
             self.flusher.parked.store(true, Ordering::Relaxed);
             fence(Ordering::SeqCst);
             let work = !state.waiters.is_empty() || (self.log.end() > self.log.flushed() && !self.failure.is_set());
-            if !work && !state.stop {
-                self.flusher.condition.wait_for(&mut state, interval);
+            if !work {
+                self.flusher.work.wait(&mut state);
             }
             self.flusher.parked.store(false, Ordering::Relaxed);
-            if work || state.stop {
-                return state.stop;
+            if work {
+                if !self.is_sync_flush() {
+                    self.gather(&mut state);
+                }
+                break;
             }
         }
+        state.stop
+    }
+
+    /// Lets more messages come before they are forced to the disk together.
+    fn gather(&self, state: &mut parking_lot::MutexGuard<'_, State>) {
+        let end = Instant::now() + Duration::from_millis(self.config.flush_interval_commit_log) / GATHER_PART;
+        while !state.stop && !self.flusher.work.wait_until(state, end).timed_out() {}
     }
 }

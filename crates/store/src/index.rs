@@ -292,8 +292,7 @@ impl Index {
                 file::remove(&path, faults)?;
             }
         }
-        let last = Mutex::new(files.last().cloned());
-        let off = AtomicBool::new(!enabled);
+        let (last, off) = (Mutex::new(files.last().cloned()), AtomicBool::new(!enabled));
         Ok(Index { dir: dir.to_owned(), shape, faults: faults.cloned(), files: RwLock::new(files), last, off })
     }
 
@@ -389,7 +388,8 @@ impl Index {
 
     /// Forces the file in use to the disk; full ones are there already.
     pub fn sync(&self) -> io::Result<()> {
-        self.last.lock().clone().map_or(Ok(()), |file| file.file.sync_mapped())
+        let file = self.last.lock().clone();
+        file.map_or(Ok(()), |f| f.file.sync_mapped())
     }
 
     /// Removes all files: the log they point into is gone.

@@ -1,7 +1,7 @@
 //! The log store: commit log, consume queues, key index, in the byte formats of RocketMQ 5.5.
 //!
 //! The commit log is the only truth; queues and index are derived from it. Callers append under one lock
-//! (`append.rs`), whoever has time dispatches (`dispatch.rs`), two threads flush (`flush.rs`) and prepare
+//! (`append.rs`), whoever has time dispatches (`dispatch.rs`), threads flush (`flush.rs`), prepare and make checkpoints
 //! (`background.rs`). No async, no sockets, no request codes here. Bytes from the disk never panic.
 
 mod append;
@@ -11,6 +11,7 @@ mod commit_log;
 mod config;
 mod dispatch;
 mod error;
+mod failure;
 mod faults;
 mod fd_cache;
 mod file;

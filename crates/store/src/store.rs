@@ -14,6 +14,7 @@ use crate::commit_log::CommitLog;
 use crate::config::{FlushMode, StoreConfig};
 use crate::dispatch::{Arrival, Dispatcher, Pending};
 use crate::error::{AppendError, OpenError};
+use crate::failure::Failure;
 use crate::fd_cache::FdCache;
 use crate::file;
 use crate::flush::{Durability, Flusher};
@@ -32,29 +33,6 @@ pub(crate) type Listener = Arc<dyn Fn(&Arrival<'_>) + Send + Sync>;
 
 /// A topic's queues by number.
 type Queues = BTreeMap<u32, Arc<Queue>>;
-
-/// The first failed write or sync. Nothing is appended after it.
-#[derive(Default)]
-pub(crate) struct Failure {
-    is_set: AtomicBool,
-    reason: OnceLock<String>,
-}
-
-impl Failure {
-    /// Notes the failure, unless there was one; the reason that counts.
-    pub fn set(&self, reason: String) -> String {
-        let reason = self.reason.get_or_init(|| {
-            tracing::error!("the store is read-only from now on: {reason}");
-            reason
-        });
-        self.is_set.store(true, Ordering::SeqCst);
-        reason.clone()
-    }
-
-    pub fn is_set(&self) -> bool {
-        self.is_set.load(Ordering::SeqCst)
-    }
-}
 
 /// What the store's threads and callers share.
 pub(crate) struct Inner {
@@ -78,7 +56,7 @@ pub(crate) struct Inner {
     /// Distance from the end of the log within which data counts as recent, bytes.
     pub recent_bytes: u64,
     topics: RwLock<HashMap<Arc<str>, Queues>>,
-    closing: AtomicBool,
+    pub closing: AtomicBool,
 }
 
 impl Inner {
@@ -89,19 +67,6 @@ impl Inner {
 
     pub fn is_sync_flush(&self) -> bool {
         self.config.flush_disk_type == FlushMode::Sync
-    }
-
-    pub fn check_writeable(&self) -> Result<(), AppendError> {
-        if self.failure.is_set() {
-            return Err(AppendError::ReadOnly { reason: self.failure.reason.get().cloned().unwrap_or_default() });
-        }
-        if self.is_disk_full.load(Ordering::Acquire) {
-            return Err(AppendError::DiskFull { reason: self.disk_full.lock().clone().unwrap_or_default() });
-        }
-        if self.closing.load(Ordering::Acquire) {
-            return Err(AppendError::ShuttingDown);
-        }
-        Ok(())
     }
 
     pub fn queue(&self, topic: &str, id: u32) -> Arc<Queue> {
@@ -219,7 +184,11 @@ impl Store {
         store.inner.background.checkpoint_from(store.inner.log.end());
         store.inner.check_space();
         store.start("store-flush", |inner| inner.run_flush())?;
-        store.start("store-prepare", |inner| inner.run_background())?;
+        if store.is_sync_flush() {
+            store.start("store-expire", |inner| inner.flusher.run_expire())?;
+        }
+        store.start("store-prepare", |inner| inner.run_prepare())?;
+        store.start("store-checkpoint", |inner| inner.run_checkpoint())?;
         Ok(store)
     }
 
@@ -379,7 +348,7 @@ impl Store {
         self.inner.background.stop();
         for thread in self.threads.lock().drain(..) {
             if thread.join().is_err() {
-                self.inner.failure.set("a thread of the store has panicked".into());
+                self.inner.fail("a thread of the store", &"it panicked");
             }
         }
         self.inner.dispatch_now();

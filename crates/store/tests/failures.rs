@@ -50,7 +50,7 @@ fn after_a_failed_sync_nothing_is_acknowledged_but_reads_go_on() {
         while store.flushed_position() < store.max_physical_offset() {
             std::thread::yield_now();
         }
-        faults.inject(Operation::Sync, at, Fault::Io);
+        faults.inject_in("commitlog", Operation::Sync, at, Fault::Io);
         let queue = store.queue("T", 0);
         let (mut acknowledged, mut refused) = (0_u64, 0);
         for _ in 0..1000 {
@@ -199,4 +199,32 @@ fn a_recorded_run_is_replayed_to_any_power_cut() {
         assert!(all.len() >= expected, "{} of {expected} after {n} of {} events", all.len(), events.len());
         assert!(all.iter().zip(&acknowledged).all(|((_, body), (_, sent))| body == sent));
     }
+}
+
+#[test]
+fn a_full_disk_refuses_and_a_sync_that_failed_once_is_not_believed_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let faults = Arc::new(Faults::default());
+    let store = open(StoreConfig { faults: Some(Arc::clone(&faults)), ..config(dir.path()) });
+    send(&store, "T", 0, &[b"before"]).unwrap();
+    faults.inject_in("commitlog", Operation::Write, 0, Fault::NoSpace);
+    let error = send(&store, "T", 0, &[b"lost"]).unwrap_err();
+    assert!(matches!(&error, AppendError::DiskFull { reason } if reason.contains("free space")), "{error}");
+    faults.heal(Operation::Write);
+    send(&store, "T", 0, &[b"after"]).unwrap();
+    assert_eq!(read_all(&store, "T", 0), [(0, b"before".to_vec()), (1, b"after".to_vec())]);
+
+    faults.inject_once(Operation::Sync, 0, Fault::Io);
+    while store.write_error().is_none() {
+        std::thread::yield_now();
+    }
+    let (flushed, error) = (store.flushed_position(), store.write_error().unwrap().to_string());
+    assert!(
+        error.contains("Input/output error") && error.contains("mounted at") && error.contains("restart"),
+        "{error}"
+    );
+    // The kernel would say that all is well now.
+    store.checkpoint_now();
+    assert_eq!(store.flushed_position(), flushed);
+    assert_eq!(read_all(&store, "T", 0).len(), 2);
 }

@@ -1,0 +1,118 @@
+//! A disk that hangs: what waits for it and what does not, and how long data of ASYNC_FLUSH is at risk.
+#![allow(clippy::unwrap_used, reason = "a test says by panicking what is wrong")]
+
+mod common;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use common::{config, open, parts, read_all, send, sync_config};
+use ferromq_store::{AppendBatch, Durability, Fault, Faults, Operation, Store, StoreConfig};
+
+fn append(store: &Store, body: &[u8]) -> u64 {
+    let mut batch = AppendBatch::default();
+    batch.push(&store.queue("T", 0), &parts("T", 0, body, b"KEYS\x01k\x02")).unwrap();
+    store.append(&mut batch).unwrap();
+    batch.end_position()
+}
+
+fn wait(store: &Store, position: u64) -> mpsc::Receiver<Durability> {
+    let (tell, told) = mpsc::sync_channel(1);
+    store.when_durable(position, Box::new(move |durability| tell.send(durability).unwrap()));
+    told
+}
+
+#[test]
+fn senders_are_told_in_time_that_a_sync_hangs() {
+    // The folder in which every sync hangs: the log's, or all but the log's.
+    for hanging in ["commitlog", "consumequeue", "index", "checkpoint"] {
+        let dir = tempfile::tempdir().unwrap();
+        let faults = Arc::new(Faults::default());
+        let settings = StoreConfig {
+            sync_flush_timeout: 300,
+            flush_interval_consume_queue: 10,
+            durable_checkpoint_interval: 10,
+            faults: Some(Arc::clone(&faults)),
+            ..sync_config(dir.path())
+        };
+        let store = open(settings);
+        let position = append(&store, b"before");
+        assert_eq!(wait(&store, position).recv(), Ok(Durability::Durable));
+        faults.inject_in(hanging, Operation::Sync, 0, Fault::Stall);
+        for n in 0..5 {
+            let began = Instant::now();
+            let position = append(&store, b"after");
+            let told = wait(&store, position).recv_timeout(Duration::from_secs(5)).unwrap();
+            if hanging == "commitlog" {
+                assert_eq!(told, Durability::TimedOut);
+                assert!((280..2000).contains(&began.elapsed().as_millis()), "{n}: {:?}", began.elapsed());
+                assert_eq!(store.queue("T", 0).max_offset(), 1, "not on the disk, not seen");
+            } else {
+                assert_eq!(told, Durability::Durable, "{hanging} is not waited for");
+            }
+        }
+        faults.heal(Operation::Sync);
+        let position = append(&store, b"healed");
+        assert_eq!(wait(&store, position).recv(), Ok(Durability::Durable));
+        assert_eq!(read_all(&store, "T", 0).len(), 7);
+    }
+}
+
+#[test]
+fn the_next_log_file_is_made_while_other_syncs_hang() {
+    let dir = tempfile::tempdir().unwrap();
+    let faults = Arc::new(Faults::default());
+    let quick = StoreConfig { durable_checkpoint_interval: 10, flush_interval_consume_queue: 10, ..config(dir.path()) };
+    let store = open(StoreConfig { faults: Some(Arc::clone(&faults)), ..quick });
+    send(&store, "T", 0, &[b"first"]).unwrap();
+    faults.inject_in("checkpoint", Operation::Sync, 0, Fault::Stall);
+    while !dir.path().join("commitlog").join(format!("{:020}", 3 * 64 * 1024)).exists() {
+        append(&store, &[b'x'; 1000]);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    // Made before it was needed.
+    assert!(store.max_physical_offset() < 3 * 64 * 1024);
+    faults.heal(Operation::Sync);
+}
+
+/// Acknowledged messages that are not on the disk are what a power cut takes.
+#[test]
+fn async_flush_risks_the_last_200_ms_even_when_other_syncs_hang() {
+    let dir = tempfile::tempdir().unwrap();
+    let faults = Arc::new(Faults::default());
+    let quick = StoreConfig { durable_checkpoint_interval: 10, flush_interval_consume_queue: 10, ..config(dir.path()) };
+    let store = open(StoreConfig { faults: Some(Arc::clone(&faults)), ..quick });
+    for other in ["consumequeue", "index", "checkpoint"] {
+        send(&store, "T", 0, &[b"before"]).unwrap();
+        faults.inject_in(other, Operation::Sync, 0, Fault::Stall);
+        let done = AtomicBool::new(false);
+        let (mut acknowledged, mut flushed) = (Vec::new(), Vec::new());
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    // The position first: it was on the disk at that time at the latest.
+                    flushed.push((store.flushed_position(), Instant::now()));
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            });
+            for _ in 0..400 {
+                let position = append(&store, &[b'x'; 500]);
+                acknowledged.push((position, Instant::now()));
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            std::thread::sleep(Duration::from_millis(400));
+            done.store(true, Ordering::Relaxed);
+        });
+        let risk = |(position, at): &(u64, Instant)| {
+            let durable = flushed.iter().find(|(flushed, _)| flushed >= position).expect("flushed in the end");
+            durable.1.saturating_duration_since(*at)
+        };
+        let mut risks: Vec<Duration> = acknowledged.iter().map(risk).collect();
+        risks.sort_unstable();
+        println!("{other} hangs: at risk for {:?} at most, median {:?}", risks[399], risks[200]);
+        // The machine may be busy: the median tells what is aimed at, the bound is what is promised.
+        assert!(risks[200] < Duration::from_millis(200) && risks[399] < Duration::from_millis(500), "{risks:?}");
+        faults.heal(Operation::Sync);
+    }
+}
