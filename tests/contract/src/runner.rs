@@ -235,10 +235,6 @@ struct Tally {
     failed: Vec<(String, String)>,
 }
 
-/// Cases that start a Java server of their own. On a busy machine that server refuses sends after 200 ms in its queue, so
-/// these alone get a second try, and the first failure is told.
-const BESIDE_JAVA_SERVERS: [&str; 2] = ["mixed::", "takeover::"];
-
 fn attempt(lab: &Lab, case: &Case) -> Outcome {
     catch_unwind(AssertUnwindSafe(|| (case.body)(lab)))
         .unwrap_or_else(|_| Err(Stop::Failed("the case panicked".to_owned())))
@@ -246,13 +242,7 @@ fn attempt(lab: &Lab, case: &Case) -> Outcome {
 
 fn run(lab: &Lab, case: &Case, tally: &Mutex<Tally>) {
     let begun = Instant::now();
-    let mut outcome = attempt(lab, case);
-    if let Err(Stop::Failed(why)) = &outcome
-        && BESIDE_JAVA_SERVERS.iter().any(|theme| case.name.starts_with(theme))
-    {
-        say(&format!("{} failed and is tried a second time: {why}", case.name));
-        outcome = attempt(lab, case);
-    }
+    let outcome = attempt(lab, case);
     let seconds = begun.elapsed().as_secs_f64();
     let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
     match outcome {

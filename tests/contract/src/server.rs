@@ -260,6 +260,10 @@ impl Broker {
             "autoCreateTopicEnable=true".to_owned(),
             "autoCreateSubscriptionGroup=true".to_owned(),
         ];
+        if self.make == Make::Java {
+            // It refuses sends that waited 200 ms for a processor, which a busy machine makes them do.
+            lines.push("waitTimeMillsInSendQueue=20000".to_owned());
+        }
         lines.extend(self.settings.iter().map(|(k, v)| format!("{k}={v}")));
         std::fs::write(&conf, lines.join("\n"))?;
         match self.make {
@@ -279,6 +283,19 @@ impl Broker {
         process.wait_line("boot success", START_LIMIT)?;
         self.process = Some(process);
         wait_for(START_LIMIT, format!("connecting to {}", self.addr()), || Ok(Conn::open(&self.addr()).ok()))?;
+        self.wait_registered()
+    }
+
+    /// Waits until every NameServer that runs knows it: clients started earlier find no route.
+    fn wait_registered(&self) -> Outcome {
+        let entry = format!("\"brokerName\":\"{}\"", self.name);
+        for namesrv in self.namesrv.split(';').filter(|addr| !addr.is_empty()) {
+            wait_for(START_LIMIT, format!("{} at the NameServer {namesrv}", self.name), || {
+                let Ok(mut conn) = Conn::open(namesrv) else { return Ok(Some(())) };
+                let body = conn.call(code::GET_BROKER_CLUSTER_INFO, &[], &[])?.body;
+                Ok(String::from_utf8_lossy(&body).replace(' ', "").contains(&entry).then_some(()))
+            })?;
+        }
         Ok(())
     }
 

@@ -24,6 +24,7 @@ pub mod code {
     pub const GET_MIN_OFFSET: i32 = 31;
     pub const VIEW_MESSAGE_BY_ID: i32 = 33;
     pub const GET_ROUTEINFO_BY_TOPIC: i32 = 105;
+    pub const GET_BROKER_CLUSTER_INFO: i32 = 106;
     pub const SEND_MESSAGE_V2: i32 = 310;
 }
 
