@@ -10,7 +10,9 @@ const HOUSE: &[Room] = &[
     ("ferromq-common", &[], &["socket2", "memmap2"]),
     ("ferromq-protocol", &[], &["tokio", "socket2", "memmap2", "rustix", "tracing"]),
     ("ferromq-remoting", &["ferromq-common", "ferromq-protocol"], &["serde_json", "memmap2"]),
-    ("ferromq-store", &["ferromq-common", "ferromq-protocol"], &["tokio", "socket2"]),
+    // The judge of histories shares nothing with the accused. The store's own tests ask it, too.
+    ("ferromq-history", &[], &["tokio", "socket2", "memmap2", "serde_json"]),
+    ("ferromq-store", &["ferromq-common", "ferromq-protocol", "ferromq-history"], &["tokio", "socket2"]),
     ("ferromq-namesrv", &["ferromq-common", "ferromq-protocol", "ferromq-remoting"], &["memmap2"]),
     ("ferromq-broker", &["ferromq-common", "ferromq-protocol", "ferromq-remoting", "ferromq-store"], &["memmap2"]),
     ("ferromq-client", &["ferromq-common", "ferromq-protocol", "ferromq-remoting"], &["memmap2"]),
@@ -28,7 +30,11 @@ const HOUSE: &[Room] = &[
         &["memmap2", "socket2"],
     ),
     // The contract tests drive the real binary from outside: client code and formats, never a server's insides.
-    ("ferromq-contract", &["ferromq-common", "ferromq-protocol", "ferromq-remoting", "ferromq-client"], &[]),
+    (
+        "ferromq-contract",
+        &["ferromq-common", "ferromq-protocol", "ferromq-remoting", "ferromq-client", "ferromq-history"],
+        &[],
+    ),
     ("xtask", &[], &["tokio"]),
 ];
 

@@ -10,7 +10,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 /// The crate that drives the built binary with the official clients.
-const CONTRACT: &str = "ferromq-contract";
+pub(crate) const CONTRACT: &str = "ferromq-contract";
 
 /// How many passed, failed, were skipped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

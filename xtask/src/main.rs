@@ -3,6 +3,7 @@
 mod arrows;
 mod checks;
 mod tidy;
+mod torture;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -12,6 +13,8 @@ usage: cargo xtask COMMAND
 
   test           every check and test: format, lints, tidy, unit and integration tests, release build,
                  contract tests with the official clients; ends with `N passed, N failed`
+  torture        the store's proofs in full: kills, power cuts, disk errors, flipped bits, crash states; ends with a
+                 table. Sizes by --kills N, --cuts N; further words choose cases by their names
   tidy           arrows between crates, style rules, file lengths
   tidy --bless   the same, and lowers the recorded file lengths to what they are now
 ";
@@ -21,6 +24,7 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words[..] {
         ["test"] => checks::run(&root()),
+        ["torture", ref further @ ..] => torture::run(&root(), further),
         ["tidy"] => report(&tidy::run(&root(), false)),
         ["tidy", "--bless"] => report(&tidy::run(&root(), true)),
         ["help" | "--help" | "-h"] => {

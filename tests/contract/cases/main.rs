@@ -6,7 +6,6 @@ mod consume;
 mod fanout;
 mod faults;
 mod fields;
-mod kill;
 mod mixed;
 mod order;
 mod read;
@@ -28,7 +27,6 @@ fn main() -> ExitCode {
     cases.extend(mixed::cases());
     cases.extend(takeover::cases());
     cases.extend(faults::cases());
-    cases.extend(kill::cases());
     cases.extend(fanout::cases());
     ferromq_contract::runner::main(cases)
 }

@@ -4,11 +4,12 @@
 //! must not look right because the test reads it with the same mistake.
 
 pub mod driver;
-pub mod ledger;
+pub mod load;
 pub mod record;
 pub mod runner;
 pub mod server;
 pub mod tools;
+pub mod volume;
 pub mod wire;
 
 use std::fmt;

@@ -40,6 +40,9 @@ impl Client {
     }
 }
 
+/// A line of the table of figures: what was done, how much of it, what came out.
+type Row = [String; 3];
+
 type Body = Box<dyn Fn(&Lab) -> Outcome + Send + Sync>;
 
 /// One case.
@@ -69,6 +72,8 @@ pub struct Lab {
     counter: AtomicUsize,
     drivers: [OnceLock<Outcome<Driver>>; 3],
     standing: OnceLock<Outcome<Cluster>>,
+    /// Figures for the table at the end.
+    rows: Mutex<Vec<Row>>,
     /// Folders made since the last sweep.
     made: Mutex<Vec<PathBuf>>,
     // The last one: it goes when nothing writes to it any more.
@@ -86,6 +91,7 @@ impl Lab {
             counter: AtomicUsize::new(0),
             drivers: Default::default(),
             standing: OnceLock::new(),
+            rows: Mutex::default(),
             made: Mutex::new(Vec::new()),
             folder,
         })
@@ -147,6 +153,24 @@ impl Lab {
         say(&format!("     {figure}"));
     }
 
+    /// Puts a line into the table of figures that is printed at the end.
+    pub fn row(&self, what: &str, how_much: String, result: String) {
+        self.tell(&format!("{what}: {how_much}: {result}"));
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner).push([what.to_owned(), how_much, result]);
+    }
+
+    fn print_table(&self) {
+        let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+        let (first, second) = (width(0), width(1));
+        if !rows.is_empty() {
+            say("");
+        }
+        for [what, how_much, result] in rows.iter() {
+            say(&format!("| {what:first$} | {how_much:second$} | {result}"));
+        }
+    }
+
     fn standing_log(&self) -> Option<String> {
         self.standing.get().and_then(|c| c.as_ref().ok()).map(|c| c.broker.log_tail())
     }
@@ -199,6 +223,7 @@ pub fn main(cases: Vec<Case>) -> ExitCode {
         lab.sweep();
     }
     let tally = tally.into_inner().unwrap_or_else(PoisonError::into_inner);
+    lab.print_table();
     if !tally.failed.is_empty() {
         say("\nfailures:");
         for (name, why) in &tally.failed {
