@@ -37,7 +37,7 @@ struct Fault {
 impl Fault {
     /// Whether what was told or shown at `time` may be taken back.
     fn excuses(&self, time: u64) -> bool {
-        (self.at.saturating_sub(self.before)..=self.at.saturating_add(self.after)).contains(&time)
+        (self.at.saturating_sub(self.before)..self.at.saturating_add(self.after)).contains(&time)
     }
 }
 
