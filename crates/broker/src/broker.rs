@@ -29,6 +29,7 @@ use crate::registration::{Identity, Registration};
 use crate::service::BrokerService;
 use crate::stats::Stats;
 use crate::topics::Topics;
+use crate::transaction::{Checker, Transactions};
 
 /// The fast port is the main port less this.
 const FAST_PORT_DISTANCE: u16 = 2;
@@ -80,6 +81,7 @@ pub struct Shared {
     pub offsets: Offsets,
     pub polls: Arc<LongPolls>,
     pub blocking: Blocking,
+    pub transactions: Transactions,
     pub stats: Stats,
     /// The address clients know, in offset message ids and stored records: `brokerIP1` and the listen port.
     pub store_host: SocketAddr,
@@ -108,6 +110,7 @@ pub struct Broker {
     server: Server,
     registration: Arc<Registration>,
     persister: Persister,
+    checker: Checker,
 }
 
 impl Broker {
@@ -126,10 +129,12 @@ impl Broker {
         let warm_log_bytes = if store.access_message_in_memory_max_ratio == 0 { 0 } else { WARM_LOG_BYTES };
         let store = Arc::new(Store::open(store, Arc::new(listener))?);
         let saving = Arc::new(SaveSignal::default());
+        let offsets = Offsets::open(&root)?;
         let shared = Arc::new(Shared {
+            transactions: Transactions::open(&root, &store, &offsets, &config, max_message_size),
             topics: Topics::open(&root, &config, Arc::clone(&saving))?,
             groups: Groups::open(&root, &config, Arc::clone(&saving))?,
-            offsets: Offsets::open(&root)?,
+            offsets,
             clients: Clients::default(),
             locks: OrderLocks::default(),
             blocking: Blocking::start()?,
@@ -161,7 +166,8 @@ impl Broker {
         server.spawn(clients::drop_silent(Arc::clone(&shared)));
         let registration = Registration::new(Arc::clone(&shared), identity(&shared));
         server.spawn(Arc::clone(&registration).run());
-        Ok(Broker { shared, server, registration, persister })
+        let checker = Checker::start(Arc::clone(&shared))?;
+        Ok(Broker { shared, server, registration, persister, checker })
     }
 
     /// The address clients know.
@@ -184,6 +190,7 @@ impl Broker {
         self.registration.stop();
         self.shared.polls.drain();
         self.server.shutdown(DRAIN);
+        self.checker.stop();
         self.persister.stop();
         self.shared.store.shutdown();
     }
@@ -240,6 +247,13 @@ fn saved_tables(shared: &Arc<Shared>) -> Vec<Saved> {
         table(shared, shared.topics.path(), true, |s| s.topics.generation(), |s| s.topics.encode()),
         table(shared, shared.groups.path(), true, |s| s.groups.changes(), |s| s.groups.encode()),
         table(shared, shared.offsets.path(), false, |s| s.offsets.changes(), |s| s.offsets.encode()),
+        table(
+            shared,
+            shared.transactions.metrics.path(),
+            false,
+            |s| s.transactions.metrics.changes(),
+            |s| s.transactions.metrics.encode(),
+        ),
     ]
 }
 

@@ -47,6 +47,14 @@ pub struct BrokerConfig {
     pub notify_consumer_ids_changed_enable: bool,
     /// Refuse half messages.
     pub reject_transaction_message: bool,
+    /// A half message is asked about after this, milliseconds.
+    pub transaction_time_out: i64,
+    /// Checks before a half message is given up.
+    pub transaction_check_max: i32,
+    /// Time between two checks of one half message, milliseconds.
+    pub transaction_check_interval: i64,
+    /// Most bytes of the body of one op message.
+    pub transaction_op_msg_max_size: usize,
     /// Server-side offset reset.
     pub use_server_side_reset_offset: bool,
     /// Allow SQL92 expressions.
@@ -110,6 +118,10 @@ impl Default for BrokerConfig {
             flush_consumer_offset_interval: 5000,
             notify_consumer_ids_changed_enable: true,
             reject_transaction_message: false,
+            transaction_time_out: 6000,
+            transaction_check_max: 15,
+            transaction_check_interval: 30_000,
+            transaction_op_msg_max_size: 4096,
             use_server_side_reset_offset: true,
             enable_property_filter: false,
             register_name_server_period: 30_000,

@@ -21,6 +21,8 @@ mod routes;
 mod service;
 mod stats;
 mod topics;
+mod transaction;
 
 pub use broker::{Broker, Shared, StartError};
 pub use config::BrokerConfig;
+pub use transaction::Transactions;

@@ -37,6 +37,15 @@ pub(crate) struct Seen {
     /// WAIT is "false": the producer does not wait for flush and replication.
     pub no_wait: bool,
     pub kind: Kind,
+    /// DELAY holds a level above 0, or a TIMER_ property asks for a time: also told when the kind is another.
+    delayed: bool,
+}
+
+impl Seen {
+    /// Whether the message is to be delivered later.
+    pub fn is_delayed(&self) -> bool {
+        self.delayed
+    }
 }
 
 /// Appends the text that is stored to `out`: the pairs of `sent` that stay, each ended by its separator. The caller
@@ -63,6 +72,8 @@ pub(crate) fn rewrite(sent: &[u8], out: &mut Vec<u8>) -> Seen {
                 continue;
             }
             b"POP_CK" | b"MSG_REGION" | b"TRACE_ON" | b"CLUSTER" => continue,
+            // The broker's own notes on half messages: a producer's word would end another's transaction.
+            b"TRAN_PREPARED_QUEUE_OFFSET" | b"TRANSACTION_CHECK_TIMES" => continue,
             b"UNIQ_KEY" => seen.uniq_key = Some(at),
             b"KEYS" => seen.keys = Some(at),
             b"TAGS" => seen.tags = Some(at),
@@ -78,6 +89,7 @@ pub(crate) fn rewrite(sent: &[u8], out: &mut Vec<u8>) -> Seen {
         out.extend_from_slice(pair);
         out.push(PAIR);
     }
+    seen.delayed = delay > 0 || timer;
     if seen.kind == Kind::Normal {
         seen.kind = match (transaction, delay > 0, timer) {
             (true, ..) => Kind::Transaction,

@@ -1,5 +1,5 @@
-//! Request code to handler, on one page. Sends (10, 310, 320) do not stand here: the service collects them into one
-//! append per socket drain (`handler/send.rs`). A code that is missing is answered REQUEST_CODE_NOT_SUPPORTED.
+//! Request code to handler, on one page. Sends (10, 310, 320) and the ends of transactions (37) do not stand here: the
+//! service collects them into one append per socket drain (`handler/send.rs`). A code that is missing is answered REQUEST_CODE_NOT_SUPPORTED.
 
 use ferromq_protocol::code::request;
 

@@ -31,7 +31,10 @@ impl Service for BrokerService {
             for command in requests {
                 let call = Call { conn, request: &command };
                 match command.head.code {
-                    request::SEND_MESSAGE | request::SEND_MESSAGE_V2 | request::SEND_BATCH_MESSAGE => {
+                    request::SEND_MESSAGE
+                    | request::SEND_MESSAGE_V2
+                    | request::SEND_BATCH_MESSAGE
+                    | request::END_TRANSACTION => {
                         if let Err(refusal) = sends.add(broker, &call) {
                             broker.send.refuse(&command.head, refusal.code, &refusal.remark, out);
                         }

@@ -1,4 +1,4 @@
-//! SEND_MESSAGE (10), SEND_MESSAGE_V2 (310) and SEND_BATCH_MESSAGE (320).
+//! SEND_MESSAGE (10), SEND_MESSAGE_V2 (310), SEND_BATCH_MESSAGE (320) and END_TRANSACTION (37).
 //!
 //! All sends of the sockets that were ready together become one append: [`Sends::add`] checks a request in the order of RocketMQ's
 //! `SendMessageProcessor` and encodes its messages into the batch; [`Sends::finish`] appends the batch and writes the
@@ -9,6 +9,7 @@
 
 mod answer;
 mod batch;
+mod transaction;
 
 use std::sync::Arc;
 
@@ -25,6 +26,7 @@ use ferromq_store::{AppendBatch, Queue, Reject};
 
 pub(crate) use self::answer::SendConstants;
 use self::answer::Waiting;
+use self::transaction::Ending;
 use super::{Call, Refusal};
 use crate::broker::Shared;
 use crate::properties::{self, Kind, Seen};
@@ -57,6 +59,11 @@ pub(crate) struct Sends {
     last_topic: Option<(Arc<Topic>, u64)>,
     /// Where the next message without a queue id goes.
     next_queue: u32,
+    /// Halves that end with this append, and real topics of those that come with it.
+    endings: Vec<Ending>,
+    prepared: Vec<Arc<Topic>>,
+    /// The record of the half in hand.
+    half: Vec<u8>,
 }
 
 /// Where a message goes, once all checks have passed.
@@ -70,9 +77,10 @@ struct Target {
 
 impl Sends {
     /// Forgets what a panic left behind: half a message may be in the batch.
-    fn begin(&mut self) {
+    fn begin(&mut self, broker: &Shared) {
         if self.at_work {
             tracing::error!("a panic while storing: {} sends are neither stored nor answered", self.waiting.len());
+            self.give_back(broker);
             self.clear();
         }
         self.at_work = true;
@@ -87,12 +95,15 @@ impl Sends {
         self.at_work = false;
     }
 
-    /// Takes one send request: its messages join the batch, or the refusal is the answer.
+    /// Takes one request: its messages join the batch, or the refusal is the answer.
     pub fn add(&mut self, broker: &Shared, call: &Call<'_>) -> Result<(), Refusal> {
-        self.begin();
-        let added = self.try_add(broker, call);
+        self.begin(broker);
+        let added = match call.request.head.code {
+            request::END_TRANSACTION => self.end_transaction(broker, call),
+            _ => self.try_add(broker, call),
+        };
         self.at_work = false;
-        if self.batch.len() >= MAX_BATCH_MESSAGES || self.body_bytes >= MAX_BATCH_BYTES {
+        if self.batch.len() + self.endings.len() >= MAX_BATCH_MESSAGES || self.body_bytes >= MAX_BATCH_BYTES {
             self.finish(broker);
         }
         added
@@ -177,12 +188,20 @@ impl Sends {
             properties::push(&mut self.stored, "UNIQ_KEY", broker.unique_ids.next(clock::now_millis()).as_bytes());
             seen.uniq_key = Some(start..self.stored.len() - 1);
         }
+        // The retry of a committed message keeps its TRAN_MSG.
+        let retried = target.reconsume_times > 0 && seen.is_delayed();
+        let half = seen.kind == Kind::Transaction && !retried;
+        if seen.kind == Kind::Transaction && retried {
+            seen.kind = Kind::Delay;
+        }
         if target.dead_letter {
             properties::push(&mut self.stored, "DELAY", b"-1");
+        } else if half {
+            self.prepare(broker, &seen, target)?;
         } else {
-            refuse_other_kinds(broker, seen.kind)?;
+            refuse_other_kinds(seen.kind)?;
         }
-        if target.sys_flag & (flags::TRANSACTION_ROLLBACK | flags::INNER_BATCH | flags::NEED_UNWRAP) != 0 {
+        if !half && target.sys_flag & (flags::TRANSACTION_ROLLBACK | flags::INNER_BATCH | flags::NEED_UNWRAP) != 0 {
             return Err(not_served("messages with the system flag of a half message or an inner batch"));
         }
         if target.topic.is_compaction() && seen.keys.is_none() {
@@ -194,9 +213,18 @@ impl Sends {
             return Err(illegal_size(broker));
         }
         let first = self.batch.len();
-        let queue = queue_of(broker, call, target)?;
-        let parts = parts(broker, call, header, target, body, &self.stored, &seen);
+        let mut parts = parts(broker, call, header, target, body, &self.stored, &seen);
+        let queue = if half {
+            (parts.topic, parts.queue_id) = (names::TRANS_HALF, 0);
+            parts.sys_flag = flags::reset_transaction_value(parts.sys_flag, flags::TRANSACTION_NOT);
+            broker.transactions.half_queue()
+        } else {
+            queue_of(broker, call, target)?
+        };
         self.batch.push(queue, &parts).map_err(|reject| rejected(broker, reject))?;
+        if half {
+            self.prepared.push(Arc::clone(&target.topic));
+        }
         let uniq_key = seen.uniq_key.map_or(&[][..], |range| &self.stored[range]);
         let uniq_key = push_key(&mut self.uniq_keys, uniq_key);
         self.wait(call, first, target.queue_id, seen.no_wait, uniq_key);
@@ -216,6 +244,7 @@ impl Sends {
             queue_id,
             uniq_key,
             no_wait,
+            end: false,
         });
     }
 }
@@ -326,14 +355,10 @@ fn parts<'a>(
 }
 
 /// Kinds that have a life of their own are never stored as if they were ordinary messages.
-fn refuse_other_kinds(broker: &Shared, kind: Kind) -> Result<(), Refusal> {
+fn refuse_other_kinds(kind: Kind) -> Result<(), Refusal> {
     match kind {
         Kind::Normal => Ok(()),
-        Kind::Transaction if broker.config.reject_transaction_message => Err(Refusal::new(
-            response::NO_PERMISSION,
-            format!("the broker[{}] sending transaction message is forbidden", broker.config.broker_ip1),
-        )),
-        Kind::Transaction => Err(not_served("transaction messages (property TRAN_MSG)")),
+        Kind::Transaction => Err(not_served("transaction messages (property TRAN_MSG) in a batch")),
         Kind::Delay => Err(not_served("delayed messages (property DELAY)")),
         Kind::Timer => Err(not_served("timed messages (properties TIMER_DELIVER_MS, TIMER_DELAY_MS, TIMER_DELAY_SEC)")),
         Kind::BrokenDelay => Err(Refusal::new(response::MESSAGE_ILLEGAL, "the property DELAY is not a number")),

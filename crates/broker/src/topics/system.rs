@@ -14,7 +14,7 @@ const BENCHMARK_QUEUES: i32 = 1024;
 const DEFAULT_QUEUES: i32 = 16;
 
 /// What every broker has from its start (`TopicConfigManager.init`). Topics of features that are not here yet (pop,
-/// transactions, timer wheel) come with them; their names are reserved all the same.
+/// timer wheel) come with them; their names are reserved all the same.
 pub(super) fn system_topics(config: &BrokerConfig) -> Vec<TopicConfig> {
     let topic = |name: &str, queues: i32, perm: i32| TopicConfig {
         topic_name: name.to_owned(),
@@ -32,6 +32,8 @@ pub(super) fn system_topics(config: &BrokerConfig) -> Vec<TopicConfig> {
         topic(&config.broker_name, 1, open_if(config.broker_topic_enable)),
         topic(names::OFFSET_MOVED_EVENT, 1, both),
         topic(names::SCHEDULE, SCHEDULE_QUEUES, both),
+        topic(names::TRANS_HALF, 1, both),
+        topic(names::TRANS_OP_HALF, 1, both),
         topic(&names::reply_topic(&config.broker_cluster_name), 1, both),
     ];
     if config.auto_create_topic_enable {

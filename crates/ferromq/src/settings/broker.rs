@@ -175,6 +175,12 @@ const KEYS: &[Key<BrokerSettings>] = &[
     // Sending.
     key("maxMessageSize", |s| Slot::Int(Int::Usize(&mut s.store.max_message_size), 1, 64 * 1024 * 1024)),
     important("rejectTransactionMessage", |s| Slot::Bool(&mut s.broker.reject_transaction_message)),
+    key("transactionTimeOut", |s| Slot::Int(Int::I64(&mut s.broker.transaction_time_out), 0, DAY_MS)),
+    key("transactionCheckMax", |s| Slot::Int(Int::I32(&mut s.broker.transaction_check_max), 1, 1_000_000)),
+    key("transactionCheckInterval", |s| Slot::Int(Int::I64(&mut s.broker.transaction_check_interval), 1, DAY_MS)),
+    key("transactionOpMsgMaxSize", |s| {
+        Slot::Int(Int::Usize(&mut s.broker.transaction_op_msg_max_size), 21, 4 * 1024 * 1024)
+    }),
     key("startAcceptSendRequestTimeStamp", |s| {
         Slot::Int(Int::I64(&mut s.broker.start_accept_send_request_time_stamp), 0, i64::MAX)
     }),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ferromq_protocol::code::response;
 use ferromq_protocol::{FrameWriter, Head, id};
 use ferromq_remoting::Connection;
-use ferromq_store::{AppendError, Appended, Durability};
+use ferromq_store::{Appended, Durability};
 use smallvec::SmallVec;
 
 use super::Sends;
@@ -35,6 +35,8 @@ pub(super) struct Waiting {
     pub uniq_key: (u32, u32),
     /// The producer does not wait for the disk (WAIT=false).
     pub no_wait: bool,
+    /// It ends a transaction: the answer has no header.
+    pub end: bool,
 }
 
 impl Sends {
@@ -43,12 +45,11 @@ impl Sends {
         if self.waiting.is_empty() {
             return;
         }
-        self.begin();
+        self.begin(broker);
         let constants = &broker.send;
-        match broker.store.append(&mut self.batch) {
-            Err(error) => {
+        match self.append(broker) {
+            Err((code, remark)) => {
                 broker.stats.count_put_failed(self.batch.len() as u64);
-                let (code, remark) = failure(&error);
                 push_answers(&self.waiting, &self.conns, |waiting, out| {
                     constants.refuse(&waiting.head, code, &remark, out);
                 });
@@ -65,7 +66,7 @@ impl Sends {
             self.waiting.shrink_to(KEPT_ENTRIES);
             self.conns.shrink_to(KEPT_ENTRIES);
         }
-        for buffer in [&mut self.uniq_keys, &mut self.received, &mut self.stored] {
+        for buffer in [&mut self.uniq_keys, &mut self.received, &mut self.stored, &mut self.half] {
             buffer.clear();
             if buffer.capacity() > KEPT_BYTES {
                 buffer.shrink_to(KEPT_BYTES);
@@ -141,6 +142,11 @@ impl SendConstants {
         if waiting.head.is_oneway() {
             return;
         }
+        if waiting.end {
+            // As in RocketMQ, an outcome that is not on the disk in time counts as stored.
+            FrameWriter::response(out, &waiting.head, response::SUCCESS).finish();
+            return;
+        }
         let messages = &results[waiting.first as usize..(waiting.first + waiting.count) as usize];
         let uniq_key = &uniq_keys[waiting.uniq_key.0 as usize..waiting.uniq_key.1 as usize];
         let mut ids = SmallVec::<[u8; 64]>::new();
@@ -176,12 +182,6 @@ impl SendConstants {
         frame.remark(remark).str("MSG_REGION", &self.region).str("TRACE_ON", self.trace_on);
         frame.finish();
     }
-}
-
-/// What a producer is told when the store did not take its messages.
-fn failure(error: &AppendError) -> (i32, String) {
-    let remark = format!("service not available now. {error}");
-    (response::SERVICE_NOT_AVAILABLE, remark)
 }
 
 fn push_hex(out: &mut SmallVec<[u8; 64]>, value: u64) {

@@ -43,7 +43,7 @@ impl Sends {
         self.stored.clear();
         header.properties.push_to(&mut self.received);
         let whole = properties::rewrite(&self.received, &mut self.stored);
-        refuse_other_kinds(broker, whole.kind)?;
+        refuse_other_kinds(whole.kind)?;
 
         // All or none: what joined the append batch leaves it again when a later message is no good.
         let first = self.batch.len();
@@ -72,7 +72,7 @@ impl Sends {
                 return Err(Refusal::new(response::MESSAGE_ILLEGAL, remark));
             }
             let seen = properties::look(inner.properties);
-            refuse_other_kinds(broker, seen.kind)?;
+            refuse_other_kinds(seen.kind)?;
             let mut parts = parts(broker, call, header, target, inner.body, inner.properties, &seen);
             parts.flag = inner.flag;
             self.batch.push(queue, &parts).map_err(|reject| rejected(broker, reject))?;
