@@ -16,6 +16,7 @@ use ferromq_remoting::Connection;
 use crate::broker::Shared;
 
 pub(crate) mod admin;
+pub(crate) mod clean;
 pub(crate) mod client;
 pub(crate) mod group;
 pub(crate) mod lock;

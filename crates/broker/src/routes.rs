@@ -3,7 +3,7 @@
 
 use ferromq_protocol::code::request;
 
-use crate::handler::{Handler, admin, client, group, lock, offset, pull, query, relay, runtime, topic};
+use crate::handler::{Handler, admin, clean, client, group, lock, offset, pull, query, relay, runtime, topic};
 
 /// Who answers a request code, or `None`.
 pub(crate) fn handler(code: i32) -> Option<Handler> {
@@ -35,6 +35,9 @@ pub(crate) fn handler(code: i32) -> Option<Handler> {
         // the broker itself
         request::GET_BROKER_CONFIG => admin::config,
         request::GET_BROKER_RUNTIME_INFO => runtime::runtime_info,
+        request::DELETE_EXPIRED_COMMITLOG => clean::commit_log,
+        request::CLEAN_EXPIRED_CONSUMEQUEUE => clean::consume_queues,
+        request::CLEAN_UNUSED_TOPIC => clean::unused_topics,
         // topics
         request::UPDATE_AND_CREATE_TOPIC => topic::create,
         request::UPDATE_AND_CREATE_TOPIC_LIST => topic::create_list,

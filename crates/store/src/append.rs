@@ -247,14 +247,13 @@ impl Inner {
         let now = clock::now_millis();
         let first = match tail.segment.take() {
             Some(segment) if tail.position < segment.end() => Ok(segment),
-            _ => self.log.segment_for_append(tail.position),
+            _ => self.next_segment(tail.position),
         };
-        first
-            .and_then(|segment| {
-                tail.segment = Some(Arc::clone(&segment));
-                batch.place(tail.position, segment, |position| self.log.segment_for_append(position))
-            })
-            .map_err(|error| self.no_space("making the next commit log file", &error))?;
+        let placed = first.and_then(|segment| {
+            tail.segment = Some(Arc::clone(&segment));
+            batch.place(tail.position, segment, |position| self.next_segment(position))
+        });
+        placed.map_err(|error| self.no_space("making the next commit log file", &error))?;
         let end = batch.assign(now);
         if let Err(error) = batch.write() {
             batch.unassign();
@@ -293,6 +292,12 @@ impl Inner {
         self.background.log_reached(end);
         self.flusher.wake();
         Ok(())
+    }
+
+    fn next_segment(&self, position: u64) -> std::io::Result<Arc<Segment>> {
+        let made = self.log.segment_for_append(position);
+        self.log_file_made(&made);
+        made
     }
 
     /// Nothing was stored, and the next append tries again.

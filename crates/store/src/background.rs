@@ -2,7 +2,6 @@
 //! space, dispatch that a caller left. `store-checkpoint` may: consume queues to their files, the checkpoint, and
 //! forcing both and the index to the disk.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -157,6 +156,7 @@ impl Inner {
     /// Whether the next log file is there, or not yet needed.
     fn prepare_segment(&self) -> bool {
         let prepared = self.log.prepare();
+        self.log_file_made(&prepared);
         if let Err(error) = &prepared {
             // The append that needs the file tries again, and refuses if that fails too.
             tracing::warn!(
@@ -189,9 +189,16 @@ impl Inner {
         for queue in progress.warm.drain(..) {
             queue.cool();
         }
-        for queue in &dirty {
-            queue.flush()?;
+        for (n, queue) in dirty.iter().enumerate() {
+            if let Err(error) = queue.flush() {
+                self.queue_write_failed(queue, &error);
+                // What is not written stays in memory, and on the list.
+                self.dispatcher.lock().dirty.extend(dirty[n..].iter().cloned());
+                self.dispatch_for_others();
+                return Ok(());
+            }
         }
+        self.queues_are_written();
         progress.warm = dirty;
         let behind = progress.durable != built || progress.times.physic != self.log.flushed_timestamp();
         if !(durable && behind) && progress.written == built {
@@ -222,33 +229,4 @@ impl Inner {
         }
         self.index.sync()
     }
-
-    /// Refuses writes while the volume is nearly full, and accepts them again afterwards.
-    pub fn check_space(&self) {
-        let verdict = space(&self.config.root).and_then(|(free, total)| {
-            let used = 100 - (u128::from(free) * 100 / u128::from(total.max(1))) as u32;
-            let full = used > self.config.disk_space_warning_level_ratio && free < self.config.disk_space_floor;
-            full.then(|| {
-                format!(
-                    "the volume of {} is {used} % full ({} MiB free): more than diskSpaceWarningLevelRatio {} %; writes are accepted again when there is space",
-                    self.config.root.display(), free >> 20, self.config.disk_space_warning_level_ratio
-                )
-            })
-        });
-        let mut full = self.disk_full.lock();
-        if full.is_some() != verdict.is_some() {
-            match &verdict {
-                Some(reason) => tracing::error!("{reason}"),
-                None => tracing::info!("there is space on the volume of {} again", self.config.root.display()),
-            }
-        }
-        self.is_disk_full.store(verdict.is_some(), Ordering::Release);
-        *full = verdict;
-    }
-}
-
-/// Free and total bytes of the volume; `None` where the system does not tell.
-fn space(root: &Path) -> Option<(u64, u64)> {
-    let stat = rustix::fs::statvfs(root).ok()?;
-    Some((stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize))
 }

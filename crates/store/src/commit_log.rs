@@ -243,6 +243,24 @@ impl CommitLog {
         Ok(())
     }
 
+    /// The oldest file, unless it is the only one: the log never loses its last file.
+    pub fn oldest_but_last(&self) -> Option<Arc<Segment>> {
+        let segments = self.segments.read();
+        (segments.len() > 1).then(|| segments.front().cloned()).flatten()
+    }
+
+    /// Deletes the oldest file, which must be `segment` and not the last. Who reads it keeps it until it is done. The
+    /// folder is synced before the next one can go, so that a crash never leaves a gap.
+    pub fn delete_oldest(&self, segment: &Segment) -> io::Result<()> {
+        file::remove(segment.file.path(), self.faults.as_ref())?;
+        let mut segments = self.segments.write();
+        if segments.len() > 1 && segments.front().is_some_and(|front| front.start == segment.start) {
+            segments.pop_front();
+        }
+        drop(segments);
+        file::sync_dir(&self.dir, self.faults.as_ref())
+    }
+
     /// Forces everything written so far to the disk and returns the new flushed position. After an error no sync
     /// succeeds any more: the kernel may have dropped what it could not write, and tells each opened file only once.
     pub fn sync(&self) -> io::Result<u64> {

@@ -3,7 +3,12 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::error::OpenError;
 use crate::faults::Faults;
+use crate::queue::UNIT;
+
+/// Smallest commit log file, bytes.
+const MIN_LOG_FILE: u64 = 4096;
 
 /// When messages are forced to the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,11 +61,30 @@ pub struct StoreConfig {
     pub access_message_in_memory_max_ratio: u32,
     /// Bytes of consume queue one read looks at, at least (`maxFilterMessageSize`).
     pub max_filter_message_size: u32,
+    /// Age from which a log file may be deleted, hours since its last write (`fileReservedTime`).
+    pub file_reserved_time: u32,
+    /// Hours of the day, local time, at which files that are old enough are deleted (`deleteWhen`).
+    pub delete_when: Vec<u32>,
+    /// Percent of the volume in use above which files that are old enough are deleted at any hour
+    /// (`diskMaxUsedSpaceRatio`).
+    pub disk_max_used_space_ratio: u32,
+    /// Percent of the volume in use above which files are deleted whatever their age, when little is free besides
+    /// (`diskSpaceCleanForciblyRatio`).
+    pub disk_space_clean_forcibly_ratio: u32,
     /// Percent of the volume in use above which writes are refused when less than `disk_space_floor` is free
     /// (`diskSpaceWarningLevelRatio`).
     pub disk_space_warning_level_ratio: u32,
-    /// Free bytes above which the ratio does not matter: a large, well filled disk is no emergency.
+    /// Free bytes above which no write is refused, and twice of which no file is deleted before its time: a large, well
+    /// filled disk is no emergency (`diskSpaceFloor`, ours).
     pub disk_space_floor: u64,
+    /// Whether files may be deleted before their time when space is short (`cleanFileForciblyEnable`).
+    pub clean_file_forcibly_enable: bool,
+    /// How often files are looked at, milliseconds (`cleanResourceInterval`).
+    pub clean_resource_interval: u64,
+    /// Pause between two deletions of log files, milliseconds (`deleteCommitLogFilesInterval`).
+    pub delete_commit_log_files_interval: u64,
+    /// Most log files deleted in one look (`deleteFileBatchMax`).
+    pub delete_file_batch_max: u32,
     /// Delay levels (`messageDelayLevel`).
     pub message_delay_level: String,
     /// Makes operations fail, and records them; for tests only.
@@ -90,10 +114,52 @@ impl Default for StoreConfig {
             max_transfer_count_on_message_in_disk: 8,
             access_message_in_memory_max_ratio: 40,
             max_filter_message_size: 16_000,
+            file_reserved_time: 72,
+            delete_when: vec![4],
+            disk_max_used_space_ratio: 75,
+            disk_space_clean_forcibly_ratio: 85,
             disk_space_warning_level_ratio: 90,
             disk_space_floor: 2 * 1024 * 1024 * 1024,
+            clean_file_forcibly_enable: true,
+            clean_resource_interval: 10_000,
+            delete_commit_log_files_interval: 100,
+            delete_file_batch_max: 10,
             message_delay_level: "1s 5s 10s 30s 1m 2m 3m 4m 5m 6m 7m 8m 9m 10m 20m 30m 1h 2h".into(),
             faults: None,
         }
+    }
+}
+
+impl StoreConfig {
+    /// Refuses what makes no sense.
+    pub(crate) fn check(&self) -> Result<(), OpenError> {
+        let setting = |text: &str| Err(OpenError::Setting(text.to_owned()));
+        if self.mapped_file_size_commit_log < MIN_LOG_FILE {
+            return setting("mappedFileSizeCommitLog must be at least 4096 bytes");
+        }
+        if self.mapped_file_size_consume_queue == 0 || !self.mapped_file_size_consume_queue.is_multiple_of(UNIT as u64)
+        {
+            return setting("mappedFileSizeConsumeQueue must be a multiple of 20 bytes");
+        }
+        if self.max_hash_slot_num == 0 || self.max_index_num < 2 {
+            return setting("maxHashSlotNum must be at least 1 and maxIndexNum at least 2");
+        }
+        Ok(())
+    }
+
+    /// Delays of the levels, milliseconds. What is no delay counts as none.
+    pub(crate) fn delays(&self) -> Vec<i64> {
+        let delay = |word: &str| {
+            let (number, unit) = word.split_at_checked(word.len().checked_sub(1)?)?;
+            let unit = match unit {
+                "s" => 1000,
+                "m" => 60_000,
+                "h" => 3_600_000,
+                "d" => 86_400_000,
+                _ => return None,
+            };
+            number.parse::<i64>().ok()?.checked_mul(unit)
+        };
+        self.message_delay_level.split_whitespace().map(|word| delay(word).unwrap_or(0)).collect()
     }
 }

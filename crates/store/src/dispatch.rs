@@ -171,8 +171,7 @@ impl Inner {
                 d.dirty.push(Arc::clone(&queue));
             }
             if let Err(error) = written {
-                let place = format!("{}/{}", queue.topic(), queue.id());
-                self.fail(&format!("writing to the consume queue {place}"), &error);
+                self.queue_write_failed(&queue, &error);
             }
             d.entries += queue.max_offset() - before;
         }

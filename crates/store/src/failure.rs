@@ -36,7 +36,7 @@ impl Failure {
 impl Inner {
     /// Makes the store read-only because `what` failed; the reason that counts, which is that of the first failure.
     pub fn fail(&self, what: &str, error: &dyn Display) -> String {
-        let volume = volume(&self.config.root);
+        let volume = volume_name(&self.config.root);
         self.failure.set(format!(
             "{what} failed: {error}; the store is on {volume}; what was acknowledged before can be read, nothing more is stored: look at the disk (the kernel's log tells more) and restart the broker when it is well"
         ))
@@ -62,7 +62,7 @@ pub(crate) fn is_out_of_space(error: &io::Error) -> bool {
 }
 
 /// The volume of a folder as a person knows it: its device and where it is mounted.
-fn volume(dir: &Path) -> String {
+pub(crate) fn volume_name(dir: &Path) -> String {
     let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     // Number, parent, device, root, mount point, options; behind a dash the type and the source.
@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn a_volume_is_named_by_its_mount() {
-        let text = volume(Path::new("/proc/self"));
+        let text = volume_name(Path::new("/proc/self"));
         assert!(text.ends_with("mounted at /proc"), "{text}");
     }
 }

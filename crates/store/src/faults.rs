@@ -29,6 +29,8 @@ const PAGE: usize = 4096;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
     Write,
+    /// The same where the file may have no blocks yet; comes before [`Operation::Write`].
+    WriteSparse,
     /// Of a file, a folder, or the volume.
     Sync,
     /// Of the blocks of a new file.
@@ -99,15 +101,17 @@ pub enum Event {
 pub struct Faults {
     state: Mutex<State>,
     healed: Condvar,
+    /// Percent in use and free bytes of the volume, in place of the real ones.
+    volume: Mutex<Option<(u32, u64)>>,
     recording: Option<Mutex<Recording>>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    plans: [Option<Plan>; 3],
-    counts: [u64; 3],
+    plans: [Option<Plan>; 4],
+    counts: [u64; 4],
     /// How often each operation was healed.
-    heals: [u64; 3],
+    heals: [u64; 4],
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -155,6 +159,15 @@ impl Faults {
         state.plans[operation as usize] = None;
         state.heals[operation as usize] += 1;
         self.healed.notify_all();
+    }
+
+    /// Lets the volume seem to be full by so many percent, with so many bytes free.
+    pub fn set_volume(&self, used_percent: u32, free: u64) {
+        *self.volume.lock() = Some((used_percent, free));
+    }
+
+    pub(crate) fn volume(&self) -> Option<(u32, u64)> {
+        *self.volume.lock()
     }
 
     /// How many operations of this kind there were, failed ones among them.

@@ -80,6 +80,11 @@ impl FdCache {
         Ok(file)
     }
 
+    /// Closes one file.
+    pub fn forget_file(&self, key: FileKey) {
+        self.open.lock().files.remove(&key);
+    }
+
     /// Closes the files of a queue.
     pub fn forget(&self, uid: u64) {
         self.open.lock().files.retain(|(owner, _), _| *owner != uid);

@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
@@ -90,6 +91,18 @@ impl DataFile {
     pub fn resize(&self, len: u64) -> io::Result<()> {
         self.file.set_len(len)?;
         self.record(|path| Event::Resize { path, len })
+    }
+
+    /// When the file was last written, milliseconds since 1970.
+    pub fn modified_millis(&self) -> io::Result<i64> {
+        let modified = self.file.metadata()?.modified()?;
+        Ok(modified.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64))
+    }
+
+    /// Writes where the file may have no blocks yet, so that a full volume is met here.
+    pub fn write_sparse_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
+        self.pass(Operation::WriteSparse)?;
+        self.write_at(bytes, at)
     }
 
     pub fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {

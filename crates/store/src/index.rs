@@ -8,37 +8,22 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ferromq_common::clock;
 use parking_lot::{Mutex, RwLock};
 
 use crate::faults::Faults;
-use crate::file::{self, DataFile, MaybeFaults};
-use crate::mapped::WordMap;
+use crate::file::{DataFile, MaybeFaults, create_dir_durable, remove, sync_dir};
 
-const HEADER_BYTES: u64 = 40;
-const SLOT_BYTES: u64 = 4;
-const ENTRY_BYTES: u64 = 20;
-/// Words before the slots.
-const HEADER_WORDS: usize = 10;
-const ENTRY_WORDS: usize = 5;
-/// Most entries one query follows in one file: a damaged or hostile chain must end.
-const MAX_CHAIN: usize = 1_000_000;
+mod file;
+
+pub(crate) use file::Shape;
+use file::{IndexFile, at};
+
 /// Milliseconds in a day and characters of a file name.
 const DAY_MS: i64 = 86_400_000;
 const NAME_LEN: usize = 17;
-
-/// Header words.
-mod at {
-    pub const BEGIN_TIMESTAMP: usize = 0;
-    pub const END_TIMESTAMP: usize = 2;
-    pub const BEGIN_OFFSET: usize = 4;
-    pub const END_OFFSET: usize = 6;
-    pub const SLOTS_USED: usize = 8;
-    /// One more than the number of the last entry.
-    pub const COUNT: usize = 9;
-}
 
 /// Hash of the beginning of all key texts of a topic.
 pub(crate) fn key_prefix(topic: &str) -> i32 {
@@ -76,156 +61,6 @@ pub struct IndexHits {
     pub last_update_timestamp: i64,
     /// Position of the last indexed message.
     pub last_update_physical_offset: i64,
-}
-
-/// Sizes of an index file.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Shape {
-    /// `maxHashSlotNum`.
-    pub slots: u32,
-    /// `maxIndexNum`.
-    pub entries: u32,
-}
-
-impl Shape {
-    fn bytes(self) -> u64 {
-        HEADER_BYTES + u64::from(self.slots) * SLOT_BYTES + u64::from(self.entries) * ENTRY_BYTES
-    }
-}
-
-struct IndexFile {
-    path: PathBuf,
-    file: DataFile,
-    map: WordMap,
-    shape: Shape,
-}
-
-impl IndexFile {
-    fn new(path: &Path, file: DataFile, shape: Shape) -> io::Result<IndexFile> {
-        let map = WordMap::new(file.file(), shape.bytes())?;
-        Ok(IndexFile { path: path.to_owned(), file, map, shape })
-    }
-
-    fn word(&self, at: usize) -> u32 {
-        self.map.words().get(at).map_or(0, |word| u32::from_be(word.load(Ordering::Relaxed)))
-    }
-
-    fn set(&self, at: usize, value: u32) {
-        if let Some(word) = self.map.words().get(at) {
-            AtomicU32::store(word, value.to_be(), Ordering::Relaxed);
-        }
-    }
-
-    fn long(&self, at: usize) -> i64 {
-        (i64::from(self.word(at)) << 32) | i64::from(self.word(at + 1))
-    }
-
-    fn set_long(&self, at: usize, value: i64) {
-        self.set(at, (value >> 32) as u32);
-        self.set(at + 1, value as u32);
-    }
-
-    /// RocketMQ counts from 1: entry 0 means none.
-    fn count(&self) -> u32 {
-        self.word(at::COUNT).max(1)
-    }
-
-    fn is_full(&self) -> bool {
-        self.count() >= self.shape.entries
-    }
-
-    fn slot_at(&self, hash: u32) -> usize {
-        HEADER_WORDS + (hash % self.shape.slots) as usize
-    }
-
-    fn entry_at(&self, number: u32) -> usize {
-        HEADER_WORDS + self.shape.slots as usize + number as usize * ENTRY_WORDS
-    }
-
-    fn put(&self, hash: u32, physical_offset: u64, timestamp: i64) {
-        let number = self.count();
-        let slot_at = self.slot_at(hash);
-        let previous = self.word(slot_at);
-        let previous = if previous >= number { 0 } else { previous };
-        if number == 1 {
-            self.set_long(at::BEGIN_OFFSET, physical_offset as i64);
-            self.set_long(at::BEGIN_TIMESTAMP, timestamp);
-        }
-        let begin = self.long(at::BEGIN_TIMESTAMP);
-        let seconds = ((timestamp - begin) / 1000).clamp(0, i64::from(i32::MAX)) as u32;
-        let entry_at = self.entry_at(number);
-        self.set(entry_at, hash);
-        self.set_long(entry_at + 1, physical_offset as i64);
-        self.set(entry_at + 3, seconds);
-        self.set(entry_at + 4, previous);
-        // The entry, then the count, then the slot: a process that dies in between leaves no slot beyond the count.
-        std::sync::atomic::fence(Ordering::Release);
-        self.set_long(at::END_OFFSET, physical_offset as i64);
-        self.set_long(at::END_TIMESTAMP, timestamp);
-        if previous == 0 {
-            self.set(at::SLOTS_USED, self.word(at::SLOTS_USED).wrapping_add(1));
-        }
-        self.set(at::COUNT, number + 1);
-        std::sync::atomic::fence(Ordering::Release);
-        self.set(slot_at, number);
-    }
-
-    fn begin(&self) -> i64 {
-        self.long(at::BEGIN_TIMESTAMP)
-    }
-
-    fn end(&self) -> i64 {
-        self.long(at::END_TIMESTAMP)
-    }
-
-    fn may_hold(&self, begin: i64, end: i64) -> bool {
-        self.count() > 1 && begin <= self.end() && end >= self.begin()
-    }
-
-    /// Follows the chain of `hash`, newest first.
-    fn select(&self, hash: u32, max: usize, begin: i64, end: i64, out: &mut Vec<u64>) {
-        let count = self.count();
-        let mut number = self.word(self.slot_at(hash));
-        std::sync::atomic::fence(Ordering::Acquire);
-        for _ in 0..MAX_CHAIN {
-            if number == 0 || number >= count || out.len() >= max {
-                return;
-            }
-            let at = self.entry_at(number);
-            let time = self.begin() + i64::from(self.word(at + 3)) * 1000;
-            let offset = self.long(at + 1) as u64;
-            // Entries hold seconds; a record put twice around a crash is one hit.
-            if self.word(at) == hash && time + 999 >= begin && time <= end && out.last() != Some(&offset) {
-                out.push(offset);
-            }
-            let previous = self.word(at + 4);
-            if previous >= number || time + 999 < begin {
-                return;
-            }
-            number = previous;
-        }
-    }
-
-    /// Goes back to `count`, with slots rebuilt from the entries, which are in order: after a power cut a slot may
-    /// point to an entry that did not reach the disk.
-    fn rewind(&self, count: u32) {
-        for slot in 0..self.shape.slots as usize {
-            self.set(HEADER_WORDS + slot, 0);
-        }
-        let mut used = 0;
-        for number in 1..count {
-            let slot_at = self.slot_at(self.word(self.entry_at(number)));
-            used += u32::from(self.word(slot_at) == 0);
-            self.set(slot_at, number);
-        }
-        self.set(at::SLOTS_USED, used);
-        self.set(at::COUNT, count);
-        if let Some(last) = count.checked_sub(1).filter(|last| *last > 0) {
-            let at = self.entry_at(last);
-            self.set_long(at::END_OFFSET, self.long(at + 1));
-            self.set_long(at::END_TIMESTAMP, self.begin() + i64::from(self.word(at + 3)) * 1000);
-        }
-    }
 }
 
 /// How far the index was on the disk at a checkpoint.
@@ -289,7 +124,7 @@ impl Index {
                 files.push(Arc::new(file));
             } else {
                 tracing::info!(path = %path.display(), "the index file did not reach the disk before the crash; it is removed");
-                file::remove(&path, faults)?;
+                remove(&path, faults)?;
             }
         }
         let (last, off) = (Mutex::new(files.last().cloned()), AtomicBool::new(!enabled));
@@ -327,13 +162,13 @@ impl Index {
     }
 
     fn create(&self, previous: Option<&IndexFile>) -> io::Result<Arc<IndexFile>> {
-        file::create_dir_durable(&self.dir, self.faults.as_ref())?;
+        create_dir_durable(&self.dir, self.faults.as_ref())?;
         let newest = list(&self.dir)?.last().map_or(0, |(name, _)| *name);
         // RocketMQ sorts by name, and may have written names in a time zone ahead of UTC.
         let name = name_of(clock::now_millis()).max(newest + 1);
         let path = self.dir.join(format!("{name:0NAME_LEN$}"));
         let file = DataFile::create_allocated(&path, self.shape.bytes(), self.faults.as_ref())?;
-        file::sync_dir(&self.dir, self.faults.as_ref())?;
+        sync_dir(&self.dir, self.faults.as_ref())?;
         let file = Arc::new(IndexFile::new(&path, file, self.shape)?);
         file.set(at::COUNT, 1);
         if let Some(previous) = previous {
@@ -392,11 +227,27 @@ impl Index {
         file.map_or(Ok(()), |f| f.file.sync_mapped())
     }
 
+    /// Removes files whose newest record is gone from the log, which begins at `log_start`; never the one in use.
+    pub fn expire(&self, log_start: u64) -> io::Result<()> {
+        loop {
+            let oldest = {
+                let files = self.files.read();
+                (files.len() > 1).then(|| files.first().cloned()).flatten()
+            };
+            let Some(oldest) = oldest.filter(|file| (file.long(at::END_OFFSET) as u64) < log_start) else {
+                return Ok(());
+            };
+            remove(&oldest.path, self.faults.as_ref())?;
+            tracing::info!(path = %oldest.path.display(), "the index file points below the commit log; it is removed");
+            self.files.write().remove(0);
+        }
+    }
+
     /// Removes all files: the log they point into is gone.
     pub fn clear(&self) -> io::Result<()> {
         *self.last.lock() = None;
         for file in self.files.write().drain(..) {
-            file::remove(&file.path, self.faults.as_ref())?;
+            remove(&file.path, self.faults.as_ref())?;
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 //!
 //! The commit log is the only truth; queues and index are derived from it. Callers append under one lock
 //! (`append.rs`), whoever has time dispatches (`dispatch.rs`), threads flush (`flush.rs`), prepare and make checkpoints
-//! (`background.rs`). No async, no sockets, no request codes here. Bytes from the disk never panic.
+//! (`background.rs`) and delete old files (`retention.rs`). No async, no sockets, no request codes here. Bytes from the disk never panic.
 
 mod append;
 mod background;
@@ -22,6 +22,8 @@ mod mapped;
 mod queue;
 mod read;
 mod recovery;
+mod retention;
+mod space;
 mod store;
 
 pub use append::{AppendBatch, Appended};

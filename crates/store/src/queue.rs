@@ -18,6 +18,7 @@ use crate::faults::Faults;
 use crate::fd_cache::{FdCache, Touched};
 use crate::file::{self, DataFile};
 
+mod expire;
 mod load;
 
 pub(crate) use load::folders;
@@ -30,6 +31,9 @@ const BUFFERED: usize = 204;
 const BLANK_SIZE: i32 = i32::MAX;
 /// Most filler entries written to bridge a gap in the offsets of a damaged log.
 const MAX_GAP: i64 = 100_000_000;
+
+/// Largest queue offset: the byte position of its entry is a file offset.
+const MAX_OFFSET: i64 = i64::MAX / UNIT as i64 - 1_000_000_000;
 
 /// One entry of a consume queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +105,10 @@ pub struct Queue {
     next: AtomicI64,
     max: AtomicI64,
     min: AtomicI64,
+    /// Where the record of the entry at `min` lies; 0 until somebody has looked.
+    min_position: AtomicU64,
+    /// First byte of the first file there may be.
+    first_file: AtomicU64,
     deleted: AtomicBool,
     tail: Mutex<Tail>,
     context: Arc<Context>,
@@ -142,6 +150,8 @@ impl Queue {
             next: AtomicI64::new(0),
             max: AtomicI64::new(0),
             min: AtomicI64::new(0),
+            min_position: AtomicU64::new(0),
+            first_file: AtomicU64::new(0),
             deleted: AtomicBool::new(false),
             tail: Mutex::default(),
             context: Arc::clone(context),
@@ -211,7 +221,8 @@ impl Queue {
                 continue;
             }
             if offset > end {
-                result = result.and(self.bridge(&mut tail, offset));
+                // Without the filler the entry has no place: that is no shortage that passes.
+                result = result.and(self.bridge(&mut tail, offset).map_err(io::Error::other));
                 if tail.end() != offset {
                     continue;
                 }
@@ -234,12 +245,12 @@ impl Queue {
 
     /// Filler up to `offset`: from the beginning of its file in a queue without files, else from the end.
     fn bridge(&self, tail: &mut Tail, offset: i64) -> io::Result<()> {
-        if tail.end() == 0 && tail.bytes.is_empty() {
+        if tail.end() == 0 && tail.bytes.is_empty() && offset <= MAX_OFFSET {
             let per_file = (self.context.file_size / UNIT as u64) as i64;
             tail.first = offset - offset % per_file;
             self.min.store(offset, Ordering::Release);
         }
-        if offset - tail.end() > MAX_GAP {
+        if offset - tail.end() > MAX_GAP || offset > MAX_OFFSET {
             tracing::error!(topic = %self.topic, queue = self.id, offset, end = tail.end(), "a record's queue offset is far beyond the queue's end: the record is left out");
             return Ok(());
         }
@@ -265,7 +276,7 @@ impl Queue {
             let file = self.file(start, true)?;
             let room = (start + self.context.file_size - at) as usize;
             let n = room.min(tail.bytes.len() - tail.written);
-            file.write_at(&tail.bytes[tail.written..tail.written + n], at - start)?;
+            file.write_sparse_at(&tail.bytes[tail.written..tail.written + n], at - start)?;
             self.context.touched.lock().wrote((self.uid, start), &file);
             tail.written += n;
         }

@@ -20,11 +20,11 @@ use crate::file;
 use crate::flush::{Durability, Flusher};
 use crate::index::{Index, IndexHits, Shape};
 use crate::instance::Instance;
-use crate::queue::{Context, CqEntry, Queue, UNIT};
+use crate::queue::{Context, CqEntry, Queue};
 use crate::read::{Boundary, ReadOutcome};
+use crate::retention::Cleaner;
+use crate::space::Shortage;
 
-/// Smallest commit log file, bytes.
-const MIN_LOG_FILE: u64 = 4096;
 /// Room for topic and properties above the largest body, bytes (RocketMQ's `MessageExtEncoder`).
 const RECORD_EXTRA: u64 = 64 * 1024;
 
@@ -48,6 +48,8 @@ pub(crate) struct Inner {
     pub dispatched: AtomicU64,
     pub flusher: Flusher,
     pub background: Background,
+    pub cleaner: Cleaner,
+    pub shortage: Shortage,
     pub failure: Failure,
     pub listener: Listener,
     pub after_dispatch: OnceLock<Box<dyn Fn() + Send + Sync>>,
@@ -116,7 +118,7 @@ impl Store {
     /// Takes the folder, recovers, and starts the threads. `listener` is told of messages that become visible in queues
     /// with watchers, on the thread that dispatches.
     pub fn open(config: StoreConfig, listener: Arc<dyn Fn(&Arrival<'_>) + Send + Sync>) -> Result<Store, OpenError> {
-        check(&config)?;
+        config.check()?;
         let faults = config.faults.as_ref();
         let instance = Instance::enter(&config.root, faults)?;
         let root = &config.root;
@@ -147,7 +149,7 @@ impl Store {
             max_body: config.max_message_size,
             max_record: (config.max_message_size as u64 + RECORD_EXTRA).min(config.mapped_file_size_commit_log - 8),
             index: config.message_index_enable,
-            delays: delays(&config.message_delay_level),
+            delays: config.delays(),
             next_uid: AtomicU64::new(0),
         };
         let inner = Arc::new(Inner {
@@ -165,6 +167,8 @@ impl Store {
             dispatched: AtomicU64::new(0),
             flusher: Flusher::default(),
             background: Background::default(),
+            cleaner: Cleaner::default(),
+            shortage: Shortage::default(),
             failure: Failure::default(),
             listener,
             after_dispatch: OnceLock::new(),
@@ -189,6 +193,7 @@ impl Store {
         }
         store.start("store-prepare", |inner| inner.run_prepare())?;
         store.start("store-checkpoint", |inner| inner.run_checkpoint())?;
+        store.start("store-clean", |inner| inner.run_cleaner())?;
         Ok(store)
     }
 
@@ -302,6 +307,18 @@ impl Store {
         self.inner.delete_topic(topic)
     }
 
+    /// Lets the store delete log files that are old enough, whatever the hour. Returns at once; a thread of the store
+    /// does it.
+    pub fn delete_expired_log_files(&self) {
+        self.inner.cleaner.ask();
+    }
+
+    /// Removes files of queues and index that point below the log; how many consume queue files went. The queues keep
+    /// their ends: an offset is never used twice.
+    pub fn clean_expired_queues(&self) -> usize {
+        self.inner.expire_all()
+    }
+
     /// Forces log, queues and index to the disk and notes how far they are; the threads do this by themselves.
     pub fn checkpoint_now(&self) {
         self.inner.checkpoint(true);
@@ -346,6 +363,7 @@ impl Store {
         drop(self.inner.log.tail.lock());
         self.inner.flusher.stop();
         self.inner.background.stop();
+        self.inner.cleaner.stop();
         for thread in self.threads.lock().drain(..) {
             if thread.join().is_err() {
                 self.inner.fail("a thread of the store", &"it panicked");
@@ -353,7 +371,7 @@ impl Store {
         }
         self.inner.dispatch_now();
         self.inner.checkpoint(true);
-        if self.inner.failure.is_set() {
+        if self.inner.failure.is_set() || self.inner.shortage.queue.lock().is_some() {
             return;
         }
         if let Err(error) = self.instance.leave_cleanly() {
@@ -366,37 +384,6 @@ impl Drop for Store {
     fn drop(&mut self) {
         self.shutdown();
     }
-}
-
-fn check(config: &StoreConfig) -> Result<(), OpenError> {
-    let setting = |text: &str| Err(OpenError::Setting(text.to_owned()));
-    if config.mapped_file_size_commit_log < MIN_LOG_FILE {
-        return setting("mappedFileSizeCommitLog must be at least 4096 bytes");
-    }
-    if config.mapped_file_size_consume_queue == 0 || !config.mapped_file_size_consume_queue.is_multiple_of(UNIT as u64)
-    {
-        return setting("mappedFileSizeConsumeQueue must be a multiple of 20 bytes");
-    }
-    if config.max_hash_slot_num == 0 || config.max_index_num < 2 {
-        return setting("maxHashSlotNum must be at least 1 and maxIndexNum at least 2");
-    }
-    Ok(())
-}
-
-/// Delays of `1s 5s 1m 2h 1d`, milliseconds. What is no delay counts as none.
-fn delays(text: &str) -> Vec<i64> {
-    let delay = |word: &str| {
-        let (number, unit) = word.split_at_checked(word.len().checked_sub(1)?)?;
-        let unit = match unit {
-            "s" => 1000,
-            "m" => 60_000,
-            "h" => 3_600_000,
-            "d" => 86_400_000,
-            _ => return None,
-        };
-        number.parse::<i64>().ok()?.checked_mul(unit)
-    };
-    text.split_whitespace().map(|word| delay(word).unwrap_or(0)).collect()
 }
 
 /// Memory of the machine.

@@ -37,15 +37,16 @@ const TOPIC: &str = "faults";
 /// A message every broker accepts.
 const BODY: &[u8] = b"12345678 probe";
 
-fn skip_java(lab: &Lab, why: &str) -> Outcome {
+/// For what cannot hold on the reference.
+pub fn skip_java(lab: &Lab, why: &str) -> Outcome {
     if lab.make == Make::Java { Err(Stop::Skipped(format!("the Java broker {why}"))) } else { Ok(()) }
 }
 
 /// A small file system of its own, for root.
-struct Disk(PathBuf);
+pub struct Disk(PathBuf);
 
 impl Disk {
-    fn new(folder: &Path, size: &str) -> Outcome<Disk> {
+    pub fn new(folder: &Path, size: &str) -> Outcome<Disk> {
         if !rustix::process::geteuid().is_root() || !present("mount") {
             return Err(Stop::Skipped("only root can mount a small disk".to_owned()));
         }
@@ -55,6 +56,11 @@ impl Disk {
             return Err(Stop::Skipped("mounting a tmpfs is not permitted here".to_owned()));
         }
         Ok(disk)
+    }
+
+    /// Where it is mounted.
+    pub fn folder(&self) -> &Path {
+        &self.0
     }
 
     fn mount(&self, options: &str, first: bool) -> Outcome {

@@ -9,6 +9,7 @@ mod fields;
 mod mixed;
 mod order;
 mod read;
+mod retention;
 mod send;
 mod takeover;
 mod textbook;
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
     cases.extend(mixed::cases());
     cases.extend(takeover::cases());
     cases.extend(faults::cases());
+    cases.extend(retention::cases());
     cases.extend(fanout::cases());
     ferromq_contract::runner::main(cases)
 }

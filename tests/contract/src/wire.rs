@@ -25,7 +25,9 @@ pub mod code {
     pub const VIEW_MESSAGE_BY_ID: i32 = 33;
     pub const GET_ROUTEINFO_BY_TOPIC: i32 = 105;
     pub const GET_BROKER_CLUSTER_INFO: i32 = 106;
+    pub const CLEAN_EXPIRED_CONSUMEQUEUE: i32 = 306;
     pub const SEND_MESSAGE_V2: i32 = 310;
+    pub const DELETE_EXPIRED_COMMITLOG: i32 = 329;
 }
 
 /// How a request's header is written.

@@ -25,6 +25,7 @@ pub struct BrokerSettings {
     role: usize,
     flush_type: usize,
     commit_log: Option<PathBuf>,
+    delete_when: String,
     file: Properties,
 }
 
@@ -55,7 +56,8 @@ impl BrokerSettings {
         };
         let root = host::home().unwrap_or_default().join("store");
         let store = StoreConfig { root, ..StoreConfig::default() };
-        Self { broker, store, role: 0, flush_type: 0, commit_log: None, file: Properties::default() }
+        let delete_when = "04".to_owned();
+        Self { broker, store, role: 0, flush_type: 0, commit_log: None, delete_when, file: Properties::default() }
     }
 
     /// Reads a file over what is there.
@@ -83,6 +85,7 @@ impl BrokerSettings {
         self.broker.broker_id = 0;
         self.broker.broker_ip1 = resolved(&self.broker.broker_ip1)?;
         self.store.flush_disk_type = if self.flush_type == 0 { FlushMode::Async } else { FlushMode::Sync };
+        self.store.delete_when = hours(&self.delete_when)?;
         let queue_file = &mut self.store.mapped_file_size_consume_queue;
         *queue_file = queue_file.next_multiple_of(CONSUME_QUEUE_ENTRY);
         let usual = self.store.root.join("commitlog");
@@ -123,6 +126,18 @@ fn resolved(host: &str) -> Result<String, SettingsError> {
     let address =
         found.ok_or_else(|| SettingsError(format!("brokerIP1={host} is no address and cannot be resolved to one")))?;
     Ok(address.ip().to_string())
+}
+
+/// Hours of the day of `4;16`; none of an empty text.
+fn hours(text: &str) -> Result<Vec<u32>, SettingsError> {
+    let words = text.split(';').map(str::trim).filter(|word| !word.is_empty());
+    let hour = |word: &str| word.parse().ok().filter(|hour| *hour < 24);
+    let hours: Option<Vec<u32>> = words.map(hour).collect();
+    hours.ok_or_else(|| {
+        SettingsError(format!(
+            "deleteWhen={text} is not allowed: it takes hours of the day, 00 to 23, separated by semicolons"
+        ))
+    })
 }
 
 const fn key(name: &'static str, slot: fn(&mut BrokerSettings) -> Slot<'_>) -> Key<BrokerSettings> {
@@ -225,7 +240,19 @@ const KEYS: &[Key<BrokerSettings>] = &[
     key("maxHashSlotNum", |s| Slot::Int(Int::U32(&mut s.store.max_hash_slot_num), 1, 100_000_000)),
     key("maxIndexNum", |s| Slot::Int(Int::U32(&mut s.store.max_index_num), 2, 100_000_000)),
     key("checkCRCOnRecover", |s| Slot::Bool(&mut s.store.check_crc_on_recover)),
+    // Retention and space.
+    important("fileReservedTime", |s| Slot::Int(Int::U32(&mut s.store.file_reserved_time), 0, i32::MAX as i64)),
+    important("deleteWhen", |s| Slot::Text(&mut s.delete_when)),
+    important("diskMaxUsedSpaceRatio", |s| Slot::Int(Int::U32(&mut s.store.disk_max_used_space_ratio), 1, 100)),
+    key("diskSpaceCleanForciblyRatio", |s| Slot::Int(Int::U32(&mut s.store.disk_space_clean_forcibly_ratio), 1, 100)),
     key("diskSpaceWarningLevelRatio", |s| Slot::Int(Int::U32(&mut s.store.disk_space_warning_level_ratio), 1, 100)),
+    key("diskSpaceFloor", |s| Slot::Int(Int::U64(&mut s.store.disk_space_floor), 0, i64::MAX)),
+    key("cleanFileForciblyEnable", |s| Slot::Bool(&mut s.store.clean_file_forcibly_enable)),
+    key("cleanResourceInterval", |s| Slot::Int(Int::U64(&mut s.store.clean_resource_interval), 1, DAY_MS)),
+    key("deleteCommitLogFilesInterval", |s| {
+        Slot::Int(Int::U64(&mut s.store.delete_commit_log_files_interval), 0, 60_000)
+    }),
+    key("deleteFileBatchMax", |s| Slot::Int(Int::U32(&mut s.store.delete_file_batch_max), 1, 10_000)),
     key("messageDelayLevel", |s| Slot::Text(&mut s.store.message_delay_level)),
     // Offsets.
     key("flushConsumerOffsetInterval", |s| {
@@ -257,7 +284,7 @@ mod tests {
 
     #[test]
     fn every_key_of_the_table_is_one_of_rocketmq_or_said_to_be_ours() {
-        let ours = ["reactors", "maxConnections"];
+        let ours = ["reactors", "maxConnections", "diskSpaceFloor"];
         for key in KEYS {
             let known = super::super::known(Server::Broker).any(|(name, _)| name == key.name);
             assert!(known != ours.contains(&key.name), "{}", key.name);
@@ -290,6 +317,23 @@ mod tests {
         assert!(read("storePathRootDir=/s\nstorePathCommitLog=/s/commitlog").is_ok());
         let error = read("storePathRootDir=/s\nstorePathCommitLog=/other").unwrap_err().to_string();
         assert!(error.contains("/s/commitlog"), "{error}");
+    }
+
+    #[test]
+    fn hours_of_deletion_are_a_list() {
+        let hours = |text: &str| read(&format!("deleteWhen={text}")).map(|(settings, _)| settings.store.delete_when);
+        assert_eq!(hours("04").unwrap(), [4]);
+        assert_eq!(hours("0; 12;23").unwrap(), [0, 12, 23]);
+        assert!(hours("").unwrap().is_empty());
+        for bad in ["24", "noon", "4,5", "-1"] {
+            assert!(hours(bad).unwrap_err().to_string().starts_with(&format!("deleteWhen={bad} is not allowed")));
+        }
+        let (settings, _) = read("fileReservedTime=48\ndiskMaxUsedSpaceRatio=60\ndeleteFileBatchMax=3").unwrap();
+        let store = settings.store;
+        assert_eq!(
+            (store.file_reserved_time, store.disk_max_used_space_ratio, store.delete_file_batch_max),
+            (48, 60, 3)
+        );
     }
 
     #[test]

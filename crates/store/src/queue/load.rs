@@ -80,6 +80,8 @@ impl Queue {
     fn show(&self, first: i64, end: i64) {
         *self.tail.lock() = Tail { first: end, ..Tail::default() };
         self.min.store(first, Ordering::Release);
+        self.min_position.store(0, Ordering::Relaxed);
+        self.first_file.store(first as u64 * UNIT as u64, Ordering::Relaxed);
         self.max.store(end, Ordering::Release);
     }
 
@@ -153,16 +155,6 @@ impl Queue {
             }
         }
         Ok(())
-    }
-
-    /// Moves the minimum to the first entry whose record is in the log, which begins at `log_start`.
-    pub(crate) fn correct_min(&self, log_start: u64) {
-        let (min, max) = (self.min_offset(), self.max_offset());
-        if self.entry(min).is_none_or(|e| !e.is_blank() && e.physical_offset as u64 >= log_start) {
-            return;
-        }
-        let first = self.partition(min, max, |e| !e.is_blank() && e.physical_offset as u64 >= log_start);
-        self.min.store(first, Ordering::Release);
     }
 }
 

@@ -1,0 +1,47 @@
+//! What happens to a queue when the log loses its oldest files: the minimum moves, files wholly below it go. Done by the
+//! thread that deletes log files, and once at the start.
+//!
+//! The queue's end is never touched, and the file that holds it always stays: an offset is never given out twice, also
+//! when no message of the queue is left.
+
+use std::io;
+use std::sync::atomic::Ordering;
+
+use super::{Queue, UNIT};
+use crate::file;
+
+impl Queue {
+    /// Moves the minimum to the first entry whose record is in the log, which begins at `log_start`.
+    pub(crate) fn correct_min(&self, log_start: u64) {
+        if self.min_position.load(Ordering::Relaxed) >= log_start.max(1) {
+            return;
+        }
+        let (min, max) = (self.min_offset(), self.max_offset());
+        let position = |offset| self.entry(offset).filter(|e| !e.is_blank()).map(|e| e.physical_offset as u64);
+        let mut first = min;
+        if self.entry(min).is_some_and(|e| e.is_blank() || (e.physical_offset as u64) < log_start) {
+            first = self.partition(min, max, |e| !e.is_blank() && e.physical_offset as u64 >= log_start);
+            self.min.store(first, Ordering::Release);
+        }
+        self.min_position.store(position(first).unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// After log files were deleted: the minimum is corrected, and files without a readable entry are removed. How many.
+    pub(crate) fn expire(&self, log_start: u64) -> io::Result<usize> {
+        self.correct_min(log_start);
+        // One entry of a deleted record stays in front: by it recovery knows that nothing is missing before the file.
+        let keep = (self.min_offset() - 1).max(0) as u64 * UNIT as u64;
+        let keep = keep - keep % self.context.file_size;
+        if keep <= self.first_file.load(Ordering::Relaxed) || self.is_deleted() {
+            return Ok(0);
+        }
+        let mut removed = 0;
+        for (start, path) in file::list(&self.folder())?.into_iter().filter(|(start, _)| *start < keep) {
+            file::remove(&path, self.context.faults.as_ref())?;
+            self.context.files.forget_file((self.uid, start));
+            removed += 1;
+        }
+        self.first_file.store(keep, Ordering::Relaxed);
+        Ok(removed)
+    }
+}
