@@ -10,10 +10,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ferromq_common::clock;
 use ferromq_common::json_file::LoadError;
 use ferromq_protocol::id::UniqueIds;
+use ferromq_protocol::pop::revive_topic;
 use ferromq_remoting::{Server, ServerConfig};
-use ferromq_store::{Arrival, OpenError, Store, StoreConfig};
+use ferromq_store::{Arrival, Durability, OpenError, Store, StoreConfig};
 
 use crate::blocking::Blocking;
 use crate::clients::{self, Clients};
@@ -25,6 +27,9 @@ use crate::locks::OrderLocks;
 use crate::longpoll::LongPolls;
 use crate::offsets::Offsets;
 use crate::persist::{Persister, SaveSignal, Saved};
+use crate::pop::polls::{self, Woken};
+use crate::pop::take;
+use crate::pop::{OrderPops, Pops, Reviver, replay};
 use crate::registration::{Identity, Registration};
 use crate::service::BrokerService;
 use crate::stats::Stats;
@@ -80,6 +85,10 @@ pub struct Shared {
     pub locks: OrderLocks,
     pub offsets: Offsets,
     pub polls: Arc<LongPolls>,
+    pub pops: Arc<Pops>,
+    pub order_pops: OrderPops,
+    /// Where check points and acknowledgements of pops are kept.
+    pub revive_topic: String,
     pub blocking: Blocking,
     pub transactions: Transactions,
     pub stats: Stats,
@@ -101,6 +110,52 @@ impl Shared {
         for parked in self.polls.take_ready() {
             pull::resume(self, parked);
         }
+        // Each pop may leave something to the next that waits.
+        loop {
+            let ready = self.pops.polls.take_ready();
+            if ready.is_empty() {
+                return;
+            }
+            for waiter in ready {
+                self.serve_waiter(waiter);
+            }
+            self.store.dispatch();
+        }
+    }
+
+    fn serve_waiter(self: &Arc<Self>, waiter: polls::Waiter) {
+        if !(waiter.is_open)() {
+            // What made it ready is for the next.
+            self.pops.polls.wake_one(&waiter.request.topic, &waiter.request.group);
+            return;
+        }
+        let cold = take::is_cold(self, &waiter.request);
+        if cold {
+            let shared = Arc::clone(self);
+            // When too many wait already, the client asks again after its own time-out.
+            let _ = self.blocking.run(move || polls::serve(&shared, waiter));
+        } else {
+            polls::serve(self, waiter);
+        }
+    }
+
+    /// The content of `consumerOffset.json`. Offsets that a pop moved are in it only when the check point is on the disk:
+    /// a power cut may take neither, or the offset alone.
+    fn encode_offsets(&self) -> io::Result<Vec<u8>> {
+        let (now, position) = self.pops.settle(&self.offsets, &self.revive_topic);
+        let content = self.offsets.encode(now)?;
+        let (told, durable) = std::sync::mpsc::sync_channel(1);
+        self.store.when_durable(
+            position,
+            Box::new(move |durability| {
+                // Nobody listens any more only after a panic.
+                let _ = told.send(durability);
+            }),
+        );
+        match durable.recv() {
+            Ok(Durability::Durable) => Ok(content),
+            _ => Err(io::Error::other("the commit log could not be forced to the disk before")),
+        }
     }
 }
 
@@ -111,6 +166,7 @@ pub struct Broker {
     registration: Arc<Registration>,
     persister: Persister,
     checker: Checker,
+    reviver: Reviver,
 }
 
 impl Broker {
@@ -121,9 +177,11 @@ impl Broker {
         let store_host = SocketAddr::new(ip, config.listen_port);
         let root = store.root.clone();
         let polls = Arc::new(LongPolls::default());
-        let arrivals = Arc::clone(&polls);
+        let pops = Arc::new(Pops::new(config.pop.revive_queue_num));
+        let (pulls, popping) = (Arc::clone(&polls), Arc::clone(&pops));
         let listener = move |arrival: &Arrival<'_>| {
-            arrivals.arrived(arrival.queue, arrival.queue_offset, arrival.tags_code);
+            pulls.arrived(arrival.queue, arrival.queue_offset, arrival.tags_code);
+            popping.polls.arrived(arrival.queue, arrival.tags_code);
         };
         let max_message_size = store.max_message_size;
         let warm_log_bytes = if store.access_message_in_memory_max_ratio == 0 { 0 } else { WARM_LOG_BYTES };
@@ -146,6 +204,9 @@ impl Broker {
             max_message_size,
             warm_log_bytes,
             polls,
+            pops,
+            order_pops: OrderPops::open(&root)?,
+            revive_topic: revive_topic(&config.broker_cluster_name),
             config,
         });
         // Weak, because the store lives in what the closure would keep alive.
@@ -158,6 +219,8 @@ impl Broker {
         let period = Duration::from_millis(shared.config.flush_consumer_offset_interval);
         let persister = Persister::start(saving, saved_tables(&shared), period)?;
         shared.topics.restore_missing(&shared.store);
+        replay(&shared);
+        let reviver = Reviver::start(&shared)?;
         let service =
             BrokerService { shared: Arc::clone(&shared), fast_port: listen.get(1).map_or(0, SocketAddr::port) };
         let server = serve(&shared.config, listen, service)?;
@@ -167,7 +230,7 @@ impl Broker {
         let registration = Registration::new(Arc::clone(&shared), identity(&shared));
         server.spawn(Arc::clone(&registration).run());
         let checker = Checker::start(Arc::clone(&shared))?;
-        Ok(Broker { shared, server, registration, persister, checker })
+        Ok(Broker { shared, server, registration, persister, checker, reviver })
     }
 
     /// The address clients know.
@@ -191,6 +254,7 @@ impl Broker {
         self.shared.polls.drain();
         self.server.shutdown(DRAIN);
         self.checker.stop();
+        self.reviver.stop();
         self.persister.stop();
         self.shared.store.shutdown();
     }
@@ -246,7 +310,14 @@ fn saved_tables(shared: &Arc<Shared>) -> Vec<Saved> {
     vec![
         table(shared, shared.topics.path(), true, |s| s.topics.generation(), |s| s.topics.encode()),
         table(shared, shared.groups.path(), true, |s| s.groups.changes(), |s| s.groups.encode()),
-        table(shared, shared.offsets.path(), false, |s| s.offsets.changes(), |s| s.offsets.encode()),
+        table(shared, shared.offsets.path(), false, |s| s.offsets.changes(), |s| s.encode_offsets()),
+        table(
+            shared,
+            shared.order_pops.path(),
+            false,
+            |s| s.order_pops.changes(),
+            |s| s.order_pops.encode(|topic, group| s.topics.get(topic).is_some() && s.groups.get(group).is_some()),
+        ),
         table(
             shared,
             shared.transactions.metrics.path(),
@@ -269,12 +340,16 @@ fn identity(shared: &Shared) -> Identity {
     }
 }
 
-/// Answers parked pulls whose time is over, until the runtime ends.
+/// Answers parked pulls and pops whose time is over, until the runtime ends.
 async fn sweep_polls(shared: Arc<Shared>) {
     loop {
         tokio::time::sleep(SWEEP_PERIOD).await;
         for parked in shared.polls.sweep(Instant::now()) {
             pull::resume(&shared, parked);
         }
+        for waiter in shared.pops.polls.sweep(Instant::now(), clock::now_millis()) {
+            (waiter.reply)(Woken::TimedOut);
+        }
+        shared.answer_ready_polls();
     }
 }

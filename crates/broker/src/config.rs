@@ -89,6 +89,8 @@ pub struct BrokerConfig {
     pub server_channel_max_idle_time_seconds: u64,
     /// Messages one QUERY_MESSAGE answers at most.
     pub max_msgs_num_batch: u32,
+    /// Pop consumption.
+    pub pop: PopConfig,
     /// All settings in effect as properties text, one `key=value` a line (code 26).
     pub effective_properties: String,
 }
@@ -139,7 +141,44 @@ impl Default for BrokerConfig {
             max_connections: 20_000,
             server_channel_max_idle_time_seconds: 120,
             max_msgs_num_batch: 64,
+            pop: PopConfig::default(),
             effective_properties: String::new(),
+        }
+    }
+}
+
+/// Settings of pop consumption.
+#[derive(Clone, Debug)]
+pub struct PopConfig {
+    /// Queues of the revive topic.
+    pub revive_queue_num: u32,
+    /// Most pops of one group and topic that wait.
+    pub pop_polling_size: usize,
+    /// Most pops that wait, all groups together.
+    pub max_pop_polling_size: usize,
+    /// Share of pops that look at the retry topic first, percent.
+    pub pop_from_retry_probability: u32,
+    /// Retry topics are called `%RETRY%group+topic` instead of `%RETRY%group_topic`.
+    pub enable_retry_topic_v2: bool,
+    /// With the second naming: messages under the first are popped too.
+    pub retrieve_message_from_pop_retry_topic_v1: bool,
+    /// Retried messages go out under the name of their retry topic.
+    pub pop_response_return_actual_retry_topic: bool,
+    /// A group that begins with the newest message gets all of a queue whose first message is in memory.
+    pub init_pop_offset_by_check_msg_in_mem: bool,
+}
+
+impl Default for PopConfig {
+    fn default() -> Self {
+        Self {
+            revive_queue_num: 8,
+            pop_polling_size: 1024,
+            max_pop_polling_size: 100_000,
+            pop_from_retry_probability: 20,
+            enable_retry_topic_v2: false,
+            retrieve_message_from_pop_retry_topic_v1: true,
+            pop_response_return_actual_retry_topic: false,
+            init_pop_offset_by_check_msg_in_mem: true,
         }
     }
 }

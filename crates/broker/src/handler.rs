@@ -15,12 +15,14 @@ use ferromq_remoting::Connection;
 
 use crate::broker::Shared;
 
+pub(crate) mod ack;
 pub(crate) mod admin;
 pub(crate) mod clean;
 pub(crate) mod client;
 pub(crate) mod group;
 pub(crate) mod lock;
 pub(crate) mod offset;
+pub(crate) mod pop;
 pub(crate) mod pull;
 pub(crate) mod query;
 pub(crate) mod relay;

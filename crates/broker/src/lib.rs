@@ -15,6 +15,7 @@ mod locks;
 mod longpoll;
 mod offsets;
 mod persist;
+mod pop;
 mod properties;
 mod registration;
 mod routes;
@@ -24,5 +25,5 @@ mod topics;
 mod transaction;
 
 pub use broker::{Broker, Shared, StartError};
-pub use config::BrokerConfig;
+pub use config::{BrokerConfig, PopConfig};
 pub use transaction::Transactions;

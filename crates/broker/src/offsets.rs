@@ -12,7 +12,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use ferromq_common::clock;
 use ferromq_common::json_file::LoadError;
 use ferromq_protocol::body::{ConsumerOffsetSerializeWrapper, DataVersion};
 use parking_lot::{Mutex, RwLock};
@@ -71,12 +70,12 @@ impl Default for Offsets {
 impl Offsets {
     /// The committed offset, if the group ever committed one for this queue.
     pub fn query(&self, topic: &str, group: &str, queue_id: u32) -> Option<i64> {
-        self.with_key(topic, group, |key| self.stripe(key).read().get(key)?.offsets.get(&queue_id).copied())
+        with_pair(topic, group, |key| self.stripe(key).read().get(key)?.offsets.get(&queue_id).copied())
     }
 
     /// Stores a commit. While a reset waits for this queue the commit is ignored and `false` is returned.
     pub fn commit(&self, topic: &str, group: &str, queue_id: u32, offset: i64) -> bool {
-        self.with_key(topic, group, |key| {
+        with_pair(topic, group, |key| {
             let mut stripe = self.stripe(key).write();
             if let Some(pair) = stripe.get_mut(key) {
                 if !pair.resets.is_empty() && pair.resets.contains_key(&queue_id) {
@@ -93,7 +92,7 @@ impl Offsets {
 
     /// Sets the offset and lets the next pull of this queue answer with it (RocketMQ's server-side reset).
     pub fn reset(&self, topic: &str, group: &str, queue_id: u32, offset: i64) {
-        self.with_key(topic, group, |key| {
+        with_pair(topic, group, |key| {
             let mut stripe = self.stripe(key).write();
             let pair = match stripe.contains_key(key) {
                 true => stripe.get_mut(key),
@@ -112,7 +111,7 @@ impl Offsets {
     /// Whether a reset waits for the next pull of this queue.
     pub fn has_reset(&self, topic: &str, group: &str, queue_id: u32) -> bool {
         self.pending_resets.load(Ordering::Relaxed) > 0
-            && self.with_key(topic, group, |key| {
+            && with_pair(topic, group, |key| {
                 self.stripe(key).read().get(key).is_some_and(|pair| pair.resets.contains_key(&queue_id))
             })
     }
@@ -122,7 +121,7 @@ impl Offsets {
         if self.pending_resets.load(Ordering::Relaxed) == 0 {
             return None;
         }
-        self.with_key(topic, group, |key| {
+        with_pair(topic, group, |key| {
             let taken = self.stripe(key).write().get_mut(key)?.resets.remove(&queue_id)?;
             self.pending_resets.fetch_sub(1, Ordering::Relaxed);
             Some(taken)
@@ -131,9 +130,7 @@ impl Offsets {
 
     /// All offsets of a group in one topic.
     pub fn queues(&self, topic: &str, group: &str) -> BTreeMap<u32, i64> {
-        self.with_key(topic, group, |key| {
-            self.stripe(key).read().get(key).map(|p| p.offsets.clone()).unwrap_or_default()
-        })
+        with_pair(topic, group, |key| self.stripe(key).read().get(key).map(|p| p.offsets.clone()).unwrap_or_default())
     }
 
     /// Groups that committed offsets for a topic.
@@ -198,11 +195,16 @@ impl Offsets {
         &self.path
     }
 
-    /// The content of `consumerOffset.json`.
-    pub fn encode(&self) -> io::Result<Vec<u8>> {
+    /// Time of the file that was read, milliseconds since 1970: it has all commits before.
+    pub fn loaded_at(&self) -> i64 {
+        self.version.lock().timestamp
+    }
+
+    /// The content of `consumerOffset.json`; `now` is a time before which all commits have been made.
+    pub fn encode(&self, now: i64) -> io::Result<Vec<u8>> {
         let mut file = self.snapshot();
         let mut version = self.version.lock();
-        version.next_version(clock::now_millis());
+        version.next_version(now);
         file.data_version = Some(*version);
         drop(version);
         Ok(serde_json::to_vec_pretty(&file)?)
@@ -252,16 +254,16 @@ impl Offsets {
     fn stripe(&self, key: &str) -> &Stripe {
         &self.stripes[self.hasher.hash_one(key) as usize % STRIPES]
     }
+}
 
-    /// Joins topic and group without allocating for usual lengths.
-    fn with_key<R>(&self, topic: &str, group: &str, f: impl FnOnce(&str) -> R) -> R {
-        let mut key = smallvec::SmallVec::<[u8; 256]>::new();
-        key.extend_from_slice(topic.as_bytes());
-        key.push(SEPARATOR as u8);
-        key.extend_from_slice(group.as_bytes());
-        // Two strings joined by an ASCII character are a string.
-        f(std::str::from_utf8(&key).unwrap_or_default())
-    }
+/// Joins topic and group to a key without allocating for usual lengths.
+pub(crate) fn with_pair<R>(topic: &str, group: &str, f: impl FnOnce(&str) -> R) -> R {
+    let mut key = smallvec::SmallVec::<[u8; 256]>::new();
+    key.extend_from_slice(topic.as_bytes());
+    key.push(SEPARATOR as u8);
+    key.extend_from_slice(group.as_bytes());
+    // Two strings joined by an ASCII character are a string.
+    f(std::str::from_utf8(&key).unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -1,15 +1,23 @@
-//! Request code to handler, on one page. Sends (10, 310, 320) and the ends of transactions (37) do not stand here: the
-//! service collects them into one append per socket drain (`handler/send.rs`). A code that is missing is answered REQUEST_CODE_NOT_SUPPORTED.
+//! Request code to handler, on one page. Sends (10, 310, 320), the ends of transactions (37) and acknowledgements of pops
+//! (200051, 200151) do not stand here: the service collects them into one append per turn (`handler/send.rs`,
+//! `handler/ack.rs`). A code that is missing is answered REQUEST_CODE_NOT_SUPPORTED.
 
 use ferromq_protocol::code::request;
 
-use crate::handler::{Handler, admin, clean, client, group, lock, offset, pull, query, relay, runtime, topic};
+use crate::handler::{
+    Handler, ack, admin, clean, client, group, lock, offset, pop, pull, query, relay, runtime, topic,
+};
 
 /// Who answers a request code, or `None`.
 pub(crate) fn handler(code: i32) -> Option<Handler> {
     Some(match code {
         // messages
         request::PULL_MESSAGE | request::LITE_PULL_MESSAGE => pull::pull,
+        request::POP_MESSAGE => pop::pop,
+        request::PEEK_MESSAGE => pop::peek,
+        request::NOTIFICATION => pop::notification,
+        request::POLLING_INFO => pop::polling_info,
+        request::CHANGE_MESSAGE_INVISIBLETIME => ack::change_invisible_time,
         request::QUERY_MESSAGE => query::by_key,
         request::VIEW_MESSAGE_BY_ID => query::by_offset,
         // offsets

@@ -1,5 +1,5 @@
-//! What happens to the requests of one socket drain: sends are collected into one append for all sockets
-//! that were ready together, everything else goes to its handler, in order. Runs on the reactor threads of `remoting`; owns nothing but the buffers of each thread.
+//! What happens to the requests of one socket drain: sends are collected into one append for all sockets that were ready
+//! together, and so are acknowledgements of pops; everything else goes to its handler, in order. Runs on the reactor threads of `remoting`; owns nothing but the buffers of each thread.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -8,13 +8,14 @@ use ferromq_protocol::code::{request, response};
 use ferromq_remoting::{Connection, Requests, Service};
 
 use crate::broker::Shared;
+use crate::handler::ack::AckRequests;
 use crate::handler::send::Sends;
 use crate::handler::{Call, Refusal};
 use crate::routes;
 
 thread_local! {
-    /// The sends of the turn in hand. A reactor thread serves one broker for all its life.
-    static SENDS: RefCell<Sends> = RefCell::new(Sends::default());
+    /// The sends and acknowledgements of the turn in hand. A reactor thread serves one broker for all its life.
+    static TURN: RefCell<(Sends, AckRequests)> = RefCell::default();
 }
 
 /// The broker as `remoting` sees it.
@@ -27,7 +28,7 @@ pub(crate) struct BrokerService {
 impl Service for BrokerService {
     fn serve(&self, conn: &Arc<Connection>, requests: &mut Requests<'_>, out: &mut Vec<u8>) {
         let broker = &self.shared;
-        SENDS.with_borrow_mut(|sends| {
+        TURN.with_borrow_mut(|(sends, acks)| {
             for command in requests {
                 let call = Call { conn, request: &command };
                 match command.head.code {
@@ -39,6 +40,13 @@ impl Service for BrokerService {
                             broker.send.refuse(&command.head, refusal.code, &refusal.remark, out);
                         }
                     }
+                    request::ACK_MESSAGE | request::BATCH_ACK_MESSAGE => {
+                        if let Err(refusal) = acks.add(broker, &call, out)
+                            && !command.head.is_oneway()
+                        {
+                            refusal.write(&command.head, out);
+                        }
+                    }
                     code => self.dispatch(code, &call, out),
                 }
             }
@@ -46,7 +54,10 @@ impl Service for BrokerService {
     }
 
     fn end_turn(&self) {
-        SENDS.with_borrow_mut(|sends| sends.finish(&self.shared));
+        TURN.with_borrow_mut(|(sends, acks)| {
+            sends.finish(&self.shared);
+            acks.finish(&self.shared);
+        });
     }
 
     fn after_answers(&self) {

@@ -5,6 +5,7 @@
 mod client;
 mod group;
 mod mapping;
+mod pop;
 mod queue;
 mod route;
 mod running;
@@ -14,6 +15,7 @@ mod topic;
 pub use client::*;
 pub use group::*;
 pub use mapping::*;
+pub use pop::*;
 pub use queue::*;
 pub use route::*;
 pub use running::*;

@@ -12,6 +12,7 @@ pub mod header;
 pub mod id;
 pub mod java;
 pub mod json;
+pub mod pop;
 pub mod properties;
 pub mod record;
 mod scan;

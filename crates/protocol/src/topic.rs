@@ -95,9 +95,17 @@ fn check_characters(kind: &'static str, name: &str) -> Result<(), NameError> {
     }
 }
 
-/// Checks a topic name: characters and length. A name that passes is safe as one path component.
+/// Checks a topic name: characters and length. A name that passes is safe as one path component. The retry topic of a pop
+/// may join group and topic by a plus sign, which no other name has.
 pub fn validate_topic(topic: &str) -> Result<(), NameError> {
-    check_characters("topic", topic)?;
+    let plus = if topic.starts_with(RETRY_PREFIX) { topic.find('+') } else { None };
+    match plus {
+        Some(at) => {
+            check_characters("topic", &topic[..at])?;
+            check_characters("topic", &topic[at + 1..])?;
+        }
+        None => check_characters("topic", topic)?,
+    }
     let shown = || topic.chars().take(SHOWN).collect();
     if topic.starts_with(RETRY_PREFIX) || topic.starts_with(DLQ_PREFIX) {
         let max = MAX_RETRY_OR_DLQ_TOPIC_LEN;
@@ -172,6 +180,8 @@ mod tests {
         assert_eq!(validate_topic(" ").unwrap_err().to_string(), "The specified topic is blank.");
         assert!(validate_topic("a/b").unwrap_err().to_string().contains("contains illegal characters"));
         assert!(validate_topic("..").is_err());
+        assert!(validate_topic("%RETRY%g+t").is_ok() && validate_topic("%RETRY%g+t+t").is_err());
+        assert!(validate_topic("%RETRY%g+").is_err() && validate_topic("g+t").is_err());
         assert!(validate_topic("ä").is_err());
         assert!(validate_topic(&"a".repeat(127)).is_ok());
         assert!(validate_topic(&"a".repeat(128)).unwrap_err().to_string().ends_with("topic max length: 127"));

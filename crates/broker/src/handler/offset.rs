@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use ferromq_common::clock;
 use ferromq_protocol::FrameWriter;
 use ferromq_protocol::code::response;
 use ferromq_protocol::header::offset::{
@@ -109,7 +110,8 @@ pub(crate) fn earliest(broker: &Arc<Shared>, call: &Call<'_>, _out: &mut Vec<u8>
 
 /// Code 43: the whole table, for a replica.
 pub(crate) fn all(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8>) -> Result<(), Refusal> {
-    let body = broker.offsets.encode().map_err(|e| Refusal::new(response::SYSTEM_ERROR, e.to_string()))?;
+    let body =
+        broker.offsets.encode(clock::now_millis()).map_err(|e| Refusal::new(response::SYSTEM_ERROR, e.to_string()))?;
     call.respond(out, response::SUCCESS).finish_with_body(&body);
     Ok(())
 }

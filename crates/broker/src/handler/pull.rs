@@ -159,7 +159,7 @@ fn serve(
 }
 
 /// Lends the thread's record buffer.
-fn with_records<R>(f: impl FnOnce(&mut Vec<u8>) -> R) -> R {
+pub(super) fn with_records<R>(f: impl FnOnce(&mut Vec<u8>) -> R) -> R {
     let mut records = RECORDS.take();
     records.clear();
     let result = f(&mut records);

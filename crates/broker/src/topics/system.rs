@@ -1,6 +1,7 @@
 //! The topics every broker has from its start.
 
 use ferromq_protocol::body::TopicConfig;
+use ferromq_protocol::pop::revive_topic;
 use ferromq_protocol::sys_flag::perm;
 use ferromq_protocol::topic as names;
 
@@ -13,8 +14,8 @@ const BENCHMARK_QUEUES: i32 = 1024;
 /// Queues of the topic named like the cluster (a `TopicConfig` without numbers).
 const DEFAULT_QUEUES: i32 = 16;
 
-/// What every broker has from its start (`TopicConfigManager.init`). Topics of features that are not here yet (pop,
-/// timer wheel) come with them; their names are reserved all the same.
+/// What every broker has from its start (`TopicConfigManager.init`). Topics of features that are not here yet (timer
+/// wheel) come with them; their names are reserved all the same.
 pub(super) fn system_topics(config: &BrokerConfig) -> Vec<TopicConfig> {
     let topic = |name: &str, queues: i32, perm: i32| TopicConfig {
         topic_name: name.to_owned(),
@@ -35,6 +36,7 @@ pub(super) fn system_topics(config: &BrokerConfig) -> Vec<TopicConfig> {
         topic(names::TRANS_HALF, 1, both),
         topic(names::TRANS_OP_HALF, 1, both),
         topic(&names::reply_topic(&config.broker_cluster_name), 1, both),
+        topic(&revive_topic(&config.broker_cluster_name), config.pop.revive_queue_num as i32, both),
     ];
     if config.auto_create_topic_enable {
         topics.push(topic(names::AUTO_CREATE_TOPIC_KEY, config.default_topic_queue_nums as i32, open_if(true)));

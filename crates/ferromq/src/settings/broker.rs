@@ -223,6 +223,17 @@ const KEYS: &[Key<BrokerSettings>] = &[
         Slot::Int(Int::U32(&mut s.store.access_message_in_memory_max_ratio), 0, 100)
     }),
     key("maxFilterMessageSize", |s| Slot::Int(Int::U32(&mut s.store.max_filter_message_size), 20, 100_000_000)),
+    // Popping.
+    key("reviveQueueNum", |s| Slot::Int(Int::U32(&mut s.broker.pop.revive_queue_num), 1, 64)),
+    key("popPollingSize", |s| Slot::Int(Int::Usize(&mut s.broker.pop.pop_polling_size), 1, 100_000)),
+    key("maxPopPollingSize", |s| Slot::Int(Int::Usize(&mut s.broker.pop.max_pop_polling_size), 1, 1_000_000)),
+    key("popFromRetryProbability", |s| Slot::Int(Int::U32(&mut s.broker.pop.pop_from_retry_probability), 0, 100)),
+    key("enableRetryTopicV2", |s| Slot::Bool(&mut s.broker.pop.enable_retry_topic_v2)),
+    key("retrieveMessageFromPopRetryTopicV1", |s| {
+        Slot::Bool(&mut s.broker.pop.retrieve_message_from_pop_retry_topic_v1)
+    }),
+    key("popResponseReturnActualRetryTopic", |s| Slot::Bool(&mut s.broker.pop.pop_response_return_actual_retry_topic)),
+    key("initPopOffsetByCheckMsgInMem", |s| Slot::Bool(&mut s.broker.pop.init_pop_offset_by_check_msg_in_mem)),
     // Store.
     important("storePathRootDir", |s| Slot::Path(&mut s.store.root)),
     important("storePathCommitLog", |s| Slot::OptionalPath(&mut s.commit_log)),

@@ -15,8 +15,8 @@ headers! {
         invisible_time: i64 = "invisibleTime",
         /// How long the broker may keep an empty pop, milliseconds.
         poll_time: i64 = "pollTime",
-        /// Milliseconds since 1970.
-        born_time: i64 = "bornTime",
+        /// Milliseconds since 1970; 0 for now.
+        born_time: i64 = "bornTime" or 0,
         /// Where a new group starts: 0 the oldest message, 1 the newest.
         init_mode: i32 = "initMode",
         exp_type: Option<Text<'a>> = "expType",
@@ -36,6 +36,15 @@ headers! {
         start_offset_info: Option<Text<'a>> = "startOffsetInfo",
         msg_offset_info: Option<Text<'a>> = "msgOffsetInfo",
         order_count_info: Option<Text<'a>> = "orderCountInfo",
+    }
+
+    /// PEEK_MESSAGE.
+    PeekMessageHeader<'a> {
+        consumer_group: Text<'a> = "consumerGroup",
+        topic: Text<'a> = "topic",
+        /// Negative: all queues.
+        queue_id: i32 = "queueId",
+        max_msg_nums: i32 = "maxMsgNums",
     }
 
     /// ACK_MESSAGE.
@@ -77,8 +86,8 @@ headers! {
         queue_id: i32 = "queueId",
         /// Milliseconds.
         poll_time: i64 = "pollTime",
-        /// Milliseconds since 1970.
-        born_time: i64 = "bornTime",
+        /// Milliseconds since 1970; 0 for now.
+        born_time: i64 = "bornTime" or 0,
         order: Option<bool> = "order",
         attempt_id: Option<Text<'a>> = "attemptId",
         exp_type: Option<Text<'a>> = "expType",

@@ -1,0 +1,228 @@
+//! ACK_MESSAGE (200051), BATCH_ACK_MESSAGE (200151) and CHANGE_MESSAGE_INVISIBLETIME (200053).
+//!
+//! The acknowledgements of all sockets that were ready together are stored together ([`AckRequests::finish`]); a request whose messages are not
+//! invisible is answered at once. Under SYNC_FLUSH the answers wait for the disk.
+
+use std::sync::Arc;
+
+use ferromq_protocol::body::{BatchAck, BatchAckMessageRequestBody};
+use ferromq_protocol::code::{request, response};
+use ferromq_protocol::header::pop::{AckMessageHeader, ChangeInvisibleTimeHeader, ChangeInvisibleTimeResponseHeader};
+use ferromq_protocol::pop::{ORDER_REVIVE_QUEUE, Origin, ReceiptHandle};
+use ferromq_protocol::{FrameWriter, Head, json};
+use ferromq_remoting::Connection;
+use ferromq_store::Durability;
+
+use super::{Call, Refusal};
+use crate::broker::Shared;
+use crate::pop::ack::{self, Acks, Changed};
+use crate::pop::take;
+
+/// Acknowledgements are stored when there are this many, even in the middle of a drain.
+const MAX_ACKS: usize = 4096;
+/// Most bytes of a bit set that are looked at: a pop has 32 messages, but their offsets may have gaps.
+const MAX_BIT_SET_BYTES: usize = 8192;
+
+/// Acknowledgements of one reactor thread that are not stored yet, and who waits for them.
+#[derive(Default)]
+pub(crate) struct AckRequests {
+    acks: Acks,
+    waiting: Vec<Waiting>,
+}
+
+/// A request that is answered when its acknowledgements are stored.
+type Waiting = (Arc<Connection>, Head);
+
+impl AckRequests {
+    /// Codes 200051 and 200151.
+    pub fn add(&mut self, broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8>) -> Result<(), Refusal> {
+        let before = self.acks.len();
+        match call.request.head.code {
+            request::ACK_MESSAGE => self.add_one(broker, call)?,
+            _ => self.add_batch(broker, call)?,
+        }
+        if self.acks.len() > before {
+            if !call.request.head.is_oneway() {
+                self.waiting.push((Arc::clone(call.conn), call.request.head));
+            }
+        } else if !call.request.head.is_oneway() {
+            call.respond(out, response::SUCCESS).finish();
+        }
+        if self.acks.len() >= MAX_ACKS {
+            self.finish(broker);
+        }
+        Ok(())
+    }
+
+    fn add_one(&mut self, broker: &Arc<Shared>, call: &Call<'_>) -> Result<(), Refusal> {
+        let header = AckMessageHeader::read(&call.request.fields)?;
+        let (topic, group) = (header.topic.to_str()?, header.consumer_group.to_str()?);
+        let queue_id = check(broker, &topic, header.queue_id, header.offset)?;
+        let text = header.extra_info.to_str()?;
+        let handle = parse(&text)?;
+        if handle.revive_queue == ORDER_REVIVE_QUEUE {
+            ack::ack_in_order(broker, (&topic, &group, queue_id), handle.pop_time, header.offset)?;
+        } else {
+            let key = (handle.start_offset, handle.pop_time);
+            self.acks.add(broker, &topic, &group, queue_id, key, header.offset);
+        }
+        Ok(())
+    }
+
+    fn add_batch(&mut self, broker: &Arc<Shared>, call: &Call<'_>) -> Result<(), Refusal> {
+        let body: BatchAckMessageRequestBody = json::from_slice(call.request.body).map_err(|error| {
+            Refusal::new(response::SYSTEM_ERROR, format!("the list of acknowledgements cannot be read: {error}"))
+        })?;
+        if body.acks.is_empty() {
+            return Err(Refusal::new(response::NO_MESSAGE, "the request acknowledges no message"));
+        }
+        for ack in &body.acks {
+            self.add_batch_part(broker, ack)?;
+        }
+        Ok(())
+    }
+
+    fn add_batch_part(&mut self, broker: &Arc<Shared>, ack: &BatchAck) -> Result<(), Refusal> {
+        let bits = ack.bits.bytes(MAX_BIT_SET_BYTES);
+        let (Some(origin), Some(bits)) = (Origin::of_digit(&ack.retry), bits) else {
+            return Err(Refusal::new(response::SYSTEM_ERROR, "an acknowledgement of the list is malformed"));
+        };
+        let Ok(queue_id) = u32::try_from(ack.queue_id) else { return Ok(()) };
+        let topic = origin.real_topic(&ack.topic, &ack.group);
+        for (at, byte) in (0_i64..).step_by(8).zip(bits) {
+            for bit in (0..8).filter(|bit| byte & (1 << bit) != 0) {
+                let Some(offset) = ack.start_offset.checked_add(at + bit) else { continue };
+                if ack.revive_queue == ORDER_REVIVE_QUEUE {
+                    ack::ack_in_order(broker, (&topic, &ack.group, queue_id), ack.pop_time, offset)?;
+                } else {
+                    let key = (ack.start_offset, ack.pop_time);
+                    self.acks.add(broker, &topic, &ack.group, queue_id, key, offset);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Stores what was added, and answers. Under SYNC_FLUSH the answers follow from the flush thread.
+    pub fn finish(&mut self, broker: &Shared) {
+        if self.acks.len() == 0 {
+            return;
+        }
+        let waiting = std::mem::take(&mut self.waiting);
+        match self.acks.append(broker) {
+            Ok(position) if broker.store.is_sync_flush() => {
+                when_durable(broker, position, move |durable| push_answers(&waiting, &durable));
+            }
+            stored => {
+                push_answers(&waiting, &stored.map(drop));
+                self.waiting = waiting;
+                self.waiting.clear();
+            }
+        }
+    }
+}
+
+/// Pushes the answers, those of one connection together.
+fn push_answers(waiting: &[Waiting], stored: &Result<(), Refusal>) {
+    for of_one in waiting.chunk_by(|a, b| Arc::ptr_eq(&a.0, &b.0)) {
+        // A push fails when the client has gone: what it acknowledged is acknowledged.
+        let _ = of_one[0].0.push(|out| {
+            for (_, head) in of_one {
+                match stored {
+                    Ok(()) => FrameWriter::response(out, head, response::SUCCESS).finish(),
+                    Err(refusal) => refusal.write(head, out),
+                }
+            }
+        });
+    }
+}
+
+/// Tells once the log is on the disk up to `position`, or will not be.
+fn when_durable(broker: &Shared, position: u64, tell: impl FnOnce(Result<(), Refusal>) + Send + 'static) {
+    let waiter = move |durability: Durability| {
+        tell(match durability {
+            Durability::Durable => Ok(()),
+            Durability::TimedOut | Durability::Failed => {
+                let remark = "the disk did not sync in time or refused to, the change may be lost with the machine";
+                Err(Refusal::new(response::SYSTEM_ERROR, remark))
+            }
+        });
+    };
+    broker.store.when_durable(position, Box::new(waiter));
+}
+
+/// Code 200053.
+pub(crate) fn change_invisible_time(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8>) -> Result<(), Refusal> {
+    let header = ChangeInvisibleTimeHeader::read(&call.request.fields)?;
+    let (topic, group) = (header.topic.to_str()?, header.consumer_group.to_str()?);
+    let queue_id = check(broker, &topic, header.queue_id, header.offset)?;
+    let text = header.extra_info.to_str()?;
+    let handle = parse(&text)?;
+    take::check_invisible_time(header.invisible_time, 0)?;
+    let head = call.request.head;
+    if handle.revive_queue == ORDER_REVIVE_QUEUE {
+        let place = (&*topic, &*group, queue_id);
+        let changed = ack::change_in_order(broker, place, handle.pop_time, header.offset, header.invisible_time)?;
+        let mut frame = FrameWriter::response(out, &head, response::SUCCESS);
+        if let Some(changed) = changed {
+            header_of(&changed).write(&mut frame);
+        }
+        frame.finish();
+        return Ok(());
+    }
+    let changed =
+        ack::change_invisible_time(broker, (&topic, &group, queue_id), &handle, header.offset, header.invisible_time)?;
+    let answer = header_of(&changed);
+    let write = move |durable: Result<(), Refusal>, out: &mut Vec<u8>| match durable {
+        Ok(()) => {
+            let mut frame = FrameWriter::response(out, &head, response::SUCCESS);
+            answer.write(&mut frame);
+            frame.finish();
+        }
+        Err(refusal) => refusal.write(&head, out),
+    };
+    if broker.store.is_sync_flush() {
+        let conn = Arc::clone(call.conn);
+        // A push fails when the client has gone.
+        when_durable(broker, changed.end_position, move |durable| {
+            let _ = conn.push(|out| write(durable, out));
+        });
+    } else {
+        write(Ok(()), out);
+    }
+    Ok(())
+}
+
+fn header_of(changed: &Changed) -> ChangeInvisibleTimeResponseHeader {
+    ChangeInvisibleTimeResponseHeader {
+        pop_time: changed.pop_time,
+        invisible_time: changed.invisible_time,
+        revive_qid: changed.revive_queue,
+    }
+}
+
+/// Checks that a message can be in a queue of the topic, in RocketMQ's order; the queue.
+fn check(broker: &Shared, topic_name: &str, queue_id: i32, offset: i64) -> Result<u32, Refusal> {
+    let topic = broker.topics.get(topic_name).ok_or_else(|| {
+        Refusal::new(response::TOPIC_NOT_EXIST, format!("topic[{topic_name}] not exist, apply first please!"))
+    })?;
+    let queues = topic.read_queues();
+    let id = u32::try_from(queue_id).ok().filter(|id| *id < queues).ok_or_else(|| {
+        let remark =
+            format!("queueId[{queue_id}] is illegal, topic:[{topic_name}] topicConfig.readQueueNums:[{queues}]");
+        Refusal::new(response::MESSAGE_ILLEGAL, remark)
+    })?;
+    let (min, max) = topic.queue(&broker.store, id).map_or((0, 0), |queue| (queue.min_offset(), queue.max_offset()));
+    if (min..=max).contains(&offset) {
+        return Ok(id);
+    }
+    let remark = format!("offset is illegal, key:{topic_name}@{id}, commit:{offset}, store:{min}~{max}");
+    Err(Refusal::new(response::NO_MESSAGE, remark))
+}
+
+fn parse(text: &str) -> Result<ReceiptHandle<'_>, Refusal> {
+    ReceiptHandle::parse(text).ok_or_else(|| {
+        let remark = format!("the receipt handle [{text:.200}] is malformed");
+        Refusal::new(response::SYSTEM_ERROR, remark)
+    })
+}

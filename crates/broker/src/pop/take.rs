@@ -1,0 +1,367 @@
+//! Popping: messages of one topic are handed to a group, with what their receipt handles are made of.
+//!
+//! One queue after the other is read behind the group's offset, its retry topic first or last; the messages of each queue
+//! become one check point in the log before they leave (RocketMQ's `PopMessageProcessor`). While a queue is looked at no
+//! other pop of the group looks at it; that takes microseconds. The answer need not wait for the disk: a crash that takes
+//! the check point back takes the offset back too (`Pops::settle`), and the messages are popped again.
+
+use std::sync::Arc;
+
+use ferromq_common::clock;
+use ferromq_protocol::code::response;
+use ferromq_protocol::pop::{self, Origin, ReceiptHandle};
+use ferromq_store::{CqEntry, Queue, ReadOutcome, ReadStatus};
+
+use super::check_point::{CheckPoint, Key};
+use super::log::{self, with_writer};
+use super::records;
+use super::table::PopQueue;
+use crate::broker::Shared;
+use crate::filter::Filter;
+use crate::handler::Refusal;
+use crate::topics::Topic;
+
+/// Most messages of one pop.
+pub(crate) const MAX_MESSAGES: i32 = pop::MAX_MESSAGES as i32;
+/// Longest invisible time, milliseconds: RocketMQ's timer takes three days at most.
+pub(crate) const MAX_INVISIBLE_MS: i64 = 3 * 86_400_000;
+/// `initMode` of a group that starts with the oldest message.
+const INIT_OLDEST: i32 = 0;
+
+/// What one pop asks for; checked by [`check`].
+#[derive(Clone, Debug)]
+pub(crate) struct PopRequest {
+    pub topic: Arc<str>,
+    pub group: Arc<str>,
+    /// `None`: all queues.
+    pub queue_id: Option<u32>,
+    pub max_messages: u32,
+    pub invisible_ms: i64,
+    pub init_mode: i32,
+    pub filter: Filter,
+    pub order: bool,
+    pub attempt_id: Option<Box<str>>,
+}
+
+/// What a pop handed out. The records are in the caller's buffer.
+#[derive(Debug, Default)]
+pub(crate) struct Popped {
+    pub count: u32,
+    /// Milliseconds since 1970.
+    pub pop_time: i64,
+    pub revive_queue: i32,
+    /// Messages that are left behind the group's offsets.
+    pub rest: i64,
+    pub start_offset_info: String,
+    pub msg_offset_info: String,
+    pub order_count_info: String,
+    /// When the first queue that an ordered pop could not touch may be popped again, milliseconds since 1970.
+    pub blocked_until: Option<i64>,
+}
+
+/// Checks that topic and group may be popped, in RocketMQ's order; the topic.
+pub(crate) fn check(
+    broker: &Shared,
+    topic_name: &str,
+    group_name: &str,
+    queue_id: i32,
+    what: &str,
+) -> Result<Arc<Topic>, Refusal> {
+    if broker.config.broker_permission & 4 == 0 {
+        let remark = format!("the broker[{}] {what} message is forbidden", broker.config.broker_ip1);
+        return Err(Refusal::new(response::NO_PERMISSION, remark));
+    }
+    let topic = broker.topics.get(topic_name).ok_or_else(|| {
+        Refusal::new(response::TOPIC_NOT_EXIST, format!("topic[{topic_name}] not exist, apply first please!"))
+    })?;
+    if !topic.is_readable() {
+        let remark = format!("the topic[{topic_name}] {what} message is forbidden");
+        return Err(Refusal::new(response::NO_PERMISSION, remark));
+    }
+    if u32::try_from(queue_id).is_ok_and(|id| id >= topic.read_queues()) {
+        let queues = topic.read_queues();
+        let remark =
+            format!("queueId[{queue_id}] is illegal, topic:[{topic_name}] topicConfig.readQueueNums:[{queues}]");
+        return Err(Refusal::new(response::INVALID_PARAMETER, remark));
+    }
+    let group = broker.groups.find(group_name).ok_or_else(|| {
+        let remark = format!("subscription group [{group_name}] does not exist");
+        Refusal::new(response::SUBSCRIPTION_GROUP_NOT_EXIST, remark)
+    })?;
+    if !group.consume_enable {
+        let remark = format!("subscription group no permission, {group_name}");
+        return Err(Refusal::new(response::NO_PERMISSION, remark));
+    }
+    Ok(topic)
+}
+
+/// Checks how long messages may stay invisible.
+pub(crate) fn check_invisible_time(millis: i64, least: i64) -> Result<(), Refusal> {
+    if (least..=MAX_INVISIBLE_MS).contains(&millis) {
+        return Ok(());
+    }
+    let remark = format!("invisibleTime[{millis}] is illegal, it must be {least} to {MAX_INVISIBLE_MS} milliseconds");
+    Err(Refusal::new(response::INVALID_PARAMETER, remark))
+}
+
+/// Whether messages that the pop would hand out may have to come from the disk.
+pub(crate) fn is_cold(broker: &Shared, request: &PopRequest) -> bool {
+    let log = broker.store.max_physical_offset() - broker.store.min_physical_offset();
+    log > broker.warm_log_bytes
+        && sources(broker, request, 0).any(|(_, queue)| {
+            let offset = broker.offsets.query(queue.topic(), &request.group, queue.id()).unwrap_or(0);
+            (queue.min_offset()..queue.max_offset()).contains(&offset) && !broker.store.is_in_memory(&queue, offset)
+        })
+}
+
+/// The queues a pop looks at, the topic's own from the `turn`-th on and the retry topic's behind.
+fn sources(broker: &Shared, request: &PopRequest, turn: u32) -> impl Iterator<Item = (Origin, Arc<Queue>)> {
+    let own = broker.topics.get(&request.topic).map_or_else(Vec::new, |topic| {
+        let count = topic.read_queues();
+        let ids = match request.queue_id {
+            Some(id) => id..id + 1,
+            None => 0..count,
+        };
+        let start = if request.queue_id.is_some() { 0 } else { turn };
+        ids.map(|id| if count == 0 { id } else { (id + start) % count })
+            .filter_map(|id| topic.queue(&broker.store, id).cloned())
+            .map(|queue| (Origin::Topic, queue))
+            .collect()
+    });
+    let retry = if request.order { Vec::new() } else { retry_queues(broker, request, turn) };
+    own.into_iter().chain(retry)
+}
+
+/// The queue of the group's retry topic. With the second naming the first may be looked at too, one in a pop.
+fn retry_queues(broker: &Shared, request: &PopRequest, turn: u32) -> Vec<(Origin, Arc<Queue>)> {
+    let config = &broker.config.pop;
+    let origin = match config.enable_retry_topic_v2 {
+        false => Origin::RetryV1,
+        true if config.retrieve_message_from_pop_retry_topic_v1 && turn.is_multiple_of(2) => Origin::RetryV1,
+        true => Origin::RetryV2,
+    };
+    let name = origin.real_topic(&request.topic, &request.group);
+    broker.topics.get(&name).map_or_else(Vec::new, |topic| {
+        let queues = (0..topic.read_queues()).filter_map(|id| topic.queue(&broker.store, id).cloned());
+        queues.map(|queue| (origin, queue)).collect()
+    })
+}
+
+/// All queues that can give this pop a message, whichever a single pop looks at.
+pub(super) fn watched(broker: &Shared, request: &PopRequest) -> Vec<Arc<Queue>> {
+    let mut queues: Vec<_> = sources(broker, request, 0).map(|(_, queue)| queue).collect();
+    if broker.config.pop.enable_retry_topic_v2 {
+        queues.extend(retry_queues(broker, request, 1).into_iter().map(|(_, queue)| queue));
+    }
+    queues
+}
+
+/// Whether a message waits behind the group's offsets: the answer of a notification.
+pub(crate) fn has_message(broker: &Shared, request: &PopRequest) -> bool {
+    let now = clock::now_millis();
+    watched(broker, request).iter().any(|queue| {
+        let committed = broker.offsets.query(queue.topic(), &request.group, queue.id());
+        let blocked = request.order && broker.order_pops.blocked_until(request, queue.id(), now).is_some();
+        !blocked && queue.max_offset() > committed.unwrap_or_else(|| queue.min_offset())
+    })
+}
+
+/// Pops: appends the records to `records`.
+pub(crate) fn take(broker: &Shared, request: &PopRequest, records: &mut Vec<u8>) -> Result<Popped, Refusal> {
+    let pops = &broker.pops;
+    let turn = pops.turn();
+    let mut sources: Vec<_> = sources(broker, request, turn).collect();
+    // 61 and 100 have no common divisor: every share of a hundred pops comes up evenly.
+    if turn.wrapping_mul(61) % 100 < broker.config.pop.pop_from_retry_probability {
+        let own = sources.iter().take_while(|(origin, _)| *origin == Origin::Topic).count();
+        sources.rotate_left(own);
+    }
+    let revive_queue = pops.next_revive_queue(turn);
+    let mut popped = Popped {
+        pop_time: clock::now_millis(),
+        revive_queue: if request.order { pop::ORDER_REVIVE_QUEUE } else { revive_queue as i32 },
+        ..Popped::default()
+    };
+    for (origin, queue) in &sources {
+        let end = queue.max_offset();
+        let committed = broker.offsets.query(queue.topic(), &request.group, queue.id());
+        let nothing = committed == Some(end) || popped.count >= request.max_messages;
+        if nothing && !broker.offsets.has_reset(queue.topic(), &request.group, queue.id()) {
+            popped.rest += committed.map_or(0, |committed| (end - committed).max(0));
+            continue;
+        }
+        take_from(broker, request, (*origin, queue), revive_queue, &mut popped, records)?;
+    }
+    broker.stats.count_pull(u64::from(popped.count));
+    Ok(popped)
+}
+
+/// What a pop would hand out from queues it did not look at before: nothing is taken, no offset moves.
+pub(crate) fn peek(broker: &Shared, request: &PopRequest, records: &mut Vec<u8>) -> Popped {
+    let turn = broker.pops.turn();
+    let mut found = Popped { pop_time: clock::now_millis(), ..Popped::default() };
+    for (_, queue) in sources(broker, request, turn) {
+        let committed = broker.offsets.query(queue.topic(), &request.group, queue.id());
+        let offset = committed.unwrap_or_default().max(queue.min_offset());
+        found.rest += (queue.max_offset() - offset).max(0);
+        let left = request.max_messages.saturating_sub(found.count);
+        if left > 0 {
+            found.count += read(broker, request, &queue, offset, left, records).count;
+        }
+    }
+    found
+}
+
+/// Pops from one queue.
+fn take_from(
+    broker: &Shared,
+    request: &PopRequest,
+    (origin, queue): (Origin, &Arc<Queue>),
+    revive_queue: u32,
+    popped: &mut Popped,
+    records: &mut Vec<u8>,
+) -> Result<(), Refusal> {
+    let (topic, group) = (queue.topic(), &*request.group);
+    let pop_queue = broker.pops.queue(topic, group, queue.id())?;
+    let _taking = pop_queue.taking.lock();
+    let mut offset = start_offset(broker, request, queue);
+    if request.order
+        && let Some(until) = broker.order_pops.blocked_until(request, queue.id(), popped.pop_time)
+    {
+        popped.blocked_until = Some(popped.blocked_until.map_or(until, |other| other.min(until)));
+        return Ok(());
+    }
+    let before = records.len();
+    let left = request.max_messages.saturating_sub(popped.count);
+    let mut outcome = read(broker, request, queue, offset, left, records);
+    if let ReadStatus::OffsetTooSmall | ReadStatus::OffsetOverflowBadly | ReadStatus::OffsetFoundNull = outcome.status {
+        tracing::warn!(
+            "group {group} stood at {offset} of {topic}/{}, which has {} to {}; it goes on at {}",
+            queue.id(),
+            outcome.min_offset,
+            outcome.max_offset,
+            outcome.next_offset
+        );
+        offset = outcome.next_offset;
+        broker.offsets.commit(topic, group, queue.id(), offset);
+        outcome = read(broker, request, queue, offset, left, records);
+    }
+    if outcome.count == 0 {
+        if let ReadStatus::NoMatchedMessage | ReadStatus::MessageWasRemoving = outcome.status {
+            broker.offsets.commit(topic, group, queue.id(), outcome.next_offset);
+        }
+        popped.rest += (outcome.max_offset - outcome.next_offset).max(0);
+        return Ok(());
+    }
+    let offsets = records::queue_offsets(&records[before..]);
+    let pop_time = if request.order {
+        let counts = broker.order_pops.popped(request, queue.id(), popped.pop_time, &offsets);
+        if !popped.order_count_info.is_empty() {
+            popped.order_count_info.push(';');
+        }
+        popped.order_count_info.push_str(&counts);
+        broker.offsets.commit(topic, group, queue.id(), offset);
+        popped.pop_time
+    } else {
+        let pop_time = popped.pop_time;
+        let key = (offset, pop_time);
+        if pop_queue.check_point(key).is_some() {
+            // The same message twice in one millisecond, after a reset: the next pop has another time.
+            records.truncate(before);
+            popped.rest += outcome.max_offset - offset;
+            return Ok(());
+        }
+        let due = pop_time + request.invisible_ms;
+        let commit = || {
+            broker.offsets.commit(topic, group, queue.id(), outcome.next_offset);
+        };
+        if let Err(refusal) = hand_out(broker, &pop_queue, revive_queue, key, due, &offsets, commit) {
+            records.truncate(before);
+            return if popped.count > 0 { Ok(()) } else { Err(refusal) };
+        }
+        pop_time
+    };
+    popped.count += outcome.count;
+    popped.rest += (outcome.max_offset - outcome.next_offset).max(0);
+    pop::begin_part(&mut popped.start_offset_info, origin, format_args!("{}", queue.id()));
+    pop::push_offsets(&mut popped.start_offset_info, &[offset]);
+    pop::begin_part(&mut popped.msg_offset_info, origin, format_args!("{}", queue.id()));
+    pop::push_offsets(&mut popped.msg_offset_info, &offsets);
+    if origin != Origin::Topic && !broker.config.pop.pop_response_return_actual_retry_topic {
+        let handle = ReceiptHandle {
+            start_offset: offset,
+            pop_time,
+            invisible_time: request.invisible_ms,
+            revive_queue: popped.revive_queue,
+            origin,
+            broker_name: &broker.config.broker_name,
+            queue_id: Some(queue.id() as i32),
+            queue_offset: None,
+        };
+        records::rename(records, before, &request.topic, handle);
+    }
+    Ok(())
+}
+
+/// Appends a check point, enters it and commits the offset, so that no file can have one without the other.
+fn hand_out(
+    broker: &Shared,
+    pop_queue: &Arc<PopQueue>,
+    revive_queue: u32,
+    key: Key,
+    due: i64,
+    offsets: &[i64],
+    commit: impl FnOnce(),
+) -> Result<(), Refusal> {
+    if broker.pops.is_full() {
+        let remark = "[OVERLOAD]system busy, too many popped messages wait for their acknowledgement";
+        return Err(Refusal::new(response::SYSTEM_BUSY, remark));
+    }
+    let _gate = broker.pops.gate.read();
+    with_writer(|writer| {
+        writer.check_point(broker, revive_queue, pop_queue, key, due - key.1, Some(offsets))?;
+        let revive_offset = writer.append(broker).map_err(log::refused)?.first().map_or(0, |at| at.queue_offset);
+        broker.pops.appended_to(writer.batch.end_position());
+        broker.pops.insert(pop_queue, key, CheckPoint::new(key, revive_queue, revive_offset, due, offsets));
+        Ok::<(), Refusal>(())
+    })?;
+    commit();
+    Ok(())
+}
+
+fn read(
+    broker: &Shared,
+    request: &PopRequest,
+    queue: &Queue,
+    offset: i64,
+    max: u32,
+    records: &mut Vec<u8>,
+) -> ReadOutcome {
+    let mut wanted = |entry: &CqEntry| request.filter.matches(entry.tags_code);
+    broker.store.read(queue, offset, max, u32::MAX, &mut wanted, records)
+}
+
+/// Where the group's pop of a queue begins; a group without an offset gets one, which is committed at once.
+fn start_offset(broker: &Shared, request: &PopRequest, queue: &Queue) -> i64 {
+    let (topic, group) = (queue.topic(), &*request.group);
+    if let Some(reset) = broker.offsets.take_reset(topic, group, queue.id()) {
+        broker.order_pops.clear(topic, group, queue.id());
+        broker.offsets.commit(topic, group, queue.id(), reset);
+        return reset;
+    }
+    if let Some(offset) = broker.offsets.query(topic, group, queue.id()) {
+        return offset;
+    }
+    let offset = if request.init_mode == INIT_OLDEST || ferromq_protocol::topic::is_retry_topic(topic) {
+        queue.min_offset()
+    } else if broker.config.pop.init_pop_offset_by_check_msg_in_mem
+        && queue.min_offset() <= 0
+        && broker.store.is_in_memory(queue, 0)
+    {
+        0
+    } else {
+        (queue.max_offset() - 1).max(0)
+    };
+    broker.offsets.commit(topic, group, queue.id(), offset);
+    offset
+}

@@ -1,0 +1,13 @@
+//! Pop consumption over a real socket: what is handed out, what comes back, what survives a kill, what is refused.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod client;
+mod model;
+mod order;
+mod pop;
+mod refused;
+mod waiting;

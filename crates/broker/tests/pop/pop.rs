@@ -1,0 +1,208 @@
+//! Pop, acknowledge, change, come back; and all of it across kills and restarts.
+
+use ferromq_protocol::Text;
+use ferromq_protocol::code::{request, response};
+use ferromq_protocol::header::pop::PopMessageHeader;
+use ferromq_protocol::pop::ReceiptHandle;
+
+use crate::client::*;
+use crate::support::*;
+
+const SHORT: i64 = 300;
+
+#[test]
+fn messages_are_handed_out_once_with_what_handles_are_made_of() {
+    let bench = small();
+    fill(&bench, "T", 0..40);
+    let (answer, first) = pop(&bench, &pop_header("T"));
+    assert_eq!((code(&answer), remark(&answer).as_str()), (response::SUCCESS, "FOUND"));
+    assert_eq!(bodies(&first), (0..32).map(|n| n.to_string()).collect::<Vec<_>>());
+    assert_eq!(field(&answer, "startOffsetInfo").unwrap(), "0 0 0");
+    assert_eq!((number(&answer, "restNum"), number(&answer, "invisibleTime")), (Some(8), Some(60_000)));
+    assert!((0..8).contains(&number(&answer, "reviveQid").unwrap()));
+    let (_, second) = pop(&bench, &pop_header("T"));
+    assert_eq!(bodies(&second), (32..40).map(|n| n.to_string()).collect::<Vec<_>>());
+    let (answer, none) = pop(&bench, &pop_header("T"));
+    assert_eq!((code(&answer), none.len()), (response::POLLING_TIMEOUT, 0));
+    // Another group has its own.
+    let other = PopMessageHeader { consumer_group: Text::plain("H"), max_msg_nums: 3, ..pop_header("T") };
+    assert_eq!(bodies(&pop(&bench, &other).1), ["0", "1", "2"]);
+    // What was handed out counts as consumed: the lag of a group is what it has still to pop.
+    let committed = bench.ask(request::QUERY_CONSUMER_OFFSET, "T", 0, "offset", &[("consumerGroup", "G")]);
+    assert_eq!(committed, Some(40));
+}
+
+#[test]
+fn tags_select_and_what_they_leave_out_is_passed_by() {
+    let bench = small();
+    fill(&bench, "T", 0..10);
+    let odd = PopMessageHeader { exp: Some(Text::plain("odd")), ..pop_header("T") };
+    let (answer, found) = pop(&bench, &odd);
+    assert_eq!(bodies(&found), ["1", "3", "5", "7", "9"]);
+    assert_eq!(field(&answer, "msgOffsetInfo").unwrap(), "0 0 1,3,5,7,9");
+    found.iter().for_each(|message| ack(&bench, message));
+    assert!(pop(&bench, &pop_header("T")).1.is_empty());
+    fill(&bench, "T", 10..12);
+    let none = PopMessageHeader { exp: Some(Text::plain("other")), ..pop_header("T") };
+    assert!(pop(&bench, &none).1.is_empty());
+    assert!(pop(&bench, &pop_header("T")).1.is_empty());
+}
+
+#[test]
+fn one_queue_can_be_popped_alone() {
+    let bench = small();
+    fill(&bench, "T", 0..3);
+    let queue = |queue_id| PopMessageHeader { queue_id, ..pop_header("T") };
+    assert!(pop(&bench, &queue(1)).1.is_empty());
+    assert_eq!(pop(&bench, &queue(0)).1.len(), 3);
+}
+
+#[test]
+fn what_is_not_acknowledged_comes_back_through_the_retry_topic() {
+    let bench = small();
+    fill(&bench, "T", 0..4);
+    let header = PopMessageHeader { invisible_time: SHORT, ..pop_header("T") };
+    let first = pop(&bench, &header).1;
+    let popped_at = ReceiptHandle::parse(&first[0].handle).unwrap().pop_time;
+    ack(&bench, &first[0]);
+    ack(&bench, &first[2]);
+    let again = pop_all(&bench, &header, 2);
+    assert_eq!(bodies(&again), ["1", "3"]);
+    for message in &again {
+        assert_eq!((message.topic.as_str(), message.real_topic.as_str()), ("T", "%RETRY%G_T"));
+        assert_eq!(message.reconsume_times, 1);
+        let property = |name| ferromq_protocol::properties::get_str(&message.properties, name);
+        assert_eq!(property("1ST_POP_TIME"), Some(popped_at.to_string().as_str()));
+        assert_eq!(property("ORIGIN_GROUP"), Some("G"));
+        assert!(property("UNIQ_KEY").unwrap().starts_with("id"));
+    }
+    ack(&bench, &again[0]);
+    let third = pop_all(&bench, &header, 1);
+    assert_eq!((bodies(&third), third[0].reconsume_times), (vec!["3"], 2));
+    // An acknowledgement after the expiry is answered and changes nothing.
+    ack(&bench, &again[1]);
+    ack(&bench, &third[0]);
+    sleep(2 * SHORT as u64);
+    assert!(pop(&bench, &header).1.is_empty());
+    assert_eq!(bench.broker.as_ref().unwrap().shared().pops.check_points(), 0);
+}
+
+#[test]
+fn what_was_tried_too_often_ends_among_the_dead_letters() {
+    let bench = small();
+    fill(&bench, "T", 0..1);
+    let header = PopMessageHeader { invisible_time: 50, ..pop_header("T") };
+    pop_one(&bench, &header);
+    let group = r#"{"groupName":"G","retryMaxTimes":1}"#;
+    let answer = bench.call(request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, group.as_bytes(), |_| {});
+    assert_eq!(code(&answer), 0);
+    let again = pop_one(&bench, &header);
+    assert_eq!(again.reconsume_times, 1);
+    let dead = || bench.ask(request::GET_MAX_OFFSET, "%DLQ%G", 0, "offset", &[]) == Some(1);
+    wait_until("the dead letter", dead);
+    let letter = &records(bench.pull(&pull_header("%DLQ%G", 0, 0, "*")).body())[0];
+    assert_eq!((letter.body.as_slice(), letter.property("DLQ_ORIGIN_TOPIC")), (&b"0"[..], Some("T".to_owned())));
+    assert_eq!(letter.property("DLQ_ORIGIN_MESSAGE_ID").as_deref(), Some("id0"));
+    assert!(pop(&bench, &header).1.is_empty());
+}
+
+#[test]
+fn the_invisible_time_of_one_message_can_be_changed() {
+    let bench = small();
+    fill(&bench, "T", 0..3);
+    let header = PopMessageHeader { invisible_time: SHORT, ..pop_header("T") };
+    let popped = pop(&bench, &header).1;
+    let kept = change(&bench, &popped[1], 60_000).unwrap();
+    assert_ne!(kept.handle, popped[1].handle);
+    // The old handle is of no use any more.
+    assert_eq!(change(&bench, &popped[1], 60_000), Err(response::NO_MESSAGE));
+    let again = pop_all(&bench, &header, 2);
+    assert_eq!(bodies(&again), ["0", "2"]);
+    // Back at once.
+    change(&bench, &kept, 0).unwrap();
+    assert_eq!(pop_one(&bench, &header).body, "1");
+}
+
+#[test]
+fn retried_messages_of_the_second_naming_come_back_too() {
+    let mut settings = config();
+    settings.pop.enable_retry_topic_v2 = true;
+    let bench = small_with(settings.clone());
+    fill(&bench, "T", 0..1);
+    let header = PopMessageHeader { invisible_time: 100, ..pop_header("T") };
+    pop_one(&bench, &header);
+    assert_eq!(pop_one(&bench, &header).real_topic, "%RETRY%G+T");
+    let bench = kill(bench, settings);
+    let again = pop_one(&bench, &header);
+    assert_eq!((again.real_topic.as_str(), again.reconsume_times), ("%RETRY%G+T", 2));
+    ack(&bench, &again);
+}
+
+#[test]
+fn a_kill_takes_neither_what_was_popped_nor_what_was_acknowledged() {
+    let bench = small();
+    fill(&bench, "T", 0..10);
+    let header = PopMessageHeader { invisible_time: 1500, ..pop_header("T") };
+    let popped = pop(&bench, &PopMessageHeader { max_msg_nums: 6, ..header }).1;
+    popped[..4].iter().for_each(|message| ack(&bench, message));
+    let changed = change(&bench, &popped[4], 60_000).unwrap();
+    let bench = kill(bench, config());
+    // Nothing of it is popped again before its time, and what follows is.
+    assert_eq!(bodies(&pop(&bench, &header).1), ["6", "7", "8", "9"]);
+    ack(&bench, &changed);
+    let back = pop_all(&bench, &header, 1);
+    assert_eq!(bodies(&back), ["5"]);
+    ack(&bench, &back[0]);
+    let bench = restart(bench, config());
+    let back = pop_all(&bench, &header, 4);
+    assert_eq!(bodies(&back), ["6", "7", "8", "9"]);
+    back.iter().for_each(|message| ack(&bench, message));
+    let bench = kill(bench, config());
+    assert!(pop(&bench, &header).1.is_empty());
+    assert_eq!(bench.broker.as_ref().unwrap().shared().pops.check_points(), 0);
+}
+
+#[test]
+fn a_reset_is_popped_from_and_survives_a_restart() {
+    let bench = small();
+    fill(&bench, "T", 0..5);
+    pop(&bench, &pop_header("T")).1.iter().for_each(|message| ack(&bench, message));
+    bench.broker.as_ref().unwrap().shared().offsets.reset("T", "G", 0, 2);
+    let one = PopMessageHeader { max_msg_nums: 1, ..pop_header("T") };
+    assert_eq!(bodies(&pop(&bench, &one).1), ["2"]);
+    let bench = restart(bench, config());
+    assert_eq!(bodies(&pop(&bench, &one).1), ["3"]);
+}
+
+#[test]
+fn a_group_begins_where_it_asks_to() {
+    let bench = start_with(config(), |store| store.access_message_in_memory_max_ratio = 0);
+    fill(&bench, "T", 0..5);
+    let newest = PopMessageHeader { init_mode: 1, ..pop_header("T") };
+    let mut found = Vec::new();
+    // Old data is read by another thread, whose answer waits for messages.
+    let patient = PopMessageHeader { poll_time: 5000, ..newest };
+    wait_until("the newest message", || {
+        found = pop(&bench, &patient).1;
+        !found.is_empty()
+    });
+    assert_eq!(bodies(&found), ["4"]);
+    let oldest = PopMessageHeader { init_mode: 0, poll_time: 5000, consumer_group: Text::plain("H"), ..newest };
+    assert_eq!(pop(&bench, &oldest).1.len(), 5);
+}
+
+#[test]
+fn acknowledgements_may_come_in_one_request() {
+    let bench = small();
+    fill(&bench, "T", 0..12);
+    let header = PopMessageHeader { invisible_time: SHORT, ..pop_header("T") };
+    let popped = pop(&bench, &header).1;
+    let handle = ReceiptHandle::parse(&popped[0].handle).unwrap();
+    // All but 0, 1 and 11: bits 2..=10.
+    let body = format!(
+        r#"{{"brokerName":"broker-a","acks":[{{"c":"G","t":"T","r":"0","so":{},"q":0,"rq":{},"pt":{},"it":{SHORT},"b":"/Ac="}}]}}"#,
+        handle.start_offset, handle.revive_queue, handle.pop_time
+    );
+    assert_eq!(code(&bench.call(request::BATCH_ACK_MESSAGE, body.as_bytes(), |_| {})), 0);
+    assert_eq!(bodies(&pop_all(&bench, &header, 3)), ["0", "1", "11"]);
+}
