@@ -38,6 +38,8 @@ pub enum Command {
     Topic(TopicCommand),
     /// Measure throughput, latency and the server's CPU time per message
     Bench(BenchArgs),
+    /// Check the files of a stopped broker, of this or of a Java one: exit code 0 safe to take over, 1 damaged, 2 not usable
+    CheckStore(CheckStoreArgs),
 }
 
 #[derive(Debug, Args)]
@@ -238,6 +240,31 @@ pub struct BenchArgs {
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// How a report is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OutputFormat {
+    /// For people
+    Human,
+    /// One JSON object
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub struct CheckStoreArgs {
+    /// The store: the folder that storePathRootDir names
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+    /// The broker.conf it is to be served with; without it the files tell their sizes
+    #[arg(short = 'c', long = "config", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Build consume queues and key index again from the log, then check once more
+    #[arg(long)]
+    pub rebuild: bool,
+    /// How the report is printed
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = OutputFormat::Human)]
+    pub output: OutputFormat,
 }
 
 fn name_and_value(text: &str) -> Result<(String, String), String> {

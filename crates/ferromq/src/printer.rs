@@ -22,10 +22,15 @@ pub fn error(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
+/// Whether a person watches standard error.
+pub fn is_watched() -> bool {
+    io::IsTerminal::is_terminal(&io::stderr())
+}
+
 /// A line on standard error that replaces the one before it, when a person watches.
 pub fn progress(text: &str) {
     let mut err = io::stderr().lock();
-    if io::IsTerminal::is_terminal(&err) {
+    if is_watched() {
         let _ = write!(err, "\r\x1b[2K{text}").and_then(|()| err.flush());
     }
 }

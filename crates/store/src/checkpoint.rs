@@ -86,6 +86,30 @@ impl Uptime {
     fn is_same(&self, other: &Uptime) -> bool {
         self == other && self.boot != [0; 36] && self.mount != 0
     }
+
+    /// Reads the file's content; what the kernel had counts only if this is still the same kernel.
+    fn decode(&self, bytes: &[u8; FILE_BYTES as usize]) -> Loaded {
+        let (java, block) = (&bytes[..JAVA_BYTES], &bytes[BLOCK_AT..BLOCK_AT + BLOCK_BYTES]);
+        let mut reader = Reader(java);
+        let times = Times {
+            physic: reader.long(),
+            logics: reader.long(),
+            index: reader.long(),
+            master_flushed_offset: reader.long(),
+            confirm_physical_offset: reader.long(),
+        };
+        let (content, crc) = block.split_at(BLOCK_BYTES - 4);
+        let mut reader = Reader(content);
+        let head = (reader.int(), reader.int());
+        if head != (MAGIC, VERSION) || crc32fast::hash(content).to_be_bytes() != crc || reader.bytes::<40>() != java {
+            return Loaded { times, ..Loaded::default() };
+        }
+        let durable = reader.built();
+        let written = reader.built();
+        let uptime = Uptime { boot: reader.bytes(), mount: reader.long() as u64 };
+        let trusted = uptime.is_same(self);
+        Loaded { times, built: Some(if trusted { written } else { durable }), durable: Some(durable), trusted }
+    }
 }
 
 /// What was read at the start.
@@ -124,32 +148,16 @@ impl Checkpoint {
         }
         let mut bytes = [0; FILE_BYTES as usize];
         file.read_at(&mut bytes, 0)?;
-        let checkpoint = Checkpoint { file, uptime };
-        let loaded = checkpoint.decode(&bytes);
-        Ok((checkpoint, loaded))
+        let loaded = uptime.decode(&bytes);
+        Ok((Checkpoint { file, uptime }, loaded))
     }
 
-    fn decode(&self, bytes: &[u8; FILE_BYTES as usize]) -> Loaded {
-        let (java, block) = (&bytes[..JAVA_BYTES], &bytes[BLOCK_AT..BLOCK_AT + BLOCK_BYTES]);
-        let mut reader = Reader(java);
-        let times = Times {
-            physic: reader.long(),
-            logics: reader.long(),
-            index: reader.long(),
-            master_flushed_offset: reader.long(),
-            confirm_physical_offset: reader.long(),
-        };
-        let (content, crc) = block.split_at(BLOCK_BYTES - 4);
-        let mut reader = Reader(content);
-        let head = (reader.int(), reader.int());
-        if head != (MAGIC, VERSION) || crc32fast::hash(content).to_be_bytes() != crc || reader.bytes::<40>() != java {
-            return Loaded { times, ..Loaded::default() };
+    /// What the file says, for those who only look; `None` if there is none of the right size.
+    pub fn peek(root: &Path) -> io::Result<Option<Loaded>> {
+        match fs::read(root.join("checkpoint")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            other => Ok(other?.as_array().map(|bytes| Uptime::now(root).decode(bytes))),
         }
-        let durable = reader.built();
-        let written = reader.built();
-        let uptime = Uptime { boot: reader.bytes(), mount: reader.long() as u64 };
-        let trusted = uptime.is_same(&self.uptime);
-        Loaded { times, built: Some(if trusted { written } else { durable }), durable: Some(durable), trusted }
     }
 
     /// Writes both parts; with `sync` they are on the disk afterwards.

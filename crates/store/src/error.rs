@@ -22,6 +22,14 @@ pub enum OpenError {
         "the commit log has a gap: the file that begins at {missing} is missing before {path}; bring it back, or move the files before the gap away to go on without their messages"
     )]
     Gap { missing: u64, path: PathBuf },
+    /// There is neither a log nor a table.
+    #[error("{root} is no store: it has neither commitlog nor config; give the folder that storePathRootDir names")]
+    NoStore { root: PathBuf },
+    /// A Java broker kept queues or tables where only it can read them.
+    #[error(
+        "{folder} is a RocksDB database of a Java broker, which is not read here: starting without it would lose what it holds; docs/migration.md has the way out"
+    )]
+    RocksDb { folder: PathBuf },
     /// A setting makes no sense.
     #[error("{0}")]
     Setting(String),

@@ -18,7 +18,7 @@ use crate::file::{DataFile, MaybeFaults, create_dir_durable, remove, sync_dir};
 
 mod file;
 
-pub(crate) use file::Shape;
+pub(crate) use file::{ENTRY_BYTES, HEADER_BYTES, SLOT_BYTES, Shape};
 use file::{IndexFile, at};
 
 /// Milliseconds in a day and characters of a file name.
@@ -254,7 +254,7 @@ impl Index {
 }
 
 /// Index files by name, ascending.
-fn list(dir: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
+pub(crate) fn list(dir: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     let entries = match std::fs::read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other?,

@@ -39,18 +39,26 @@ impl Instance {
         // The first holds off Java and other processes, the second another store in this process.
         let locked = fcntl_lock(&lock, FlockOperation::NonBlockingLockExclusive)
             .and_then(|()| flock(&lock, FlockOperation::NonBlockingLockExclusive));
-        match locked {
-            Err(Errno::AGAIN | Errno::ACCESS) => {
-                let pid = fs::read_to_string(&abort).ok().and_then(|pid| pid.trim().parse().ok());
-                return Err(OpenError::InUse { root: root.to_owned(), pid });
-            }
-            other => other.map_err(|e| OpenError::io("lock", &path)(e.into()))?,
-        }
+        locked.map_err(|error| refused(root, &path, error))?;
         if lock.metadata().is_ok_and(|m| m.len() == 0) {
             lock.write_all(b"lock").map_err(OpenError::io("write", &path))?;
         }
         let was_stopped_cleanly = !abort.exists();
         Ok(Instance { _lock: lock, abort, faults: faults.cloned(), was_stopped_cleanly })
+    }
+
+    /// Keeps brokers away for as long as the result lives, for those who only look: nothing is made or written. Without a
+    /// lock file no broker has ever been here.
+    pub fn watch(root: &Path) -> Result<Option<File>, OpenError> {
+        let path = root.join("lock");
+        let lock = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other.map_err(OpenError::io("open", &path))?,
+        };
+        let locked = fcntl_lock(&lock, FlockOperation::NonBlockingLockShared)
+            .and_then(|()| flock(&lock, FlockOperation::NonBlockingLockShared));
+        locked.map_err(|error| refused(root, &path, error))?;
+        Ok(Some(lock))
     }
 
     /// Writes the abort file: from now on files change.
@@ -79,4 +87,13 @@ impl Instance {
         file::remove(&self.abort, faults)?;
         self.abort.parent().map_or(Ok(()), |root| file::sync_dir(root, faults))
     }
+}
+
+/// Why the lock cannot be taken.
+fn refused(root: &Path, path: &Path, error: Errno) -> OpenError {
+    if !matches!(error, Errno::AGAIN | Errno::ACCESS) {
+        return OpenError::io("lock", path)(error.into());
+    }
+    let pid = fs::read_to_string(root.join("abort")).ok().and_then(|pid| pid.trim().parse().ok());
+    OpenError::InUse { root: root.to_owned(), pid }
 }

@@ -6,6 +6,7 @@
 
 mod append;
 mod background;
+mod check;
 mod checkpoint;
 mod commit_log;
 mod config;
@@ -27,6 +28,7 @@ mod space;
 mod store;
 
 pub use append::{AppendBatch, Appended};
+pub use check::{CheckProgress, Finding, Findings, Kind, Report, Severity, check_store, rebuild_store};
 pub use config::{FlushMode, StoreConfig};
 pub use dispatch::Arrival;
 pub use error::{AppendError, OpenError, Reject};

@@ -9,6 +9,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::append::AppendBatch;
 use crate::background::{Background, Progress};
+use crate::check;
 use crate::checkpoint::Checkpoint;
 use crate::commit_log::CommitLog;
 use crate::config::{FlushMode, StoreConfig};
@@ -120,8 +121,11 @@ impl Store {
     pub fn open(config: StoreConfig, listener: Arc<dyn Fn(&Arrival<'_>) + Send + Sync>) -> Result<Store, OpenError> {
         config.check()?;
         let faults = config.faults.as_ref();
-        let instance = Instance::enter(&config.root, faults)?;
         let root = &config.root;
+        if let Some(folder) = check::rocksdb_folder(root).map_err(OpenError::io("list", root))? {
+            return Err(OpenError::RocksDb { folder });
+        }
+        let instance = Instance::enter(root, faults)?;
         let log_dir = root.join("commitlog");
         file::create_dir_durable(&log_dir, faults).map_err(OpenError::io("make the folder", &log_dir))?;
         let log = CommitLog::open(&log_dir, config.mapped_file_size_commit_log, faults)?;

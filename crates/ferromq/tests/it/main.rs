@@ -5,6 +5,7 @@
 mod process;
 
 mod bad_starts;
+mod check_store;
 mod dev;
 mod java_names;
 mod tools;

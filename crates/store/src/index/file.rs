@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::file::DataFile;
 use crate::mapped::WordMap;
 
-const HEADER_BYTES: u64 = 40;
-const SLOT_BYTES: u64 = 4;
-const ENTRY_BYTES: u64 = 20;
+pub(crate) const HEADER_BYTES: u64 = 40;
+pub(crate) const SLOT_BYTES: u64 = 4;
+pub(crate) const ENTRY_BYTES: u64 = 20;
 /// Words before the slots.
 const HEADER_WORDS: usize = 10;
 const ENTRY_WORDS: usize = 5;
