@@ -108,7 +108,7 @@ fn is_zero(path: &Path, len: u64) -> io::Result<bool> {
     while at < len {
         let n = (len - at).min(piece.len() as u64) as usize;
         file.read_exact_at(&mut piece[..n], at)?;
-        if piece[..n].iter().any(|byte| *byte != 0) {
+        if !super::log::is_zero(&piece[..n]) {
             return Ok(false);
         }
         at += n as u64;

@@ -72,6 +72,13 @@ pub(super) fn scan(log: &LogFiles, certain: u64, on: &mut dyn FnMut(Event<'_>)) 
     Ok(())
 }
 
+static ZEROS: [u8; 4096] = [0; 4096];
+
+/// Whether nothing was written. A file is allocated in full, so most of the last one is like this.
+pub(super) fn is_zero(bytes: &[u8]) -> bool {
+    bytes.chunks(ZEROS.len()).all(|chunk| chunk == &ZEROS[..chunk.len()])
+}
+
 /// Whether a file's first record says that it stands there.
 fn begins(path: &Path, start: u64) -> bool {
     let mut head = [0; HEAD];
@@ -211,7 +218,7 @@ impl Reader {
             };
             let len = bytes.len();
             let is_magic = |at: &usize| bytes.get(at + 4..at + 6) == Some(&[0xDA, 0xA3]);
-            let candidates: Vec<usize> = match bytes.iter().all(|byte| *byte == 0) {
+            let candidates: Vec<usize> = match is_zero(bytes) {
                 true => Vec::new(),
                 false => (0..len).filter(is_magic).collect(),
             };
@@ -261,8 +268,10 @@ impl Reader {
                 at = (at / SECTOR + 1) * SECTOR;
                 continue;
             };
-            if let Some(found) = bytes.iter().rposition(|byte| *byte != 0) {
-                last = at + found as u64 + 1;
+            let chunks = bytes.chunks(ZEROS.len()).enumerate();
+            if let Some((n, chunk)) = chunks.filter(|(_, chunk)| !is_zero(chunk)).last() {
+                let found = chunk.iter().rposition(|byte| *byte != 0).map_or(0, |found| found + 1);
+                last = at + (n * ZEROS.len() + found) as u64;
             }
             at += bytes.len() as u64;
         }
