@@ -268,8 +268,8 @@ impl Reader {
                 at = (at / SECTOR + 1) * SECTOR;
                 continue;
             };
-            let chunks = bytes.chunks(ZEROS.len()).enumerate();
-            if let Some((n, chunk)) = chunks.filter(|(_, chunk)| !is_zero(chunk)).last() {
+            let mut chunks = bytes.chunks(ZEROS.len()).enumerate();
+            if let Some((n, chunk)) = chunks.rfind(|(_, chunk)| !is_zero(chunk)) {
                 let found = chunk.iter().rposition(|byte| *byte != 0).map_or(0, |found| found + 1);
                 last = at + (n * ZEROS.len() + found) as u64;
             }
