@@ -132,7 +132,7 @@ impl Reader {
             }
             return Ok(&self.piece);
         }
-        Ok(&self.piece[skip..])
+        Ok(self.piece.get(skip..).unwrap_or_default())
     }
 
     /// Reads the file; where the log ends, if it does here.
@@ -212,6 +212,9 @@ impl Reader {
         let (mut position, end) = (from, self.end());
         while position < end {
             position = self.next_data(position)?.min(end);
+            if position == end {
+                break;
+            }
             let Ok(bytes) = self.at(position, PIECE) else {
                 position = (position / SECTOR + 1) * SECTOR;
                 continue;

@@ -56,6 +56,26 @@ fn our_own_stores_are_healthy_stopped_and_killed() {
 }
 
 #[test]
+fn a_file_without_blocks_behind_the_last_record_is_healthy() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = StoreConfig { mapped_file_size_commit_log: 16 << 20, ..common::config(dir.path()) };
+    let store = open(config.clone());
+    let bodies: Vec<Vec<u8>> = (0..150).map(|n| vec![b'a' + n % 26; 20_000]).collect();
+    send(&store, "A", 0, &common::as_slices(&bodies)).unwrap();
+    let end = store.max_physical_offset() as usize;
+    drop(store);
+    // A Java broker's file: as long, but only what was written takes room.
+    let written = fs::read(dir.path().join(LOG)).unwrap();
+    fs::remove_file(dir.path().join(LOG)).unwrap();
+    let file = fs::File::create(dir.path().join(LOG)).unwrap();
+    file.set_len(16 << 20).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &written[..end], 0).unwrap();
+    table(dir.path(), "topics.json", &topics(&["A"]));
+    let report = check(&config);
+    assert_eq!((kinds(&report), report.log_end), (vec![], end as u64));
+}
+
+#[test]
 fn a_running_store_and_a_folder_that_is_none_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let config = common::config(dir.path());
