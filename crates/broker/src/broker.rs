@@ -27,12 +27,14 @@ use crate::locks::OrderLocks;
 use crate::longpoll::LongPolls;
 use crate::offsets::Offsets;
 use crate::persist::{Persister, SaveSignal, Saved};
-use crate::pop::polls::{self, Woken};
+use crate::pop::polls::{self, PopPolls, Woken};
 use crate::pop::take;
-use crate::pop::{OrderPops, Pops, Reviver, replay};
+use crate::pop::{OrderPops, Pops, Reviver, end_of, has_foreign, replay};
 use crate::registration::{Identity, Registration};
+use crate::request_modes::RequestModes;
 use crate::service::BrokerService;
 use crate::stats::Stats;
+use crate::topic_routes::TopicRoutes;
 use crate::topics::Topics;
 use crate::transaction::{Checker, Transactions};
 
@@ -85,8 +87,10 @@ pub struct Shared {
     pub locks: OrderLocks,
     pub offsets: Offsets,
     pub polls: Arc<LongPolls>,
-    pub pops: Arc<Pops>,
+    pub pops: Pops,
     pub order_pops: OrderPops,
+    pub request_modes: RequestModes,
+    pub(crate) topic_routes: TopicRoutes,
     /// Where check points and acknowledgements of pops are kept.
     pub revive_topic: String,
     pub blocking: Blocking,
@@ -142,7 +146,7 @@ impl Shared {
     /// The content of `consumerOffset.json`. Offsets that a pop moved are in it only when the check point is on the disk:
     /// a power cut may take neither, or the offset alone.
     fn encode_offsets(&self) -> io::Result<Vec<u8>> {
-        let (now, position) = self.pops.settle(&self.offsets, &self.revive_topic);
+        let (now, position) = self.pops.settle(&self.offsets, &self.revive_topic, |id| end_of(self, id));
         let content = self.offsets.encode(now)?;
         let (told, durable) = std::sync::mpsc::sync_channel(1);
         self.store.when_durable(
@@ -177,15 +181,19 @@ impl Broker {
         let store_host = SocketAddr::new(ip, config.listen_port);
         let root = store.root.clone();
         let polls = Arc::new(LongPolls::default());
-        let pops = Arc::new(Pops::new(config.pop.revive_queue_num));
-        let (pulls, popping) = (Arc::clone(&polls), Arc::clone(&pops));
+        let pop_polls = Arc::new(PopPolls::default());
+        let (pulls, popping) = (Arc::clone(&polls), Arc::clone(&pop_polls));
         let listener = move |arrival: &Arrival<'_>| {
             pulls.arrived(arrival.queue, arrival.queue_offset, arrival.tags_code);
-            popping.polls.arrived(arrival.queue, arrival.tags_code);
+            popping.arrived(arrival.queue, arrival.tags_code);
         };
         let max_message_size = store.max_message_size;
         let warm_log_bytes = if store.access_message_in_memory_max_ratio == 0 { 0 } else { WARM_LOG_BYTES };
         let store = Arc::new(Store::open(store, Arc::new(listener))?);
+        let revive_topic = revive_topic(&config.broker_cluster_name);
+        // With fewer queues than before, the others are still read back.
+        let used = store.queues(&revive_topic).iter().map(|queue| queue.id() + 1).max().unwrap_or(0);
+        let revive_queues = config.pop.revive_queue_num.max(used);
         let saving = Arc::new(SaveSignal::default());
         let offsets = Offsets::open(&root)?;
         let shared = Arc::new(Shared {
@@ -204,9 +212,11 @@ impl Broker {
             max_message_size,
             warm_log_bytes,
             polls,
-            pops,
+            pops: Pops::new(revive_queues, pop_polls),
             order_pops: OrderPops::open(&root)?,
-            revive_topic: revive_topic(&config.broker_cluster_name),
+            request_modes: RequestModes::open(&root, Arc::clone(&saving))?,
+            topic_routes: TopicRoutes::new(config.namesrv_addr.as_deref()),
+            revive_topic,
             config,
         });
         // Weak, because the store lives in what the closure would keep alive.
@@ -310,7 +320,7 @@ fn saved_tables(shared: &Arc<Shared>) -> Vec<Saved> {
     vec![
         table(shared, shared.topics.path(), true, |s| s.topics.generation(), |s| s.topics.encode()),
         table(shared, shared.groups.path(), true, |s| s.groups.changes(), |s| s.groups.encode()),
-        table(shared, shared.offsets.path(), false, |s| s.offsets.changes(), |s| s.encode_offsets()),
+        table(shared, shared.request_modes.path(), true, |s| s.request_modes.changes(), |s| s.request_modes.encode()),
         table(
             shared,
             shared.order_pops.path(),
@@ -318,6 +328,8 @@ fn saved_tables(shared: &Arc<Shared>) -> Vec<Saved> {
             |s| s.order_pops.changes(),
             |s| s.order_pops.encode(|topic, group| s.topics.get(topic).is_some() && s.groups.get(group).is_some()),
         ),
+        // After the ordered pops: what they lack compared with the offsets is read back from the log.
+        table(shared, shared.offsets.path(), false, |s| s.offsets.changes(), |s| s.encode_offsets()),
         table(
             shared,
             shared.transactions.metrics.path(),
@@ -346,6 +358,9 @@ async fn sweep_polls(shared: Arc<Shared>) {
         tokio::time::sleep(SWEEP_PERIOD).await;
         for parked in shared.polls.sweep(Instant::now()) {
             pull::resume(&shared, parked);
+        }
+        if has_foreign(&shared) {
+            shared.pops.wake_for_foreign();
         }
         for waiter in shared.pops.polls.sweep(Instant::now(), clock::now_millis()) {
             (waiter.reply)(Woken::TimedOut);

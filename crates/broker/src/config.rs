@@ -1,5 +1,7 @@
 //! The broker's settings, by RocketMQ's names (`BrokerConfig`), defaults of 5.5.
 
+use ferromq_protocol::body::MessageRequestMode;
+
 /// Settings of one broker. Field names are the keys of `broker.conf` in snake case.
 #[derive(Clone, Debug)]
 pub struct BrokerConfig {
@@ -162,6 +164,12 @@ pub struct PopConfig {
     pub enable_retry_topic_v2: bool,
     /// With the second naming: messages under the first are popped too.
     pub retrieve_message_from_pop_retry_topic_v1: bool,
+    /// Whether the broker shares out queues among the members of a group that asks it to.
+    pub server_load_balancer_enable: bool,
+    /// How groups take messages whose queues the broker shares out.
+    pub default_message_request_mode: MessageRequestMode,
+    /// How many other members share a member's queues by pop; 0 or less: all members pop all queues.
+    pub default_pop_share_queue_num: i32,
     /// Retried messages go out under the name of their retry topic.
     pub pop_response_return_actual_retry_topic: bool,
     /// A group that begins with the newest message gets all of a queue whose first message is in memory.
@@ -177,6 +185,9 @@ impl Default for PopConfig {
             pop_from_retry_probability: 20,
             enable_retry_topic_v2: false,
             retrieve_message_from_pop_retry_topic_v1: true,
+            server_load_balancer_enable: true,
+            default_message_request_mode: MessageRequestMode::Pull,
+            default_pop_share_queue_num: -1,
             pop_response_return_actual_retry_topic: false,
             init_pop_offset_by_check_msg_in_mem: true,
         }

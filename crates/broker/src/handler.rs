@@ -17,6 +17,7 @@ use crate::broker::Shared;
 
 pub(crate) mod ack;
 pub(crate) mod admin;
+pub(crate) mod assignment;
 pub(crate) mod clean;
 pub(crate) mod client;
 pub(crate) mod group;

@@ -18,9 +18,11 @@ mod persist;
 mod pop;
 mod properties;
 mod registration;
+mod request_modes;
 mod routes;
 mod service;
 mod stats;
+mod topic_routes;
 mod topics;
 mod transaction;
 

@@ -10,6 +10,7 @@
 
 pub(crate) mod ack;
 mod check_point;
+mod foreign;
 mod log;
 mod order;
 pub(crate) mod polls;
@@ -20,6 +21,6 @@ mod table;
 pub(crate) mod take;
 
 pub use order::OrderPops;
-pub(crate) use replay::replay;
+pub(crate) use replay::{end_of, has_foreign, replay};
 pub(crate) use revive::Reviver;
 pub use table::Pops;

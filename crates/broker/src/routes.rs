@@ -5,7 +5,7 @@
 use ferromq_protocol::code::request;
 
 use crate::handler::{
-    Handler, ack, admin, clean, client, group, lock, offset, pop, pull, query, relay, runtime, topic,
+    Handler, ack, admin, assignment, clean, client, group, lock, offset, pop, pull, query, relay, runtime, topic,
 };
 
 /// Who answers a request code, or `None`.
@@ -33,6 +33,9 @@ pub(crate) fn handler(code: i32) -> Option<Handler> {
         request::UNREGISTER_CLIENT => client::unregister,
         request::CHECK_CLIENT_CONFIG => client::check_config,
         request::GET_CONSUMER_LIST_BY_GROUP => client::consumer_ids,
+        request::QUERY_ASSIGNMENT => assignment::query,
+        request::SET_MESSAGE_REQUEST_MODE => assignment::set_mode,
+        request::GET_ALL_MESSAGE_REQUEST_MODE => assignment::all_modes,
         request::LOCK_BATCH_MQ => lock::lock_batch,
         request::UNLOCK_BATCH_MQ => lock::unlock_batch,
         request::GET_CONSUMER_CONNECTION_LIST => admin::consumer_connections,

@@ -28,7 +28,6 @@
 #![warn(missing_docs)]
 
 mod admin;
-mod allocate;
 mod client;
 mod config;
 mod consumer;

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ferromq_common::allocate;
 use ferromq_protocol::code::request;
 use ferromq_protocol::{FrameWriter, topic};
 use tokio::sync::Notify;
@@ -18,7 +19,7 @@ use crate::consumer::Group;
 use crate::error::{Error, Result};
 use crate::message::MessageQueue;
 use crate::queue_task::{self, Progress};
-use crate::{allocate, lock, pull};
+use crate::{lock, pull};
 
 /// How often the queues are shared out anew without being asked to (RocketMQ's `RebalanceService`).
 const REBALANCE_INTERVAL: Duration = Duration::from_secs(20);

@@ -2,6 +2,7 @@
 //!
 //! | module | what it does |
 //! |---|---|
+//! | [`allocate`] | which member of a group reads which queue |
 //! | [`clock`] | the wall clock, the one door to it |
 //! | [`properties`] | reader of Java properties files |
 //! | [`config`] | tables of configuration keys: apply, print, suggest |
@@ -12,6 +13,7 @@
 //!
 //! Nothing here knows a topic, a frame or a broker. A thing moves in only when two crates need it.
 
+pub mod allocate;
 pub mod clock;
 pub mod config;
 pub mod json_file;

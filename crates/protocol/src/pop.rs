@@ -17,6 +17,10 @@ pub const CHECK_POINT_TAG: &str = "ck";
 pub const ACK_TAG: &str = "ack";
 /// Tag of the acknowledgement of several messages of one check point.
 pub const BATCH_ACK_TAG: &str = "bAck";
+/// Tag of an ordered pop. RocketMQ keeps it in a file only and passes by what it does not know.
+pub const ORDER_POP_TAG: &str = "orderPop";
+/// Tag of the acknowledgement of one message of an ordered pop; its start offset is where the group stands now.
+pub const ORDER_ACK_TAG: &str = "orderAck";
 /// The group whose offsets say how far the revive topic has been worked off.
 pub const REVIVE_GROUP: &str = "CID_RMQ_SYS_REVIVE_GROUP";
 /// What the name of the revive topic begins with; the cluster's name follows.

@@ -8,6 +8,7 @@ mod faults;
 mod fields;
 mod mixed;
 mod order;
+mod pop;
 mod read;
 mod retention;
 mod send;
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
     cases.extend(read::cases());
     cases.extend(consume::cases());
     cases.extend(order::cases());
+    cases.extend(pop::cases());
     cases.extend(bad::cases());
     cases.extend(textbook::cases());
     cases.extend(mixed::cases());

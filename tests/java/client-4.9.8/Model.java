@@ -6,4 +6,9 @@ final class Model {
     static void set(DefaultMQPushConsumer consumer, String model) {
         consumer.setMessageModel(MessageModel.valueOf(model));
     }
+
+    /** This version shares out queues itself. */
+    static void rebalanceAtBroker(DefaultMQPushConsumer consumer, long popInvisibleTime) {
+        throw new UnsupportedOperationException("the 4.9 client cannot pop");
+    }
 }

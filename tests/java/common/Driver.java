@@ -446,7 +446,12 @@ public final class Driver {
         consumer.setConsumeMessageBatchMaxSize(args.num("batch", 1));
         consumer.setPersistConsumerOffsetInterval(args.num("persist", 1000));
         Model.set(consumer, args.get("model", "CLUSTERING"));
+        if (args.keys().contains("pop")) {
+            Model.rebalanceAtBroker(consumer, args.num64("pop", 60000));
+        }
         consumer.subscribe(args.need("topic"), args.get("expression", "*"));
+        final long laterFirst = args.num64("later", 0);
+        final Set<String> later = ConcurrentHashMap.newKeySet();
         final long suspendFirst = args.num64("suspend", 0);
         final Set<String> suspended = ConcurrentHashMap.newKeySet();
         if (args.get("mode", "concurrent").equals("orderly")) {
@@ -463,6 +468,9 @@ public final class Driver {
         } else {
             consumer.registerMessageListener((MessageListenerConcurrently) (messages, context) -> {
                 for (MessageExt m : messages) {
+                    if (later.size() < laterFirst && later.add(m.getMsgId())) {
+                        return ConsumeConcurrentlyStatus.RECONSUME_LATER;
+                    }
                     line("event " + name + " " + message(m).put("at", System.currentTimeMillis()));
                 }
                 return ConsumeConcurrentlyStatus.CONSUME_SUCCESS;

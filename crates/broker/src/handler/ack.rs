@@ -28,6 +28,8 @@ const MAX_BIT_SET_BYTES: usize = 8192;
 pub(crate) struct AckRequests {
     acks: Acks,
     waiting: Vec<Waiting>,
+    /// Position in the log behind the acknowledgements of ordered pops, which are stored at once.
+    ordered_to: u64,
 }
 
 /// A request that is answered when its acknowledgements are stored.
@@ -36,12 +38,12 @@ type Waiting = (Arc<Connection>, Head);
 impl AckRequests {
     /// Codes 200051 and 200151.
     pub fn add(&mut self, broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8>) -> Result<(), Refusal> {
-        let before = self.acks.len();
+        let before = (self.acks.len(), self.ordered_to);
         match call.request.head.code {
             request::ACK_MESSAGE => self.add_one(broker, call)?,
             _ => self.add_batch(broker, call)?,
         }
-        if self.acks.len() > before {
+        if (self.acks.len(), self.ordered_to) > before {
             if !call.request.head.is_oneway() {
                 self.waiting.push((Arc::clone(call.conn), call.request.head));
             }
@@ -54,6 +56,10 @@ impl AckRequests {
         Ok(())
     }
 
+    fn ordered(&mut self, position: Option<u64>) {
+        self.ordered_to = self.ordered_to.max(position.unwrap_or(0));
+    }
+
     fn add_one(&mut self, broker: &Arc<Shared>, call: &Call<'_>) -> Result<(), Refusal> {
         let header = AckMessageHeader::read(&call.request.fields)?;
         let (topic, group) = (header.topic.to_str()?, header.consumer_group.to_str()?);
@@ -61,7 +67,8 @@ impl AckRequests {
         let text = header.extra_info.to_str()?;
         let handle = parse(&text)?;
         if handle.revive_queue == ORDER_REVIVE_QUEUE {
-            ack::ack_in_order(broker, (&topic, &group, queue_id), handle.pop_time, header.offset)?;
+            let place = (&*topic, &*group, queue_id);
+            self.ordered(ack::ack_in_order(broker, place, handle.pop_time, header.offset)?);
         } else {
             let key = (handle.start_offset, handle.pop_time);
             self.acks.add(broker, &topic, &group, queue_id, key, header.offset);
@@ -93,7 +100,8 @@ impl AckRequests {
             for bit in (0..8).filter(|bit| byte & (1 << bit) != 0) {
                 let Some(offset) = ack.start_offset.checked_add(at + bit) else { continue };
                 if ack.revive_queue == ORDER_REVIVE_QUEUE {
-                    ack::ack_in_order(broker, (&topic, &ack.group, queue_id), ack.pop_time, offset)?;
+                    let place = (topic.as_str(), ack.group.as_str(), queue_id);
+                    self.ordered(ack::ack_in_order(broker, place, ack.pop_time, offset)?);
                 } else {
                     let key = (ack.start_offset, ack.pop_time);
                     self.acks.add(broker, &topic, &ack.group, queue_id, key, offset);
@@ -105,11 +113,12 @@ impl AckRequests {
 
     /// Stores what was added, and answers. Under SYNC_FLUSH the answers follow from the flush thread.
     pub fn finish(&mut self, broker: &Shared) {
-        if self.acks.len() == 0 {
+        let ordered_to = std::mem::take(&mut self.ordered_to);
+        if self.acks.len() == 0 && ordered_to == 0 {
             return;
         }
         let waiting = std::mem::take(&mut self.waiting);
-        match self.acks.append(broker) {
+        match self.acks.append(broker).map(|position| position.max(ordered_to)) {
             Ok(position) if broker.store.is_sync_flush() => {
                 when_durable(broker, position, move |durable| push_answers(&waiting, &durable));
             }

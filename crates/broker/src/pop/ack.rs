@@ -127,31 +127,39 @@ pub(crate) fn change_invisible_time(
     })
 }
 
-/// Acknowledges a message of an ordered pop; the group's offset moves behind what is acknowledged without a gap.
+/// Acknowledges a message of an ordered pop; the group's offset moves behind what is acknowledged without a gap. The
+/// position in the log behind it, if anything changed.
 pub(crate) fn ack_in_order(
     broker: &Shared,
     (topic, group, queue_id): (&str, &str, u32),
     pop_time: i64,
     offset: i64,
-) -> Result<(), Refusal> {
+) -> Result<Option<u64>, Refusal> {
     let is_behind = || broker.offsets.query(topic, group, queue_id).is_none_or(|committed| offset < committed);
     if is_behind() {
-        return Ok(());
+        return Ok(None);
     }
-    {
+    let position = {
         let queue = broker.pops.queue(topic, group, queue_id)?;
         let _taking = queue.taking.lock();
         if is_behind() {
-            return Ok(());
+            return Ok(None);
         }
         let Acked::Commit(next) = broker.order_pops.acknowledge(topic, group, queue_id, offset, pop_time) else {
-            return Ok(());
+            return Ok(None);
         };
+        let _gate = broker.pops.gate.read();
+        let position = with_writer(|writer| {
+            writer.order_ack(broker, &queue, pop_time, offset, next)?;
+            writer.append(broker).map_err(log::refused)?;
+            Ok::<u64, Refusal>(writer.batch.end_position())
+        })?;
         broker.offsets.commit(topic, group, queue_id, next);
-    }
+        position
+    };
     // Those that wait look again, and find their queue free or wait on.
     broker.pops.polls.wake_one(topic, group);
-    Ok(())
+    Ok(Some(position))
 }
 
 /// Changes when a message of an ordered pop may be popped again; its handle stays. `None`: it is acknowledged already.

@@ -8,6 +8,7 @@
 use std::cell::Cell;
 
 use ferromq_common::clock;
+use ferromq_protocol::java;
 use ferromq_protocol::pop::{self, AckMsg, PopCheckPoint};
 use ferromq_protocol::properties::{self, names};
 use ferromq_protocol::record::MessageParts;
@@ -34,12 +35,15 @@ pub(super) struct Writer {
     pub batch: AppendBatch,
     pub body: Vec<u8>,
     pub properties: Vec<u8>,
+    /// The revive queue of each of its records there.
+    revive_queues: Vec<u32>,
 }
 
 /// Lends the thread's writer, empty.
 pub(super) fn with_writer<R>(f: impl FnOnce(&mut Writer) -> R) -> R {
     let mut writer = WRITER.take();
     writer.batch.clear();
+    writer.revive_queues.clear();
     let result = f(&mut writer);
     if writer.body.capacity() + writer.properties.capacity() <= KEPT_BYTES {
         WRITER.set(writer);
@@ -52,6 +56,12 @@ pub(super) fn refused(error: AppendError) -> Refusal {
     Refusal::new(ferromq_protocol::code::response::SERVICE_NOT_AVAILABLE, format!("service not available now. {error}"))
 }
 
+/// The one revive queue for the ordered pops of a queue: read back, they have to come in order.
+fn order_queue(broker: &Shared, queue: &PopQueue) -> u32 {
+    let hash = java::string_hash(&queue.topic).wrapping_mul(31) ^ java::string_hash(&queue.group);
+    (hash as u32).wrapping_add(queue.id) % broker.pops.revive_queues()
+}
+
 impl Writer {
     /// Adds the check point of a pop, or without `offsets` that of the one message whose invisible time was changed:
     /// only a pop moves the group's offset.
@@ -59,6 +69,32 @@ impl Writer {
         &mut self,
         broker: &Shared,
         revive_queue: u32,
+        queue: &PopQueue,
+        key: Key,
+        invisible_time: i64,
+        offsets: Option<&[i64]>,
+    ) -> Result<(), Refusal> {
+        let due = key.1.saturating_add(invisible_time) - DELIVERED_BEFORE_MS;
+        self.popped(broker, (pop::CHECK_POINT_TAG, revive_queue, due), queue, key, invisible_time, offsets)
+    }
+
+    /// Adds an ordered pop. It is in no hurry: nothing comes back by it.
+    pub fn order_pop(
+        &mut self,
+        broker: &Shared,
+        queue: &PopQueue,
+        key: Key,
+        invisible_time: i64,
+        offsets: &[i64],
+    ) -> Result<(), Refusal> {
+        let place = (pop::ORDER_POP_TAG, order_queue(broker, queue), clock::now_millis());
+        self.popped(broker, place, queue, key, invisible_time, Some(offsets))
+    }
+
+    fn popped(
+        &mut self,
+        broker: &Shared,
+        (tag, revive_queue, deliver_ms): (&str, u32, i64),
         queue: &PopQueue,
         (start_offset, pop_time): Key,
         invisible_time: i64,
@@ -80,12 +116,7 @@ impl Writer {
         };
         self.body.clear();
         pop::push_json(&mut self.body, &ck);
-        self.push(
-            broker,
-            revive_queue,
-            pop::CHECK_POINT_TAG,
-            pop_time.saturating_add(invisible_time) - DELIVERED_BEFORE_MS,
-        )
+        self.push(broker, revive_queue, tag, deliver_ms)
     }
 
     /// Adds the acknowledgement of messages of one check point.
@@ -93,6 +124,30 @@ impl Writer {
         &mut self,
         broker: &Shared,
         revive_queue: u32,
+        queue: &PopQueue,
+        key: Key,
+        offsets: &[i64],
+    ) -> Result<(), Refusal> {
+        let tag = if offsets.len() == 1 { pop::ACK_TAG } else { pop::BATCH_ACK_TAG };
+        self.acked(broker, (tag, revive_queue), queue, key, offsets)
+    }
+
+    /// Adds the acknowledgement of a message of an ordered pop; the group stands at `next` now.
+    pub fn order_ack(
+        &mut self,
+        broker: &Shared,
+        queue: &PopQueue,
+        pop_time: i64,
+        offset: i64,
+        next: i64,
+    ) -> Result<(), Refusal> {
+        self.acked(broker, (pop::ORDER_ACK_TAG, order_queue(broker, queue)), queue, (next, pop_time), &[offset])
+    }
+
+    fn acked(
+        &mut self,
+        broker: &Shared,
+        (tag, revive_queue): (&str, u32),
         queue: &PopQueue,
         (start_offset, pop_time): Key,
         offsets: &[i64],
@@ -113,7 +168,6 @@ impl Writer {
         };
         self.body.clear();
         pop::push_json(&mut self.body, &ack);
-        let tag = if single.is_some() { pop::ACK_TAG } else { pop::BATCH_ACK_TAG };
         self.push(broker, revive_queue, tag, clock::now_millis())
     }
 
@@ -142,12 +196,14 @@ impl Writer {
             let remark = format!("the record of the pop cannot be stored: {reject}");
             Refusal::new(ferromq_protocol::code::response::SYSTEM_ERROR, remark)
         })?;
+        self.revive_queues.push(revive_queue);
         Ok(())
     }
 
     /// Appends all records, or none.
     pub fn append(&mut self, broker: &Shared) -> Result<&[Appended], AppendError> {
         broker.store.append(&mut self.batch)?;
+        self.revive_queues.drain(..).for_each(|queue| broker.pops.foreign.own(queue));
         Ok(self.batch.results())
     }
 }

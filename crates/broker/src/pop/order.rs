@@ -2,7 +2,8 @@
 //! `ConsumerOrderInfoManager`, `consumerOrderInfo.json`).
 //!
 //! A queue is blocked while a message of its last pop is neither acknowledged nor visible again; only the same attempt may
-//! pop it meanwhile. The group's offset is moved by the caller, behind what is acknowledged without a gap.
+//! pop it meanwhile. The group's offset is moved by the caller, behind what is acknowledged without a gap. The file is
+//! written from time to time; what is newer stands in the revive topic (`log.rs`) and is read back at the start.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -73,19 +74,26 @@ impl OrderPops {
 
     /// Notes a pop; how often each message was popped before, as `orderCountInfo` says it.
     pub(crate) fn popped(&self, request: &PopRequest, queue_id: u32, pop_time: i64, offsets: &[i64]) -> String {
-        let first = offsets.first().copied().unwrap_or_default();
-        let mut info = OrderInfo {
-            attempt_id: request.attempt_id.as_deref().map(str::to_owned),
-            acked: 0,
-            invisible_time: Some(request.invisible_ms),
-            last_consume_timestamp: clock::now_millis(),
-            offsets: offsets.iter().enumerate().map(|(at, o)| if at == 0 { *o } else { o - first }).collect(),
-            consumed_count: None,
-            next_visible: None,
-            pop_time,
-        };
+        let mut info = info(pop_time, request.invisible_ms, offsets);
+        info.attempt_id = request.attempt_id.as_deref().map(str::to_owned);
+        self.enter((&request.topic, &request.group, queue_id), info, offsets)
+    }
+
+    /// Notes a pop that was read back from the log, unless the file knew it or a later one.
+    pub(super) fn restore(&self, place: (&str, &str, u32), pop_time: i64, invisible_ms: i64, offsets: &[i64]) {
+        // Two pops may have one millisecond.
+        let this = (pop_time, offsets.first().copied());
+        let known = self.with(place.0, place.1, place.2, |info| {
+            info.is_some_and(|info| (info.pop_time, info.offsets.first().copied()) >= this)
+        });
+        if !known {
+            self.enter(place, info(pop_time, invisible_ms, offsets), offsets);
+        }
+    }
+
+    fn enter(&self, (topic, group, queue_id): (&str, &str, u32), mut info: OrderInfo, offsets: &[i64]) -> String {
         let mut text = String::new();
-        with_pair(&request.topic, &request.group, |pair| {
+        with_pair(topic, group, |pair| {
             let mut table = self.table.lock();
             let queues = table.entry(pair.into()).or_default();
             if let Some(before) = queues.get(&queue_id) {
@@ -178,6 +186,20 @@ impl OrderPops {
             }
         }
         Ok(serde_json::to_vec_pretty(&file)?)
+    }
+}
+
+fn info(pop_time: i64, invisible_ms: i64, offsets: &[i64]) -> OrderInfo {
+    let first = offsets.first().copied().unwrap_or_default();
+    OrderInfo {
+        attempt_id: None,
+        acked: 0,
+        invisible_time: Some(invisible_ms),
+        last_consume_timestamp: clock::now_millis(),
+        offsets: offsets.iter().enumerate().map(|(at, o)| if at == 0 { *o } else { o - first }).collect(),
+        consumed_count: None,
+        next_visible: None,
+        pop_time,
     }
 }
 

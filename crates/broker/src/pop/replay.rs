@@ -2,7 +2,8 @@
 //!
 //! Each revive queue is read from its committed offset on: check points enter the table, acknowledgements take messages off.
 //! Check points that are newer than the file of offsets also move the group's offset: the pop was answered, the file
-//! was not yet written. Runs before the first request, on one thread.
+//! was not yet written. Runs before the first request, on one thread; later the reviving thread reads on when the timer
+//! has brought records that a Java broker gave it ([`read_foreign`]).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -36,6 +37,9 @@ pub(crate) fn replay(broker: &Shared) {
             offset = read(broker, &queue, offset, &mut newest, &mut records);
         }
     }
+    for id in 0..broker.pops.revive_queues() {
+        broker.pops.foreign.begin(id, end_of(broker, id));
+    }
     for ((topic, group, queue_id), (_, next)) in newest {
         broker.offsets.commit(&topic, &group, queue_id, next);
     }
@@ -45,19 +49,69 @@ pub(crate) fn replay(broker: &Shared) {
     }
 }
 
+/// Whether [`read_foreign`] would find something.
+pub(crate) fn has_foreign(broker: &Shared) -> bool {
+    (0..broker.pops.revive_queues()).any(|id| broker.pops.foreign.next(id, end_of(broker, id)).is_some())
+}
+
+/// The end of a revive queue, with what is not dispatched yet.
+pub(crate) fn end_of(broker: &Shared, id: u32) -> i64 {
+    broker.store.find_queue(&broker.revive_topic, id).map_or(0, |queue| queue.next_offset())
+}
+
+/// Enters what others than the pops of this broker have appended to the revive topic since the last call.
+pub(super) fn read_foreign(broker: &Shared) {
+    let mut records = Vec::new();
+    for id in 0..broker.pops.revive_queues() {
+        let Some(queue) = broker.store.find_queue(&broker.revive_topic, id) else { continue };
+        let Some(mut offset) = broker.pops.foreign.next(id, queue.next_offset()) else { continue };
+        let mut found = 0;
+        while offset < queue.max_offset() {
+            records.clear();
+            let outcome = broker.store.read(&queue, offset, u32::MAX, u32::MAX, &mut |_| true, &mut records);
+            for record in foreign(&records) {
+                found += 1;
+                enter(broker, id, &record, &mut Newest::new());
+            }
+            offset = outcome.next_offset.max(offset + 1);
+        }
+        broker.pops.foreign.read(id, offset, found);
+    }
+}
+
+/// Those of the records that a Java broker wrote.
+fn foreign(mut bytes: &[u8]) -> impl Iterator<Item = Record<'_>> {
+    let records = std::iter::from_fn(move || {
+        let Entry::Record(record) = record::read(bytes) else { return None };
+        bytes = &bytes[record.bytes().len()..];
+        Some(record)
+    });
+    records.filter(is_foreign)
+}
+
+fn is_foreign(record: &Record<'_>) -> bool {
+    properties::get(record.properties(), names::UNIQ_CLIENT_MESSAGE_ID_KEYIDX).is_some()
+}
+
 /// Reads some records; the offset behind them.
 fn read(broker: &Shared, queue: &Queue, offset: i64, newest: &mut Newest, records: &mut Vec<u8>) -> i64 {
     let outcome = broker.store.read(queue, offset, u32::MAX, u32::MAX, &mut |_| true, records);
     let mut bytes = &records[..];
     while let Entry::Record(record) = record::read(bytes) {
         bytes = &bytes[record.bytes().len()..];
-        match properties::get_str(record.properties(), names::TAGS) {
-            Some(pop::CHECK_POINT_TAG) => check_point(broker, queue.id(), &record, newest),
-            Some(pop::ACK_TAG | pop::BATCH_ACK_TAG) => acknowledge(broker, &record),
-            _ => {}
-        }
+        enter(broker, queue.id(), &record, newest);
     }
     outcome.next_offset.max(offset + 1)
+}
+
+fn enter(broker: &Shared, revive_queue: u32, record: &Record<'_>, newest: &mut Newest) {
+    match properties::get_str(record.properties(), names::TAGS) {
+        Some(pop::CHECK_POINT_TAG) => check_point(broker, revive_queue, record, newest),
+        Some(pop::ACK_TAG | pop::BATCH_ACK_TAG) => acknowledge(broker, record),
+        Some(pop::ORDER_POP_TAG) => order_pop(broker, record, newest),
+        Some(pop::ORDER_ACK_TAG) => order_ack(broker, record, newest),
+        _ => {}
+    }
 }
 
 fn check_point(broker: &Shared, revive_queue: u32, record: &Record<'_>, newest: &mut Newest) {
@@ -69,15 +123,11 @@ fn check_point(broker: &Shared, revive_queue: u32, record: &Record<'_>, newest: 
     let valid = topic::validate_topic(&ck.topic).is_ok() && topic::validate_group(&ck.group).is_ok();
     let (Some(last), true) = (offsets.last(), valid) else { return };
     let Ok(queue) = broker.pops.queue(&ck.topic, &ck.group, queue_id) else { return };
-    let is_foreign = properties::get(record.properties(), names::UNIQ_CLIENT_MESSAGE_ID_KEYIDX).is_some();
     let mut due = ck.pop_time.saturating_add(ck.invisible_time);
-    if is_foreign {
+    if is_foreign(record) {
         due = due.max(clock::now_millis()).saturating_add(FOREIGN_GRACE_MS);
-    } else if ck.diffs.is_some() && record.store_timestamp() >= broker.offsets.loaded_at() {
-        // The pops of one queue stand in several revive queues: the log's order decides, for a reset may go back.
-        let next = (record.physical_offset(), last + 1);
-        let place = (Arc::clone(&queue.topic), Arc::clone(&queue.group), queue_id);
-        newest.entry(place).and_modify(|other| *other = next.max(*other)).or_insert(next);
+    } else if ck.diffs.is_some() && is_newer(broker, record) {
+        note(newest, record, (&ck.topic, &ck.group, queue_id), last + 1);
     }
     let key = (ck.start_offset, ck.pop_time);
     broker.pops.insert(&queue, key, CheckPoint::new(key, revive_queue, record.queue_offset(), due, &offsets));
@@ -109,6 +159,34 @@ fn acknowledge(broker: &Shared, record: &Record<'_>) {
         let offsets = if ack.offsets.is_empty() { &single } else { &ack.offsets[..] };
         broker.pops.acknowledge(&queue, (ack.start_offset, ack.pop_time), offsets);
     }
+}
+
+/// An ordered pop that the files may not know.
+fn order_pop(broker: &Shared, record: &Record<'_>, newest: &mut Newest) {
+    let Ok(ck) = json::from_slice::<PopCheckPoint>(record.body()) else { return };
+    let Some((queue_id, offsets)) = offsets(&ck).filter(|_| is_newer(broker, record)) else { return };
+    broker.order_pops.restore((&ck.topic, &ck.group, queue_id), ck.pop_time, ck.invisible_time, &offsets);
+    note(newest, record, (&ck.topic, &ck.group, queue_id), ck.start_offset);
+}
+
+fn order_ack(broker: &Shared, record: &Record<'_>, newest: &mut Newest) {
+    let Ok(ack) = json::from_slice::<AckMsg>(record.body()) else { return };
+    let Some(queue_id) = u32::try_from(ack.queue_id).ok().filter(|_| is_newer(broker, record)) else { return };
+    broker.order_pops.acknowledge(&ack.topic, &ack.group, queue_id, ack.ack_offset, ack.pop_time);
+    note(newest, record, (&ack.topic, &ack.group, queue_id), ack.start_offset);
+}
+
+/// Whether an own record was stored after the files were written.
+fn is_newer(broker: &Shared, record: &Record<'_>) -> bool {
+    !is_foreign(record) && record.store_timestamp() >= broker.offsets.loaded_at()
+}
+
+/// Notes where a group stands. What it popped of one queue stands in several revive queues: the log's order decides,
+/// for a reset may go back.
+fn note(newest: &mut Newest, record: &Record<'_>, (topic, group, queue_id): (&str, &str, u32), next: i64) {
+    let next = (record.physical_offset(), next);
+    let place = (Arc::from(topic), Arc::from(group), queue_id);
+    newest.entry(place).and_modify(|other| *other = next.max(*other)).or_insert(next);
 }
 
 /// A broker that acts for another one has that one's check points, which are worked off there.

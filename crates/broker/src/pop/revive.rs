@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 
 use super::check_point::Key;
 use super::log::with_writer;
+use super::replay::read_foreign;
 use super::table::PopQueue;
 use crate::broker::Shared;
 use crate::properties::look;
@@ -60,6 +61,7 @@ impl Reviver {
 }
 
 fn revive_due(broker: &Arc<Shared>) {
+    read_foreign(broker);
     for (queue, key) in broker.pops.due(clock::now_millis(), AT_ONCE) {
         if let Err(why) = revive(broker, &queue, key) {
             let (topic, id, group) = (&queue.topic, queue.id, &queue.group);

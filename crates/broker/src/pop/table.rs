@@ -16,6 +16,8 @@ use ferromq_protocol::pop;
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::check_point::{CheckPoint, Key};
+use super::foreign::Foreign;
+use super::polls::PopPolls;
 use crate::handler::Refusal;
 use crate::offsets::{Offsets, with_pair};
 
@@ -102,17 +104,20 @@ pub struct Pops {
     wakes_at: AtomicI64,
     sleep: Mutex<Sleep>,
     wake: Condvar,
-    pub(crate) polls: super::polls::PopPolls,
+    pub(crate) polls: Arc<PopPolls>,
+    pub(super) foreign: Foreign,
 }
 
 #[derive(Default)]
 struct Sleep {
     stop: bool,
+    /// Records of a Java broker's timer are there to be read.
+    foreign: bool,
 }
 
 impl Pops {
     /// An empty table for `revive_queues` queues of the revive topic.
-    pub(crate) fn new(revive_queues: u32) -> Self {
+    pub(crate) fn new(revive_queues: u32, polls: Arc<PopPolls>) -> Self {
         Self {
             hasher: RandomState::new(),
             queues: (0..STRIPES).map(|_| RwLock::default()).collect(),
@@ -125,7 +130,8 @@ impl Pops {
             wakes_at: AtomicI64::new(i64::MIN),
             sleep: Mutex::default(),
             wake: Condvar::new(),
-            polls: super::polls::PopPolls::default(),
+            polls,
+            foreign: Foreign::new(revive_queues.max(1) as usize),
         }
     }
 
@@ -302,12 +308,16 @@ impl Pops {
         self.revive.iter().filter_map(|revive| revive.lock().due.first().map(|(due, _)| *due)).min()
     }
 
-    /// Sleeps until a check point is due; `false` when the broker stops.
+    /// Sleeps until a check point is due or there are foreign records; `false` when the broker stops.
     pub(super) fn wait_for_due(&self) -> bool {
         let mut sleep = self.sleep.lock();
         loop {
             if sleep.stop {
                 return false;
+            }
+            if std::mem::take(&mut sleep.foreign) {
+                self.wakes_at.store(i64::MIN, Ordering::SeqCst);
+                return true;
             }
             // Whoever enters an earlier one from now on sees that the sleep would be too long.
             self.wakes_at.store(i64::MAX, Ordering::SeqCst);
@@ -337,6 +347,12 @@ impl Pops {
         }
     }
 
+    /// Lets the reviving thread look for foreign records.
+    pub(crate) fn wake_for_foreign(&self) {
+        self.sleep.lock().foreign = true;
+        self.wake.notify_one();
+    }
+
     /// Ends [`Pops::wait_for_due`].
     pub(super) fn stop(&self) {
         self.sleep.lock().stop = true;
@@ -345,13 +361,16 @@ impl Pops {
 
     /// Commits how far the revive topic is worked off. Returns a time and a position in the log: a check point stored
     /// before that time has its offset committed, and its record stands before that position.
-    pub(crate) fn settle(&self, offsets: &Offsets, revive_topic: &str) -> (i64, u64) {
+    pub(crate) fn settle(&self, offsets: &Offsets, revive_topic: &str, end_of: impl Fn(u32) -> i64) -> (i64, u64) {
         // No pop is between its record and its commit now.
         let _gate = self.gate.write();
         for (id, revive) in (0_u32..).zip(&self.revive) {
             let revive = revive.lock();
             let Some(newest) = revive.newest else { continue };
-            let done = revive.live.first_key_value().map_or(newest, |(oldest, _)| oldest - 1);
+            let mut done = revive.live.first_key_value().map_or(newest, |(oldest, _)| oldest - 1);
+            if let Some(unread) = self.foreign.next(id, end_of(id)) {
+                done = done.min(unread - 1);
+            }
             if done >= 0 && offsets.query(revive_topic, pop::REVIVE_GROUP, id) != Some(done) {
                 offsets.commit(revive_topic, pop::REVIVE_GROUP, id, done);
             }
@@ -375,7 +394,7 @@ mod tests {
 
     #[test]
     fn messages_leave_one_by_one_and_the_last_takes_the_check_point_with_it() {
-        let pops = Pops::new(2);
+        let pops = Pops::new(2, Arc::default());
         let queue = pops.queue("T", "G", 0).unwrap();
         pops.insert(&queue, (10, 1), ck(0, 0, 100, None));
         pops.insert(&queue, (20, 1), ck(0, 1, 50, Some(&[0, 4])));
@@ -392,7 +411,7 @@ mod tests {
 
     #[test]
     fn what_is_due_comes_by_time_and_the_commit_stays_before_the_oldest() {
-        let pops = Pops::new(1);
+        let pops = Pops::new(1, Arc::default());
         let offsets = Offsets::default();
         let queue = pops.queue("T", "G", 0).unwrap();
         for (n, due) in [(3, 300), (4, 100), (7, 200)] {
@@ -403,7 +422,7 @@ mod tests {
         pops.postpone(&queue, (4, 1), 250);
         assert_eq!((due(200), due(250)), (vec![7], vec![7, 4]));
         let committed = || {
-            pops.settle(&offsets, "R");
+            pops.settle(&offsets, "R", |_| 0);
             offsets.query("R", pop::REVIVE_GROUP, 0)
         };
         assert_eq!(committed(), Some(2));
@@ -416,7 +435,7 @@ mod tests {
 
     #[test]
     fn idle_queues_are_forgotten_and_busy_ones_kept() {
-        let pops = Pops::new(1);
+        let pops = Pops::new(1, Arc::default());
         let held = pops.queue("T", "G", 0).unwrap();
         let busy = pops.queue("T", "G", 1).unwrap();
         pops.insert(&busy, (0, 0), ck(0, 0, 0, None));

@@ -255,6 +255,15 @@ fn take_from(
     }
     let offsets = records::queue_offsets(&records[before..]);
     let pop_time = if request.order {
+        let _gate = broker.pops.gate.read();
+        let stored = with_writer(|writer| {
+            writer.order_pop(broker, &pop_queue, (offset, popped.pop_time), request.invisible_ms, &offsets)?;
+            writer.append(broker).map(drop).map_err(log::refused)
+        });
+        if let Err(refusal) = stored {
+            records.truncate(before);
+            return if popped.count > 0 { Ok(()) } else { Err(refusal) };
+        }
         let counts = broker.order_pops.popped(request, queue.id(), popped.pop_time, &offsets);
         if !popped.order_count_info.is_empty() {
             popped.order_count_info.push(';');

@@ -5,7 +5,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod assignment;
 mod client;
+mod foreign;
 mod model;
 mod order;
 mod pop;

@@ -56,6 +56,27 @@ fn what_is_not_acknowledged_comes_again_from_its_queue_with_a_count() {
 }
 
 #[test]
+fn a_kill_takes_no_acknowledgement_of_an_ordered_pop_and_leaves_the_queue_blocked() {
+    let bench = small();
+    fill(&bench, "T", 0..6);
+    let long = PopMessageHeader { invisible_time: 60_000, ..ordered(2) };
+    for message in pop(&bench, &long).1 {
+        ack(&bench, &message);
+    }
+    let second = pop(&bench, &PopMessageHeader { max_msg_nums: 3, ..long }).1;
+    ack(&bench, &second[2]);
+    ack(&bench, &second[0]);
+    let bench = kill(bench, config());
+    assert_eq!(committed(&bench), Some(3));
+    assert!(pop(&bench, &long).1.is_empty());
+    ack(&bench, &second[1]);
+    assert_eq!(committed(&bench), Some(5));
+    assert_eq!(bodies(&pop(&bench, &long).1), ["5"]);
+    let bench = restart(bench, config());
+    assert!(pop(&bench, &long).1.is_empty());
+}
+
+#[test]
 fn the_same_attempt_gets_the_same_messages() {
     let bench = small();
     fill(&bench, "T", 0..3);

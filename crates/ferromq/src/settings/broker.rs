@@ -6,11 +6,13 @@ use ferromq_broker::BrokerConfig;
 use ferromq_common::config::{self, Int, Key, Slot};
 use ferromq_common::net;
 use ferromq_common::properties::Properties;
+use ferromq_protocol::body::MessageRequestMode;
 use ferromq_store::{FlushMode, StoreConfig};
 use std::net::{IpAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 
 const ROLES: &[&str] = &["ASYNC_MASTER", "SYNC_MASTER", "SLAVE"];
+const REQUEST_MODES: &[&str] = &["PULL", "POP"];
 const FLUSH_TYPES: &[&str] = &["ASYNC_FLUSH", "SYNC_FLUSH"];
 /// Bytes of one consume queue entry; a file holds a whole number of them.
 const CONSUME_QUEUE_ENTRY: u64 = 20;
@@ -24,6 +26,7 @@ pub struct BrokerSettings {
     pub store: StoreConfig,
     role: usize,
     flush_type: usize,
+    request_mode: usize,
     commit_log: Option<PathBuf>,
     delete_when: String,
     file: Properties,
@@ -57,7 +60,16 @@ impl BrokerSettings {
         let root = host::home().unwrap_or_default().join("store");
         let store = StoreConfig { root, ..StoreConfig::default() };
         let delete_when = "04".to_owned();
-        Self { broker, store, role: 0, flush_type: 0, commit_log: None, delete_when, file: Properties::default() }
+        Self {
+            broker,
+            store,
+            role: 0,
+            flush_type: 0,
+            request_mode: 0,
+            commit_log: None,
+            delete_when,
+            file: Properties::default(),
+        }
     }
 
     /// Reads a file over what is there.
@@ -86,6 +98,8 @@ impl BrokerSettings {
         self.broker.broker_ip1 = resolved(&self.broker.broker_ip1)?;
         self.store.flush_disk_type = if self.flush_type == 0 { FlushMode::Async } else { FlushMode::Sync };
         self.store.delete_when = hours(&self.delete_when)?;
+        self.broker.pop.default_message_request_mode =
+            if self.request_mode == 0 { MessageRequestMode::Pull } else { MessageRequestMode::Pop };
         let queue_file = &mut self.store.mapped_file_size_consume_queue;
         *queue_file = queue_file.next_multiple_of(CONSUME_QUEUE_ENTRY);
         let usual = self.store.root.join("commitlog");
@@ -232,6 +246,9 @@ const KEYS: &[Key<BrokerSettings>] = &[
     key("retrieveMessageFromPopRetryTopicV1", |s| {
         Slot::Bool(&mut s.broker.pop.retrieve_message_from_pop_retry_topic_v1)
     }),
+    key("serverLoadBalancerEnable", |s| Slot::Bool(&mut s.broker.pop.server_load_balancer_enable)),
+    key("defaultMessageRequestMode", |s| Slot::Word(&mut s.request_mode, REQUEST_MODES)),
+    key("defaultPopShareQueueNum", |s| Slot::Int(Int::I32(&mut s.broker.pop.default_pop_share_queue_num), -1, 100_000)),
     key("popResponseReturnActualRetryTopic", |s| Slot::Bool(&mut s.broker.pop.pop_response_return_actual_retry_topic)),
     key("initPopOffsetByCheckMsgInMem", |s| Slot::Bool(&mut s.broker.pop.init_pop_offset_by_check_msg_in_mem)),
     // Store.
