@@ -4,6 +4,7 @@
 //! is the figure that compares: messages per second depend on who else uses the machine, the load generator included.
 
 mod load;
+mod pop;
 mod process;
 mod report;
 
@@ -44,10 +45,20 @@ pub fn run(arguments: BenchArgs) -> Result<(), Failure> {
         Ok((spans, pids))
     })?;
     let mut report = Report::new(&arguments, before.len());
-    if arguments.work != BenchWork::Pull {
+    if matches!(arguments.work, BenchWork::Send | BenchWork::Both) {
         report.send = Some(measure("sent", &pids, arguments.messages, || load::send(&arguments))?);
     }
-    if arguments.work != BenchWork::Send {
+    if arguments.work == BenchWork::Pop {
+        let brokers = connect::block_on(async {
+            let client = connect::client(&arguments.cluster)?;
+            let brokers = brokers(&client, &arguments).await?;
+            client.shutdown().await;
+            Ok(brokers)
+        })?;
+        let wanted = arguments.messages;
+        report.pop = Some(measure("popped", &pids, wanted, || pop::pop(&arguments, &brokers, wanted))?);
+    }
+    if matches!(arguments.work, BenchWork::Pull | BenchWork::Both) {
         let work = connect::block_on(async {
             let client = connect::client(&arguments.cluster)?;
             let now = spans(&client, &arguments).await?;
@@ -104,6 +115,20 @@ async fn broker_pids(client: &Client, arguments: &BenchArgs) -> Result<BTreeSet<
     let addresses = route.broker_datas.iter().flat_map(|broker| broker.broker_addrs.values());
     let resolved = addresses.filter_map(|address| address.to_socket_addrs().ok()?.next());
     Ok(resolved.filter_map(process::listener).collect())
+}
+
+/// The brokers that have queues of the topic.
+async fn brokers(client: &Client, arguments: &BenchArgs) -> Result<Vec<pop::Broker>, Failure> {
+    let route = client.admin().topic_route(&arguments.topic).await?;
+    let masters = route.broker_datas.iter().filter_map(|broker| {
+        let address = broker.broker_addrs.get(&0)?.clone();
+        Some(pop::Broker { name: broker.broker_name.clone(), address })
+    });
+    let brokers: Vec<_> = masters.collect();
+    if brokers.is_empty() {
+        return Err(Failure(format!("no master has queues of topic {}", arguments.topic)));
+    }
+    Ok(brokers)
 }
 
 /// Runs a load, shows its progress, and takes the server's CPU time around it.

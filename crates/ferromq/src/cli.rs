@@ -207,6 +207,8 @@ pub enum BenchWork {
     Pull,
     /// Send, then pull it all
     Both,
+    /// Only pop what is there, and acknowledge every message
+    Pop,
 }
 
 #[derive(Debug, Args)]

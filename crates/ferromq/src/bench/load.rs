@@ -42,7 +42,18 @@ impl Counters {
         self.failures.load(Ordering::Relaxed) < MOST_FAILURES && self.taken.fetch_add(1, Ordering::Relaxed) < total
     }
 
-    fn fail(&self, why: String) {
+    /// Counts messages that are done.
+    pub fn count(&self, messages: u64) {
+        self.done.fetch_add(messages, Ordering::Relaxed);
+    }
+
+    /// Whether so many calls failed that the load ends.
+    pub fn has_failed(&self) -> bool {
+        self.failures.load(Ordering::Relaxed) >= MOST_FAILURES
+    }
+
+    /// Counts a call that failed.
+    pub fn fail(&self, why: String) {
         self.failures.fetch_add(1, Ordering::Relaxed);
         self.first_failure.lock().get_or_insert(why);
     }
@@ -69,18 +80,20 @@ pub struct Load {
 }
 
 /// Latencies and body bytes of one thread.
-struct ThreadResult {
+pub struct ThreadResult {
     latency: Histogram<u64>,
     bytes: u64,
 }
 
 impl ThreadResult {
-    fn new() -> Result<Self, String> {
+    /// Nothing yet.
+    pub fn new() -> Result<Self, String> {
         let latency = Histogram::new_with_max(LONGEST_MICROS, 3).map_err(|error| error.to_string())?;
         Ok(Self { latency, bytes: 0 })
     }
 
-    fn record(&mut self, began: Instant, bytes: u64) {
+    /// Notes an answer.
+    pub fn record(&mut self, began: Instant, bytes: u64) {
         self.latency.saturating_record(began.elapsed().as_micros() as u64);
         self.bytes += bytes;
     }
@@ -120,7 +133,7 @@ impl Load {
 }
 
 /// Starts `work` on as many threads as leave the server a core, each with its share of the connections.
-fn start<F>(arguments: &BenchArgs, work: impl Fn(usize, usize, Arc<Counters>) -> F) -> Result<Load, Failure>
+pub fn start<F>(arguments: &BenchArgs, work: impl Fn(usize, usize, Arc<Counters>) -> F) -> Result<Load, Failure>
 where
     F: FnOnce() -> Result<ThreadResult, String> + Send + 'static,
 {
@@ -245,7 +258,8 @@ async fn pull_until_done(
     }
 }
 
-fn on_this_thread(work: impl Future<Output = Result<ThreadResult, String>>) -> Result<ThreadResult, String> {
+/// Runs tasks on this thread until `work` is done.
+pub fn on_this_thread(work: impl Future<Output = Result<ThreadResult, String>>) -> Result<ThreadResult, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| error.to_string())?;
     tokio::task::LocalSet::new().block_on(&runtime, work)

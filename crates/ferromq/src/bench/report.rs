@@ -20,6 +20,9 @@ pub struct Report {
     /// The pull phase, if there was one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pull: Option<Phase>,
+    /// The pop phase, if there was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pop: Option<Phase>,
 }
 
 /// One phase.
@@ -102,6 +105,7 @@ impl Report {
             in_flight_per_connection: arguments.in_flight,
             send: None,
             pull: None,
+            pop: None,
         }
     }
 
@@ -119,6 +123,8 @@ impl Report {
         )];
         lines.extend(self.send.iter().flat_map(|phase| phase.lines("sent", "send")));
         lines.extend(self.pull.iter().flat_map(|phase| phase.lines("pulled", "pull of up to 32 messages")));
+        let pop = self.pop.iter().flat_map(|phase| phase.lines("popped and acknowledged", "pop of up to 32 messages"));
+        lines.extend(pop);
         lines
     }
 
@@ -133,7 +139,7 @@ impl Report {
     }
 
     fn phases(&self) -> impl Iterator<Item = &Phase> {
-        self.send.iter().chain(&self.pull)
+        self.send.iter().chain(&self.pull).chain(&self.pop)
     }
 }
 

@@ -70,6 +70,11 @@ fn a_bench_counts_every_message_and_the_servers_time() {
         assert!(phase["latency_micros"]["p99"].as_u64() > Some(0), "{json}");
         assert!(phase["server_cpu_micros_per_message"].is_f64(), "dev is found by its port: {json}");
     }
+    let json = output_of(["bench", "pop", "--messages", "1000", "--json", "-n", &namesrv]);
+    let report: serde_json::Value = serde_json::from_str(&json).unwrap();
+    // The last pops under way may bring some more.
+    assert!(report["pop"]["messages"].as_u64().unwrap() >= 1000, "{json}");
+    assert_eq!(report["pop"]["failures"], 0, "{json}");
     let text = output_of(["bench", "pull", "--messages", "100", "-n", &namesrv, "--pid", &dev.pid().to_string()]);
     assert!(text.contains("throughput") && text.contains("server CPU"), "{text}");
     assert_eq!(dev.stop("TERM").code(), Some(0));
