@@ -21,6 +21,8 @@ mod file;
 pub(crate) use file::{ENTRY_BYTES, HEADER_BYTES, SLOT_BYTES, Shape};
 use file::{IndexFile, at};
 
+/// Most records of one hash that one query looks at.
+const MAX_CANDIDATES: usize = 16_384;
 /// Milliseconds in a day and characters of a file name.
 const DAY_MS: i64 = 86_400_000;
 const NAME_LEN: usize = 17;
@@ -55,7 +57,7 @@ pub(crate) fn push_hashes(prefix: i32, uniq_key: Option<&[u8]>, keys: Option<&[u
 /// What a query found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct IndexHits {
-    /// Positions of records that may have the key, newest first; the hash matches, the key must be compared.
+    /// Positions of records that have the key, newest first.
     pub physical_offsets: Vec<u64>,
     /// Store timestamp of the last indexed message, milliseconds since 1970.
     pub last_update_timestamp: i64,
@@ -182,8 +184,16 @@ impl Index {
         Ok(file)
     }
 
-    /// Records whose key may be `key`, newest first, stored between `begin` and `end` (milliseconds since 1970).
-    pub fn query(&self, topic: &str, key: &str, max: u32, begin: i64, end: i64) -> IndexHits {
+    /// Positions of records with the hash of `key` that `accept` takes, newest first, stored between `begin` and `end`
+    /// (milliseconds since 1970).
+    pub fn query(
+        &self,
+        topic: &str,
+        key: &str,
+        max: usize,
+        (begin, end): (i64, i64),
+        accept: &mut dyn FnMut(u64) -> bool,
+    ) -> IndexHits {
         let hash = hash(key_prefix(topic), key.as_bytes());
         let files = self.files.read().clone();
         let mut hits = IndexHits::default();
@@ -191,11 +201,20 @@ impl Index {
             hits.last_update_timestamp = last.end();
             hits.last_update_physical_offset = last.long(at::END_OFFSET);
         }
+        // What other keys have the same hash must not use up the answer, nor go on for ever.
+        let mut candidates = MAX_CANDIDATES;
+        let found = &mut hits.physical_offsets;
         for file in files.iter().rev() {
-            if file.may_hold(begin, end) {
-                file.select(hash, max as usize, begin, end, &mut hits.physical_offsets);
+            if found.len() < max && file.may_hold(begin, end) {
+                file.select(hash, (begin, end), &mut |offset| {
+                    candidates -= 1;
+                    if found.last() != Some(&offset) && accept(offset) {
+                        found.push(offset);
+                    }
+                    found.len() < max && candidates > 0
+                });
             }
-            if hits.physical_offsets.len() >= max as usize || (file.count() > 1 && file.begin() < begin) {
+            if found.len() >= max || candidates == 0 || (file.count() > 1 && file.begin() < begin) {
                 break;
             }
         }

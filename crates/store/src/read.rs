@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use ferromq_protocol::properties::{self, names};
 use ferromq_protocol::record::{self, Glance};
 
 use crate::commit_log::Segment;
@@ -218,6 +219,20 @@ impl Inner {
         }
     }
 
+    /// Whether the record at `position` is of the topic and has the key: other keys have the same hash.
+    pub fn has_key(&self, position: u64, topic: &str, key: &str) -> bool {
+        let Some(segment) = self.log.segment(position) else { return false };
+        let Some(record::Entry::Record(record)) = segment.bytes_from(position, self.visible()).map(record::read) else {
+            return false;
+        };
+        let key = key.as_bytes();
+        record.topic() == topic.as_bytes()
+            && properties::iter(record.properties()).any(|(name, value)| {
+                (name == names::KEYS.as_bytes() && value.split(|byte| *byte == b' ').any(|part| part == key))
+                    || (name == names::UNIQ_CLIENT_MESSAGE_ID_KEYIDX.as_bytes() && value == key)
+            })
+    }
+
     /// See [`crate::Store::search_by_time`].
     pub fn search_by_time(&self, queue: &Queue, time_ms: i64, boundary: Boundary) -> i64 {
         let (min, max) = (queue.min_offset(), queue.max_offset());
@@ -227,7 +242,8 @@ impl Inner {
             Boundary::Lower => queue.partition(min, max, |e| stored(e).is_some_and(|t| t >= time_ms)),
             Boundary::Upper => {
                 let after = queue.partition(min, max, |e| stored(e).is_some_and(|t| t > time_ms));
-                if after == min { 0 } else { after - 1 }
+                // RocketMQ's 0, raised to the queue's minimum, if there is none.
+                if after == min { min } else { after - 1 }
             }
         }
     }

@@ -189,7 +189,7 @@ impl Store {
             // What a kill left is in the kernel: ASYNC_FLUSH need not wait for the disk.
             store.inner.checkpoint(rebuilt || store.inner.is_sync_flush());
         }
-        store.inner.background.checkpoint_from(store.inner.log.end());
+        store.inner.background.checkpoint_from(store.inner.log.end(), 0);
         store.inner.check_space();
         store.start("store-flush", |inner| inner.run_flush())?;
         if store.is_sync_flush() {
@@ -300,10 +300,11 @@ impl Store {
         self.inner.is_in_memory(queue, offset)
     }
 
-    /// Positions of records that may have the key, newest first, stored between `begin` and `end` (milliseconds since
-    /// 1970), at most `max`. Only the hash was compared.
+    /// Positions of records with the key, newest first, stored between `begin` and `end` (milliseconds since 1970, to the
+    /// second), at most `max`. Topic and key were compared.
     pub fn query_index(&self, topic: &str, key: &str, max: u32, begin: i64, end: i64) -> IndexHits {
-        self.inner.index.query(topic, key, max, begin, end)
+        let inner = &self.inner;
+        inner.index.query(topic, key, max as usize, (begin, end), &mut |offset| inner.has_key(offset, topic, key))
     }
 
     /// Forgets a topic's queues and removes their files. The records stay in the log until it expires.

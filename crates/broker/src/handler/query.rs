@@ -16,7 +16,7 @@ const MAX_KEY_BYTES: usize = 64 * 1024;
 /// Most bytes of records in one answer.
 const MAX_ANSWER_BYTES: usize = 8 * 1024 * 1024;
 
-/// Code 12: the records whose key has the same hash; the client compares topic and key.
+/// Code 12: the records with the key.
 pub(crate) fn by_key(broker: &Arc<Shared>, call: &Call<'_>, _out: &mut Vec<u8>) -> Result<(), Refusal> {
     let fields = &call.request.fields;
     let header = QueryMessageHeader::read(fields)?;

@@ -131,21 +131,21 @@ impl IndexFile {
         self.count() > 1 && begin <= self.end() && end >= self.begin()
     }
 
-    /// Follows the chain of `hash`, newest first.
-    pub fn select(&self, hash: u32, max: usize, begin: i64, end: i64, out: &mut Vec<u64>) {
+    /// Follows the chain of `hash`, newest first, as long as `found` says so.
+    pub fn select(&self, hash: u32, (begin, end): (i64, i64), found: &mut dyn FnMut(u64) -> bool) {
         let count = self.count();
         let mut number = self.word(self.slot_at(hash));
         std::sync::atomic::fence(Ordering::Acquire);
         for _ in 0..MAX_CHAIN {
-            if number == 0 || number >= count || out.len() >= max {
+            if number == 0 || number >= count {
                 return;
             }
             let at = self.entry_at(number);
             let time = self.begin() + i64::from(self.word(at + 3)) * 1000;
-            let offset = self.long(at + 1) as u64;
-            // Entries hold seconds; a record put twice around a crash is one hit.
-            if self.word(at) == hash && time + 999 >= begin && time <= end && out.last() != Some(&offset) {
-                out.push(offset);
+            // Entries hold seconds.
+            let is_hit = self.word(at) == hash && time + 999 >= begin && time <= end;
+            if is_hit && !found(self.long(at + 1) as u64) {
+                return;
             }
             let previous = self.word(at + 4);
             if previous >= number || time + 999 < begin {
