@@ -16,8 +16,16 @@ use crate::store::Inner;
 
 /// How often free space is looked at.
 const SPACE_PERIOD: Duration = Duration::from_secs(1);
-/// A checkpoint is written whenever the log has grown by this.
+/// A checkpoint is written whenever the log has grown by this, or, when many queues have to be written for it, by so much
+/// for each of them, at most a second's reading.
 const CHECKPOINT_BYTES: u64 = 64 << 20;
+const CHECKPOINT_BYTES_PER_QUEUE: u64 = 8 << 10;
+const MAX_CHECKPOINT_BYTES: u64 = 1 << 30;
+/// A checkpoint that took long is followed by a pause so many times as long: with many queues it must stay a small part
+/// of the work.
+const CHECKPOINT_REST: u32 = 16;
+/// Longest such pause.
+const MAX_CHECKPOINT_PAUSE: Duration = Duration::from_secs(60);
 
 /// Wakes one thread.
 #[derive(Default)]
@@ -90,9 +98,11 @@ impl Background {
         }
     }
 
-    /// A checkpoint is being made now that the log ends at `end`.
-    pub fn checkpoint_from(&self, end: u64) {
-        self.checkpoint_due.store(end + CHECKPOINT_BYTES, Ordering::Relaxed);
+    /// A checkpoint is being made now that the log ends at `end`, for which so many queues have to be written.
+    pub fn checkpoint_from(&self, end: u64, queues: usize) {
+        let growth = CHECKPOINT_BYTES_PER_QUEUE.saturating_mul(queues as u64);
+        let due = end + growth.clamp(CHECKPOINT_BYTES, MAX_CHECKPOINT_BYTES);
+        self.checkpoint_due.store(due, Ordering::Relaxed);
         self.checkpoint_wanted.store(false, Ordering::Relaxed);
     }
 
@@ -143,13 +153,14 @@ impl Inner {
         let sync_every = Duration::from_millis(self.config.durable_checkpoint_interval.max(10));
         let (mut write_at, mut sync_at) = (Instant::now() + write_every, Instant::now() + sync_every);
         while !self.background.checkpoint.wait(write_at) {
-            let now = Instant::now();
-            let durable = now >= sync_at;
-            if durable {
-                sync_at = now + sync_every;
-            }
-            write_at = now + write_every;
+            let began = Instant::now();
+            let durable = began >= sync_at;
             self.checkpoint(durable);
+            let rest = (began.elapsed() * CHECKPOINT_REST).min(MAX_CHECKPOINT_PAUSE);
+            write_at = began + write_every.max(rest);
+            if durable {
+                sync_at = began + sync_every.max(rest);
+            }
         }
     }
 
@@ -179,12 +190,12 @@ impl Inner {
     fn try_checkpoint(&self, durable: bool) -> std::io::Result<()> {
         let mut progress = self.progress.lock();
         let progress = &mut *progress;
-        self.background.checkpoint_from(self.log.end());
         let (built, timestamp, index_timestamp, dirty) = {
             let mut d = self.dispatcher.lock();
             let built = Built { position: d.position, entries: d.entries, index: self.index.mark() };
             (built, d.timestamp, self.index.end_timestamp(), std::mem::take(&mut d.dirty))
         };
+        self.background.checkpoint_from(self.log.end(), dirty.len());
         self.dispatch_for_others();
         for queue in progress.warm.drain(..) {
             queue.cool();

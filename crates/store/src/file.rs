@@ -173,6 +173,11 @@ impl DataFile {
         }
     }
 
+    /// Whether anything may be written at or behind `at`.
+    pub fn has_data_from(&self, at: u64) -> bool {
+        !matches!(rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Data(at)), Err(Errno::NXIO))
+    }
+
     /// Makes everything from `from` to `len` read as zeros, cheaply where the file system can; whether anything was
     /// changed.
     pub fn zero_from(&self, from: u64, len: u64) -> io::Result<bool> {

@@ -110,6 +110,8 @@ pub struct Queue {
     /// First byte of the first file there may be.
     first_file: AtomicU64,
     deleted: AtomicBool,
+    /// The files may hold something behind the queue's end.
+    has_leftovers: AtomicBool,
     tail: Mutex<Tail>,
     context: Arc<Context>,
 }
@@ -153,6 +155,7 @@ impl Queue {
             min_position: AtomicU64::new(0),
             first_file: AtomicU64::new(0),
             deleted: AtomicBool::new(false),
+            has_leftovers: AtomicBool::new(false),
             tail: Mutex::default(),
             context: Arc::clone(context),
         }

@@ -23,6 +23,9 @@ use crate::store::Inner;
 /// Progress is told each so many bytes of log.
 const TELL_EVERY: u64 = 4 << 30;
 
+/// Most threads that load queues.
+const MAX_LOADERS: usize = 8;
+
 /// Where reading ended.
 struct End {
     position: u64,
@@ -77,7 +80,7 @@ impl Inner {
         let unknown = log_start.max(end.position.saturating_sub(2 * self.log.file_size));
         let flushed = if clean { end.position } else { loaded.durable.map_or(unknown, |durable| durable.position) };
         self.log.set_end(end.position, end.timestamp, flushed).map_err(fail())?;
-        self.settle(clean && !whole, log_start, end.position).map_err(fail())?;
+        self.settle(clean && !whole, known.is_some(), log_start, end.position).map_err(fail())?;
         {
             let mut d = self.dispatcher.lock();
             d.position = end.position;
@@ -100,14 +103,24 @@ impl Inner {
         Ok(whole || known.is_none())
     }
 
-    /// Loads all queues; whether none had holes.
+    /// Loads all queues, on all processors; whether none had holes.
     fn load_queues(&self, built_to: Option<u64>, log_start: u64) -> std::io::Result<(Vec<Arc<Queue>>, bool)> {
-        let (mut queues, mut complete) = (Vec::new(), true);
-        for (topic, id) in queue::folders(&self.context.dir)? {
-            let queue = self.queue(&topic, id);
-            complete &= queue.load(built_to, log_start)?;
-            queues.push(queue);
-        }
+        let folders = queue::folders(&self.context.dir)?;
+        let queues: Vec<_> = folders.iter().map(|(topic, id)| self.queue(topic, *id)).collect();
+        let processors = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_LOADERS);
+        let part = queues.len().div_ceil(processors).max(1);
+        let load = |queues: &[Arc<Queue>]| {
+            queues
+                .iter()
+                .try_fold(true, |complete, queue| queue.load(built_to, log_start).map(|loaded| loaded && complete))
+        };
+        let complete = std::thread::scope(|scope| {
+            let loaders: Vec<_> = queues.chunks(part).map(|part| scope.spawn(move || load(part))).collect();
+            loaders.into_iter().try_fold(true, |complete, loader| {
+                let loaded = loader.join().map_err(|_| std::io::Error::other("a thread that loads queues panicked"))?;
+                Ok::<_, std::io::Error>(loaded? && complete)
+            })
+        })?;
         Ok((queues, complete))
     }
 
@@ -229,11 +242,14 @@ impl Inner {
         !torn
     }
 
-    /// Cuts off what points or stands behind the end.
-    fn settle(&self, clean: bool, log_start: u64, end: u64) -> std::io::Result<()> {
+    /// Cuts off what points or stands behind the end. `is_cut`: the queues were loaded up to a position before it.
+    fn settle(&self, clean: bool, is_cut: bool, log_start: u64, end: u64) -> std::io::Result<()> {
         let queues = self.all_queues();
         for queue in &queues {
-            queue.truncate(end);
+            // Loaded up to a known position, and built on from there, it cannot point behind the log.
+            if !is_cut {
+                queue.truncate(end);
+            }
             if !clean {
                 queue.erase_beyond_end()?;
             }

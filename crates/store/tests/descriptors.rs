@@ -25,3 +25,30 @@ fn many_queues_need_few_descriptors() {
         }
     }
 }
+
+#[test]
+fn thousands_of_queues_open_after_a_kill_as_they_were() {
+    const QUEUES: u32 = 3000;
+    let (dir, killed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let store = open(config(dir.path()));
+    let topic = |n: u32| format!("T{}", n / 3);
+    for n in 0..QUEUES {
+        let bodies: Vec<Vec<u8>> = (0..=n % 3).map(|m| format!("{n}-{m}").into_bytes()).collect();
+        send(&store, &topic(n), n % 3, &common::as_slices(&bodies)).unwrap();
+    }
+    store.checkpoint_now();
+    // Some get more, which no checkpoint knows of.
+    for n in (0..QUEUES).step_by(7) {
+        send(&store, &topic(n), n % 3, &[b"late"]).unwrap();
+    }
+    common::copy_as_killed(dir.path(), killed.path());
+    drop(store);
+    for root in [killed.path(), dir.path()] {
+        let store = open(config(root));
+        for n in 0..QUEUES {
+            let mut expected: Vec<Vec<u8>> = (0..=n % 3).map(|m| format!("{n}-{m}").into_bytes()).collect();
+            expected.extend((n % 7 == 0).then(|| b"late".to_vec()));
+            assert!(read_all(&store, &topic(n), n % 3) == common::expect(&expected), "{n}");
+        }
+    }
+}

@@ -1,13 +1,19 @@
-//! A queue at the start: where its files end, whether they are complete, and what is cut off. Single threaded, before
-//! anything else touches the queue.
+//! A queue at the start: where its files end, whether they are complete, and what is cut off. Before anything else
+//! touches the queue, each queue on one thread.
+//!
+//! With many queues the start takes as long as the system calls for each: a queue whose entries stand in one page, as
+//! most do when there are very many, is read with one.
 
 use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
-use super::{CqEntry, Queue, Tail, UNIT};
+use super::{CqEntry, MAX_OFFSET, Queue, Tail, UNIT};
 use crate::file;
+
+/// Entries of a queue that is read at once: one page of a sparse file.
+const SMALL: usize = 4096_usize.div_ceil(UNIT);
 
 impl Queue {
     /// Finds the end of the files. With `built_to`, the position in the log up to which entries are known to be
@@ -20,6 +26,9 @@ impl Queue {
         let context = &self.context;
         let mut files = Vec::new();
         for (start, path) in file::list(&self.folder())? {
+            if start > MAX_OFFSET as u64 * UNIT as u64 {
+                continue;
+            }
             let expected = files.last().map_or(start, |last: &u64| last + context.file_size);
             let len = fs::metadata(&path)?.len();
             if len == context.file_size && start == expected && start.is_multiple_of(context.file_size) {
@@ -39,7 +48,12 @@ impl Queue {
         let last = files.last().copied().unwrap_or_default();
         let data = self.file(last, false)?.first_hole()?.unwrap_or(context.file_size).min(context.file_size);
         let high = ((last + data).div_ceil(UNIT as u64) as i64).min(all);
+        self.has_leftovers.store(true, Ordering::Relaxed);
         self.show(first, high);
+        if let Some(position) = built_to.filter(|_| files.len() == 1 && (high - first) as usize <= SMALL) {
+            let complete = self.load_small(first, high, position, log_start)?;
+            return if complete { Ok(true) } else { self.drop_files().map(|()| false) };
+        }
         let end = match built_to {
             Some(position) => {
                 self.partition(first, high, |e| !(e.is_written() && (e.physical_offset as u64) < position))
@@ -49,12 +63,38 @@ impl Queue {
         self.show(first, end);
         let complete = self.has_no_holes(&files, end, log_start)?;
         if !complete {
-            tracing::warn!(topic = %self.topic, queue = self.id, "the consume queue has holes; it is removed and rebuilt from the log");
-            self.context.files.forget(self.uid);
-            file::remove_dir_all(&self.folder(), context.faults.as_ref())?;
-            self.show(0, 0);
+            self.drop_files()?;
         }
         Ok(complete)
+    }
+
+    /// A queue of one file whose entries were read at once; whether it is complete.
+    fn load_small(&self, first: i64, high: i64, built_to: u64, log_start: u64) -> io::Result<bool> {
+        let mut bytes = [[0; UNIT]; SMALL];
+        let count = self.read(first, &mut bytes[..(high - first) as usize])?;
+        let (entries, start) = (&bytes[..count], first as u64 * UNIT as u64);
+        let is_built = |e: &CqEntry| e.is_written() && (e.physical_offset as u64) < built_to;
+        let kept = entries.iter().map(CqEntry::decode).take_while(is_built).count();
+        let beyond = self.file(start, false)?.has_data_from(high as u64 * UNIT as u64 - start);
+        let leftovers = beyond || entries[kept..].iter().any(|entry| *entry != [0; UNIT]);
+        self.show(first, first + kept as i64);
+        self.has_leftovers.store(leftovers, Ordering::Relaxed);
+        let Some(begin) = entries.first().map(CqEntry::decode).filter(|_| kept > 0) else { return Ok(first == 0) };
+        // What comes first in the log need not be looked up again.
+        if !begin.is_blank() && begin.physical_offset as u64 >= log_start {
+            self.min_position.store(begin.physical_offset as u64, Ordering::Relaxed);
+        }
+        Ok(first == 0 || begin.is_blank() || begin.physical_offset as u64 <= log_start)
+    }
+
+    /// Empties a queue with holes; it has to be built from the whole log.
+    fn drop_files(&self) -> io::Result<()> {
+        tracing::warn!(topic = %self.topic, queue = self.id, "the consume queue has holes; it is removed and rebuilt from the log");
+        self.context.files.forget(self.uid);
+        file::remove_dir_all(&self.folder(), self.context.faults.as_ref())?;
+        self.has_leftovers.store(false, Ordering::Relaxed);
+        self.show(0, 0);
+        Ok(())
     }
 
     /// A look at the beginning of each file and at pages that were never written.
@@ -117,6 +157,7 @@ impl Queue {
         }
         let keep = self.partition(first, last, |e| e.physical_offset as u64 >= end);
         if keep < last {
+            self.has_leftovers.store(true, Ordering::Relaxed);
             // What is buffered behind the new end goes with it.
             let mut tail = self.tail.lock();
             if keep >= tail.first {
@@ -134,12 +175,16 @@ impl Queue {
     /// Forgets all entries; what the files hold is overwritten or erased later.
     pub(crate) fn restart(&self) {
         let dirty = self.tail.lock().dirty;
+        self.has_leftovers.store(true, Ordering::Relaxed);
         self.show(0, 0);
         self.tail.lock().dirty = dirty;
     }
 
     /// Zeroes what the files hold behind the end, so that nobody takes it for entries. Buffered entries are written.
     pub(crate) fn erase_beyond_end(&self) -> io::Result<()> {
+        if !self.has_leftovers.swap(false, Ordering::Relaxed) {
+            return Ok(());
+        }
         let mut tail = self.tail.lock();
         self.write(&mut tail)?;
         let at = tail.end() as u64 * UNIT as u64;
