@@ -17,19 +17,30 @@ const START_LIMIT: Duration = Duration::from_secs(90);
 /// The longest a stop by SIGTERM may take.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 /// JVM flags of the reference server's own start script that matter here.
-const JVM: [&str; 5] = [
+const JVM: [&str; 7] = [
     "-XX:+UseG1GC",
     "-XX:-UseLargePages",
     "-XX:+IgnoreUnrecognizedVMOptions",
     "--add-exports=java.base/jdk.internal.ref=ALL-UNNAMED",
     "--add-exports=java.base/sun.nio.ch=ALL-UNNAMED",
+    "--add-opens=java.base/java.nio=ALL-UNNAMED",
+    "--add-opens=java.base/sun.nio.ch=ALL-UNNAMED",
 ];
 
 /// Whose server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Make {
     Ferro,
+    /// The reference, 5.5.0.
     Java,
+    /// 4.9.7, the newest of its line among the published servers.
+    Java4,
+}
+
+impl Make {
+    pub fn is_java(self) -> bool {
+        self != Make::Ferro
+    }
 }
 
 /// A child process whose output goes to a file.
@@ -156,8 +167,17 @@ pub fn free_ports() -> u16 {
     }
 }
 
-fn java_command(tools: &Tools, folder: &Path, heap: &str, main: &str, conf: &Path) -> Outcome<Command> {
-    let classpath = tools.server_classpath()?;
+fn java_command(tools: &Tools, make: Make, folder: &Path, heap: &str, main: &str, conf: &Path) -> Outcome<Command> {
+    let classpath = match make {
+        Make::Java4 => tools.server4_classpath()?,
+        _ => tools.server_classpath()?,
+    };
+    // Version 4.9 does not start without a file for its logging.
+    let logging = folder.join("conf");
+    std::fs::create_dir_all(&logging)?;
+    for name in ["logback_broker.xml", "logback_namesrv.xml"] {
+        std::fs::write(logging.join(name), "<configuration/>")?;
+    }
     let mut command = Command::new("java");
     command.args([&format!("-Xms{heap}"), &format!("-Xmx{heap}")]).args(JVM);
     command.arg(format!("-Duser.home={}", folder.join("home").display()));
@@ -196,7 +216,9 @@ impl Namesrv {
         ];
         std::fs::write(&conf, settings.join("\n"))?;
         let command = match make {
-            Make::Java => java_command(tools, folder, "128m", "org.apache.rocketmq.namesrv.NamesrvStartup", &conf)?,
+            Make::Java | Make::Java4 => {
+                java_command(tools, make, folder, "128m", "org.apache.rocketmq.namesrv.NamesrvStartup", &conf)?
+            }
             Make::Ferro => ferro_command(tools, folder, "namesrv", &conf)?,
         };
         let mut process = Process::spawn("namesrv", command, &folder.join("namesrv.log"))?;
@@ -260,14 +282,16 @@ impl Broker {
             "autoCreateTopicEnable=true".to_owned(),
             "autoCreateSubscriptionGroup=true".to_owned(),
         ];
-        if self.make == Make::Java {
+        if self.make.is_java() {
             // It refuses sends that waited 200 ms for a processor, which a busy machine makes them do.
             lines.push("waitTimeMillsInSendQueue=20000".to_owned());
         }
         lines.extend(self.settings.iter().map(|(k, v)| format!("{k}={v}")));
         std::fs::write(&conf, lines.join("\n"))?;
         match self.make {
-            Make::Java => java_command(tools, &self.folder, "1g", "org.apache.rocketmq.broker.BrokerStartup", &conf),
+            Make::Java | Make::Java4 => {
+                java_command(tools, self.make, &self.folder, "512m", "org.apache.rocketmq.broker.BrokerStartup", &conf)
+            }
             Make::Ferro => ferro_command(tools, &self.folder, "broker", &conf),
         }
     }
@@ -324,7 +348,7 @@ impl Broker {
         let status = process.wait_end(STOP_LIMIT)?;
         // A JVM reports the signal; ours ends as a program that did what it was told.
         let expected =
-            status.success() || self.make == Make::Java && (status.code() == Some(143) || status.signal() == Some(15));
+            status.success() || self.make.is_java() && (status.code() == Some(143) || status.signal() == Some(15));
         crate::ensure!(expected, "the broker ended with {status} after SIGTERM:\n{}", process.log_tail());
         Ok(())
     }

@@ -8,12 +8,14 @@ use std::sync::OnceLock;
 
 /// The version of the reference server; its jars come from the profile of that name in `tests/java/pom.xml`.
 const SERVER: &str = "server-5.5.0";
+/// The oldest server whose stores are taken over.
+const SERVER4: &str = "server-4.9.7";
 
 /// Folders and programs of this run.
 #[derive(Default)]
 pub struct Tools {
     binary: OnceLock<Outcome<PathBuf>>,
-    jars: [OnceLock<Outcome<PathBuf>>; 3],
+    jars: [OnceLock<Outcome<PathBuf>>; 4],
     go: OnceLock<Outcome<PathBuf>>,
 }
 
@@ -26,6 +28,12 @@ impl Tools {
     /// The class path of the reference server.
     pub fn server_classpath(&self) -> Outcome<String> {
         let jars = self.jars[0].get_or_init(|| resolve(SERVER)).clone()?;
+        Ok(format!("{}/*", jars.display()))
+    }
+
+    /// The class path of the server 4.9.7.
+    pub fn server4_classpath(&self) -> Outcome<String> {
+        let jars = self.jars[3].get_or_init(|| resolve(SERVER4)).clone()?;
         Ok(format!("{}/*", jars.display()))
     }
 
