@@ -4,6 +4,7 @@
 //! must not look right because the test reads it with the same mistake.
 
 pub mod driver;
+mod java;
 pub mod load;
 pub mod record;
 pub mod runner;

@@ -1,6 +1,7 @@
 //! Starts and stops servers under test as child processes: ours, or the Apache RocketMQ 5.5 Java server with the same
 //! configuration files. Each has a folder of its own, free ports on 127.0.0.1, and is killed by its own pid when dropped.
 
+use crate::java;
 use crate::tools::Tools;
 use crate::wire::{Conn, code};
 use crate::{Outcome, Stop, While, wait_for};
@@ -16,17 +17,6 @@ use std::time::{Duration, Instant};
 const START_LIMIT: Duration = Duration::from_secs(90);
 /// The longest a stop by SIGTERM may take.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
-/// JVM flags of the reference server's own start script that matter here.
-const JVM: [&str; 7] = [
-    "-XX:+UseG1GC",
-    "-XX:-UseLargePages",
-    "-XX:+IgnoreUnrecognizedVMOptions",
-    "--add-exports=java.base/jdk.internal.ref=ALL-UNNAMED",
-    "--add-exports=java.base/sun.nio.ch=ALL-UNNAMED",
-    "--add-opens=java.base/java.nio=ALL-UNNAMED",
-    "--add-opens=java.base/sun.nio.ch=ALL-UNNAMED",
-];
-
 /// Whose server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Make {
@@ -167,27 +157,6 @@ pub fn free_ports() -> u16 {
     }
 }
 
-fn java_command(tools: &Tools, make: Make, folder: &Path, heap: &str, main: &str, conf: &Path) -> Outcome<Command> {
-    let classpath = match make {
-        Make::Java4 => tools.server4_classpath()?,
-        _ => tools.server_classpath()?,
-    };
-    // Version 4.9 does not start without a file for its logging.
-    let logging = folder.join("conf");
-    std::fs::create_dir_all(&logging)?;
-    for name in ["logback_broker.xml", "logback_namesrv.xml"] {
-        std::fs::write(logging.join(name), "<configuration/>")?;
-    }
-    let mut command = Command::new("java");
-    command.args([&format!("-Xms{heap}"), &format!("-Xmx{heap}")]).args(JVM);
-    command.arg(format!("-Duser.home={}", folder.join("home").display()));
-    // Its logging framework tells its life's story at start otherwise.
-    command.arg("-Drocketmq.logback.statusListenerClass=NOP");
-    command.args(["-cp", &classpath, main, "-c"]).arg(conf);
-    command.env("ROCKETMQ_HOME", folder);
-    Ok(command)
-}
-
 fn ferro_command(tools: &Tools, folder: &Path, part: &str, conf: &Path) -> Outcome<Command> {
     let mut command = Command::new(tools.ferromq()?);
     command.args([part, "-c"]).arg(conf).env("ROCKETMQ_HOME", folder);
@@ -217,7 +186,7 @@ impl Namesrv {
         std::fs::write(&conf, settings.join("\n"))?;
         let command = match make {
             Make::Java | Make::Java4 => {
-                java_command(tools, make, folder, "128m", "org.apache.rocketmq.namesrv.NamesrvStartup", &conf)?
+                java::command(tools, make, folder, "128m", "org.apache.rocketmq.namesrv.NamesrvStartup", &conf)?
             }
             Make::Ferro => ferro_command(tools, folder, "namesrv", &conf)?,
         };
@@ -290,7 +259,7 @@ impl Broker {
         std::fs::write(&conf, lines.join("\n"))?;
         match self.make {
             Make::Java | Make::Java4 => {
-                java_command(tools, self.make, &self.folder, "512m", "org.apache.rocketmq.broker.BrokerStartup", &conf)
+                java::command(tools, self.make, &self.folder, "512m", "org.apache.rocketmq.broker.BrokerStartup", &conf)
             }
             Make::Ferro => ferro_command(tools, &self.folder, "broker", &conf),
         }
