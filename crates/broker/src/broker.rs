@@ -23,6 +23,7 @@ use crate::config::BrokerConfig;
 use crate::groups::Groups;
 use crate::handler::pull;
 use crate::handler::send::SendConstants;
+use crate::live::Live;
 use crate::locks::OrderLocks;
 use crate::longpoll::LongPolls;
 use crate::offsets::Offsets;
@@ -30,6 +31,7 @@ use crate::persist::{Persister, SaveSignal, Saved};
 use crate::pop::polls::{self, PopPolls, Woken};
 use crate::pop::take;
 use crate::pop::{OrderPops, Pops, Reviver, end_of, has_foreign, replay};
+use crate::rates::Rates;
 use crate::registration::{Identity, Registration};
 use crate::request_modes::RequestModes;
 use crate::service::BrokerService;
@@ -95,7 +97,10 @@ pub struct Shared {
     pub revive_topic: String,
     pub blocking: Blocking,
     pub transactions: Transactions,
+    /// Settings that may change while the broker runs.
+    pub live: Live,
     pub stats: Stats,
+    pub rates: Rates,
     /// The address clients know, in offset message ids and stored records: `brokerIP1` and the listen port.
     pub store_host: SocketAddr,
     /// Makes a message id when a producer sent none.
@@ -204,7 +209,9 @@ impl Broker {
             clients: Clients::default(),
             locks: OrderLocks::default(),
             blocking: Blocking::start()?,
+            live: Live::new(&config),
             stats: Stats::default(),
+            rates: Rates::default(),
             unique_ids: UniqueIds::new(ip, std::process::id(), config.listen_port.into()),
             send: Arc::new(SendConstants::new(&config, store_host)),
             store_host,

@@ -41,6 +41,8 @@ pub const MAX_SUBSCRIPTION_BYTES: usize = 256 * 1024 * 1024;
 pub const MAX_CLIENT_ID_BYTES: usize = 1024;
 /// Most requests of tools that wait for the answer of a consumer.
 const MAX_RELAYS: usize = 256;
+/// Most replies on their way to producers.
+const MAX_REPLIES: usize = 4096;
 /// Why a client was not recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClientsFull {
@@ -107,6 +109,8 @@ struct Tables<C> {
     producers: HashMap<Arc<str>, HashMap<u64, Member<C>>>,
     /// Groups each connection speaks for; the flag tells consumers from producers.
     of_connection: HashMap<u64, HashSet<(bool, Arc<str>)>>,
+    /// The newest connection of each producer, for replies that name it.
+    producer_ids: HashMap<Arc<str>, Client<C>>,
     subscription_bytes: usize,
 }
 
@@ -118,6 +122,8 @@ pub struct Clients<C = Arc<Connection>> {
     noticed: Notify,
     /// One permit per request that waits for a consumer's answer.
     relays: Arc<Semaphore>,
+    /// One permit per reply under way.
+    replies: Arc<Semaphore>,
 }
 
 impl<C> Default for Clients<C> {
@@ -127,11 +133,13 @@ impl<C> Default for Clients<C> {
                 consumers: HashMap::new(),
                 producers: HashMap::new(),
                 of_connection: HashMap::new(),
+                producer_ids: HashMap::new(),
                 subscription_bytes: 0,
             }),
             notices: Mutex::new(HashSet::new()),
             noticed: Notify::new(),
             relays: Arc::new(Semaphore::new(MAX_RELAYS)),
+            replies: Arc::new(Semaphore::new(MAX_REPLIES)),
         }
     }
 }
@@ -196,6 +204,7 @@ impl<C: Clone> Clients<C> {
         if !tables.producers.contains_key(group) && tables.producers.len() >= MAX_CLIENT_GROUPS {
             return Err(ClientsFull::Groups);
         }
+        let tables = &mut *tables;
         let name = tables.claim(PRODUCER, group, client.connection_id)?;
         let members = tables.producers.entry(Arc::clone(&name)).or_default();
         if let Some(member) = members.get_mut(&client.connection_id) {
@@ -207,6 +216,7 @@ impl<C: Clone> Clients<C> {
             return Err(ClientsFull::Clients);
         }
         tracing::info!("producer {} of group {group} connected from {}", client.client_id, client.address);
+        tables.producer_ids.insert(Arc::clone(&client.client_id), client.clone());
         members.insert(client.connection_id, Member { client, seen: now, said: None });
         Ok(())
     }
@@ -280,11 +290,13 @@ impl<C: Clone> Clients<C> {
         tables.release(kind, group, connection_id);
         if kind == PRODUCER {
             let Some(members) = tables.producers.get_mut(group) else { return };
-            if let Some(member) = members.remove(&connection_id) {
-                tracing::info!("producer {} of group {group} {why}", member.client.client_id);
-            }
+            let left = members.remove(&connection_id);
             if members.is_empty() {
                 tables.producers.remove(group);
+            }
+            if let Some(member) = left {
+                tracing::info!("producer {} of group {group} {why}", member.client.client_id);
+                tables.forget_producer_id(&member.client);
             }
             return;
         }
@@ -327,6 +339,17 @@ impl<C> Tables<C> {
             groups.insert(key);
         }
         Ok(name)
+    }
+
+    /// A producer has left a group; its id goes with its last one.
+    fn forget_producer_id(&mut self, client: &Client<C>) {
+        let groups = self.of_connection.get(&client.connection_id);
+        let speaks_on = groups.is_some_and(|groups| groups.iter().any(|(kind, _)| *kind == PRODUCER));
+        let is_newest =
+            self.producer_ids.get(&client.client_id).is_some_and(|kept| kept.connection_id == client.connection_id);
+        if is_newest && !speaks_on {
+            self.producer_ids.remove(&client.client_id);
+        }
     }
 
     fn release(&mut self, kind: bool, group: &str, connection_id: u64) {

@@ -1,5 +1,7 @@
 //! The broker's settings, by RocketMQ's names (`BrokerConfig`), defaults of 5.5.
 
+use std::path::PathBuf;
+
 use ferromq_protocol::body::MessageRequestMode;
 
 /// Settings of one broker. Field names are the keys of `broker.conf` in snake case.
@@ -93,6 +95,10 @@ pub struct BrokerConfig {
     pub max_msgs_num_batch: u32,
     /// Pop consumption.
     pub pop: PopConfig,
+    /// Replies to requests are kept as messages of the reply topic.
+    pub store_reply_message_enable: bool,
+    /// The file that changes of settings are written into; `None` keeps them until the next start only.
+    pub config_file: Option<PathBuf>,
     /// All settings in effect as properties text, one `key=value` a line (code 26).
     pub effective_properties: String,
 }
@@ -144,6 +150,8 @@ impl Default for BrokerConfig {
             server_channel_max_idle_time_seconds: 120,
             max_msgs_num_batch: 64,
             pop: PopConfig::default(),
+            store_reply_message_enable: true,
+            config_file: None,
             effective_properties: String::new(),
         }
     }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ferromq_common::clock;
 use ferromq_protocol::body::{DataVersion, SubscriptionGroupConfig, SubscriptionGroupWrapper};
@@ -25,6 +25,8 @@ pub const MAX_GROUPS: usize = 200_000;
 const FILE: &str = "subscriptionGroup.json";
 /// Groups with this prefix are made even when others are not (`enableCreateSysGroup`).
 const SYSTEM_GROUP_PREFIX: &str = "CID_RMQ_SYS_";
+/// Bit of the stored set that forbids reading (`PermName.INDEX_PERM_READ`).
+const READ_BIT: i32 = 1 << 2;
 /// Groups every broker has from its start (`SubscriptionGroupManager.init`).
 const BUILT_IN: &[&str] = &[
     "TOOLS_CONSUMER",
@@ -62,7 +64,7 @@ struct Table {
 pub struct Groups {
     table: RwLock<Table>,
     changes: AtomicU64,
-    auto_create: bool,
+    auto_create: AtomicBool,
     create_system: bool,
     path: PathBuf,
     saving: Arc<SaveSignal>,
@@ -86,11 +88,23 @@ impl Groups {
         Ok(Self {
             table: RwLock::new(Table { groups, forbidden: loaded.forbidden_table, version: loaded.data_version }),
             changes: AtomicU64::new(0),
-            auto_create: config.auto_create_subscription_group,
+            auto_create: config.auto_create_subscription_group.into(),
             create_system: config.enable_create_sys_group,
             path,
             saving,
         })
+    }
+
+    /// Whether unknown groups are made at first use (`autoCreateSubscriptionGroup`).
+    pub(crate) fn auto_create(&self) -> &AtomicBool {
+        &self.auto_create
+    }
+
+    /// Names of all groups, sorted.
+    pub fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.table.read().groups.keys().map(|name| name.to_string()).collect();
+        names.sort_unstable();
+        names
     }
 
     /// The settings of a group that exists.
@@ -103,7 +117,8 @@ impl Groups {
         if let Some(group) = self.get(name) {
             return Some(group);
         }
-        let allowed = self.auto_create || (self.create_system && name.starts_with(SYSTEM_GROUP_PREFIX));
+        let allowed =
+            self.auto_create.load(Ordering::Relaxed) || (self.create_system && name.starts_with(SYSTEM_GROUP_PREFIX));
         if !allowed || names::validate_group(name).is_err() {
             return None;
         }
@@ -124,11 +139,24 @@ impl Groups {
 
     /// Whether reads of `topic` by `group` are switched off (`GroupForbidden`).
     pub fn is_read_forbidden(&self, group: &str, topic: &str) -> bool {
-        /// Bit of the stored set that forbids reading (`PermName.INDEX_PERM_READ`).
-        const READ_BIT: i32 = 1 << 2;
         let table = self.table.read();
         !table.forbidden.is_empty()
             && table.forbidden.get(group).and_then(|topics| topics.get(topic)).is_some_and(|bits| bits & READ_BIT != 0)
+    }
+
+    /// Switches reads of `topic` by `group` off or on.
+    pub fn forbid_reads(&self, group: &str, topic: &str, forbidden: bool) {
+        let mut table = self.table.write();
+        let topics = table.forbidden.entry(group.to_owned()).or_default();
+        let bits = topics.entry(topic.to_owned()).or_default();
+        *bits = if forbidden { *bits | READ_BIT } else { *bits & !READ_BIT };
+        if *bits == 0 {
+            topics.remove(topic);
+        }
+        if topics.is_empty() {
+            table.forbidden.remove(group);
+        }
+        self.note_change(&mut table);
     }
 
     /// Creates or replaces groups on an admin's behalf, all or none; `attributes` of each carry signs (`+key`, `-key`).

@@ -24,12 +24,16 @@ pub(crate) mod group;
 pub(crate) mod lock;
 pub(crate) mod offset;
 pub(crate) mod pop;
+pub(crate) mod progress;
 pub(crate) mod pull;
 pub(crate) mod query;
 pub(crate) mod relay;
+pub(crate) mod reply;
+pub(crate) mod reset;
 pub(crate) mod runtime;
 pub(crate) mod send;
 pub(crate) mod topic;
+pub(crate) mod upkeep;
 
 /// What answers one request code.
 pub(crate) type Handler = fn(&Arc<Shared>, &Call<'_>, &mut Vec<u8>) -> Result<(), Refusal>;

@@ -9,7 +9,7 @@ use std::ops::Range;
 /// Ends a key (RocketMQ's `NAME_VALUE_SEPARATOR`).
 const VALUE: u8 = 1;
 /// Ends a pair (RocketMQ's `PROPERTY_SEPARATOR`).
-const PAIR: u8 = 2;
+pub(crate) const PAIR: u8 = 2;
 
 /// What kind of message the properties make it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -107,6 +107,14 @@ pub(crate) fn push(out: &mut Vec<u8>, key: &str, value: &[u8]) {
     out.push(VALUE);
     out.extend_from_slice(value);
     out.push(PAIR);
+}
+
+/// The value of a key in a text of properties, as a producer wrote it.
+pub(crate) fn find<'t>(text: &'t [u8], key: &[u8]) -> Option<&'t [u8]> {
+    text.split(|byte| *byte == PAIR).find_map(|pair| {
+        let value = pair.strip_prefix(key)?.strip_prefix(&[VALUE])?;
+        (!value.is_empty()).then_some(value)
+    })
 }
 
 /// The tag, keys and unique key of a stored text (an inner message of a batch, which is stored as it came).

@@ -284,7 +284,7 @@ impl Registration {
         mut topic_config_table: BTreeMap<String, TopicConfig>,
         data_version: DataVersion,
     ) -> Result<Vec<u8>, json::Error> {
-        let allowed = self.shared.config.broker_permission as i32;
+        let allowed = self.shared.live.broker_permission();
         if allowed & (perm::READ | perm::WRITE) != perm::READ | perm::WRITE {
             topic_config_table.values_mut().for_each(|topic| topic.perm &= allowed);
         }

@@ -5,7 +5,8 @@
 use ferromq_protocol::code::request;
 
 use crate::handler::{
-    Handler, ack, admin, assignment, clean, client, group, lock, offset, pop, pull, query, relay, runtime, topic,
+    Handler, ack, admin, assignment, clean, client, group, lock, offset, pop, progress, pull, query, relay, reply,
+    reset, runtime, topic, upkeep,
 };
 
 /// Who answers a request code, or `None`.
@@ -20,6 +21,7 @@ pub(crate) fn handler(code: i32) -> Option<Handler> {
         request::CHANGE_MESSAGE_INVISIBLETIME => ack::change_invisible_time,
         request::QUERY_MESSAGE => query::by_key,
         request::VIEW_MESSAGE_BY_ID => query::by_offset,
+        request::SEND_REPLY_MESSAGE | request::SEND_REPLY_MESSAGE_V2 => reply::reply,
         // offsets
         request::QUERY_CONSUMER_OFFSET => offset::query,
         request::UPDATE_CONSUMER_OFFSET => offset::update,
@@ -44,7 +46,9 @@ pub(crate) fn handler(code: i32) -> Option<Handler> {
         request::GET_CONSUMER_RUNNING_INFO => relay::running_info,
         request::CONSUME_MESSAGE_DIRECTLY => relay::consume_directly,
         // the broker itself
-        request::GET_BROKER_CONFIG => admin::config,
+        request::GET_BROKER_CONFIG => upkeep::config,
+        request::UPDATE_BROKER_CONFIG => upkeep::update_config,
+        request::VIEW_BROKER_STATS_DATA => upkeep::stats_data,
         request::GET_BROKER_RUNTIME_INFO => runtime::runtime_info,
         request::DELETE_EXPIRED_COMMITLOG => clean::commit_log,
         request::CLEAN_EXPIRED_CONSUMEQUEUE => clean::consume_queues,
@@ -64,8 +68,13 @@ pub(crate) fn handler(code: i32) -> Option<Handler> {
         request::DELETE_SUBSCRIPTIONGROUP => group::delete,
         request::GET_ALL_SUBSCRIPTIONGROUP_CONFIG => group::all,
         request::GET_SUBSCRIPTIONGROUP_CONFIG => group::get,
-        request::GET_CONSUME_STATS => group::consume_stats,
-        request::INVOKE_BROKER_TO_RESET_OFFSET => group::reset_offset,
+        request::GET_CONSUME_STATS => progress::of_group,
+        request::GET_BROKER_CONSUME_STATS => progress::of_all_groups,
+        request::QUERY_CONSUME_TIME_SPAN => progress::time_span,
+        request::CLONE_GROUP_OFFSET => progress::clone_offsets,
+        request::INVOKE_BROKER_TO_RESET_OFFSET => reset::reset_offset,
+        request::INVOKE_BROKER_TO_GET_CONSUMER_STATUS => reset::consumer_status,
+        request::UPDATE_AND_GET_GROUP_FORBIDDEN => group::forbidden,
         request::QUERY_TOPIC_CONSUME_BY_WHO => group::groups_of_topic,
         request::QUERY_TOPICS_BY_CONSUMER => group::topics_of_group,
         request::QUERY_SUBSCRIPTION_BY_CONSUMER => group::subscription,

@@ -14,7 +14,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ferromq_common::clock;
 use ferromq_protocol::body::{DataVersion, TopicConfig, TopicConfigSerializeWrapper};
@@ -65,7 +65,7 @@ pub struct Topics {
     table: RwLock<Table>,
     generation: AtomicU64,
     system: HashSet<String>,
-    auto_create: bool,
+    auto_create: AtomicBool,
     validate_system: bool,
     path: PathBuf,
     saving: Arc<SaveSignal>,
@@ -99,7 +99,7 @@ impl Topics {
             table: RwLock::new(Table { topics, version }),
             generation: AtomicU64::new(0),
             system,
-            auto_create: config.auto_create_topic_enable,
+            auto_create: config.auto_create_topic_enable.into(),
             validate_system: config.validate_system_topic_when_update_topic,
             path,
             saving,
@@ -137,6 +137,23 @@ impl Topics {
     /// Shows every new generation; the registration waits on it.
     pub fn watch(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
+    }
+
+    /// Whether a first send may make a topic (`autoCreateTopicEnable`).
+    pub(crate) fn auto_create(&self) -> &AtomicBool {
+        &self.auto_create
+    }
+
+    /// Lets the name servers hear of this broker's topics again, though none has changed.
+    pub(crate) fn announce(&self) {
+        self.note_change(&mut self.table.write());
+    }
+
+    /// Keeps samples of what producers store.
+    pub fn tick_rates(&self, now_millis: i64) {
+        for topic in self.table.read().topics.values() {
+            topic.taken().tick(now_millis);
+        }
     }
 
     /// Number of topics.
@@ -181,8 +198,8 @@ impl Topics {
             tracing::debug!("topic {name} is not created for {peer}: its default topic {default_topic} does not exist");
             return None;
         };
-        let inherits =
-            perm::is_inherited(default.perm) && (self.auto_create || default_topic != names::AUTO_CREATE_TOPIC_KEY);
+        let inherits = perm::is_inherited(default.perm)
+            && (self.auto_create.load(Ordering::Relaxed) || default_topic != names::AUTO_CREATE_TOPIC_KEY);
         if !inherits {
             tracing::debug!("topic {name} is not created for {peer}: topics may not be made from {default_topic}");
             return None;

@@ -7,6 +7,7 @@ mod fanout;
 mod faults;
 mod fields;
 mod mixed;
+mod mqadmin;
 mod order;
 mod pop;
 mod read;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
     cases.extend(bad::cases());
     cases.extend(textbook::cases());
     cases.extend(mixed::cases());
+    cases.extend(mqadmin::cases());
     cases.extend(takeover::cases());
     cases.extend(faults::cases());
     cases.extend(retention::cases());

@@ -71,6 +71,7 @@ pub struct Lab {
     pub make: Make,
     counter: AtomicUsize,
     drivers: [OnceLock<Outcome<Driver>>; 3],
+    admin: OnceLock<Outcome<Driver>>,
     standing: OnceLock<Outcome<Cluster>>,
     /// Figures for the table at the end.
     rows: Mutex<Vec<Row>>,
@@ -90,6 +91,7 @@ impl Lab {
             make,
             counter: AtomicUsize::new(0),
             drivers: Default::default(),
+            admin: OnceLock::new(),
             standing: OnceLock::new(),
             rows: Mutex::default(),
             made: Mutex::new(Vec::new()),
@@ -137,6 +139,27 @@ impl Lab {
             Client::Go => (2, |lab| Driver::start("go", Command::new(lab.tools.go_driver()?), lab.folder.path())),
         };
         self.drivers[slot].get_or_init(|| start(self)).as_ref().map_err(Clone::clone)
+    }
+
+    /// What one command line of the official mqadmin prints; blanks in a row count as one.
+    pub fn mqadmin(&self, namesrv: &str, command: &str) -> Outcome<String> {
+        let driver = self.admin.get_or_init(|| self.start_admin()).as_ref().map_err(Clone::clone)?;
+        let arguments: Vec<(&str, &str)> =
+            command.split_whitespace().chain(["-n", namesrv]).map(|argument| ("a", argument)).collect();
+        let rows = driver.call("mqadmin", &arguments)?;
+        let printed = rows.first().map(|row| row.get("out").to_owned()).unwrap_or_default();
+        Ok(printed.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ") + "\n").collect())
+    }
+
+    fn start_admin(&self) -> Outcome<Driver> {
+        let classpath = self.tools.admin_classpath()?;
+        let mut command = Command::new("java");
+        command.args(["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dfile.encoding=UTF-8"]);
+        command.arg("-Drocketmq.logback.statusListenerClass=NOP");
+        command.arg(format!("-Duser.home={}", self.folder.path().display()));
+        command.env("ROCKETMQ_HOME", self.folder.path());
+        command.args(["-cp", &classpath, "Admin"]);
+        Driver::start("mqadmin", command, self.folder.path())
     }
 
     fn start_java(&self, version: &str) -> Outcome<Driver> {

@@ -11,6 +11,9 @@ const SERVER: &str = "server-5.5.0";
 /// The oldest server whose stores are taken over.
 const SERVER4: &str = "server-4.9.7";
 
+/// The version of mqadmin, likewise.
+const ADMIN: &str = "tools-5.5.0";
+
 /// Folders and programs of this run.
 #[derive(Default)]
 pub struct Tools {
@@ -41,9 +44,22 @@ impl Tools {
     pub fn client_classpath(&self, version: &str) -> Outcome<String> {
         let slot = if version.starts_with('5') { &self.jars[1] } else { &self.jars[2] };
         let jars = slot
-            .get_or_init(|| resolve(&format!("client-{version}")).and_then(|jars| compile(version, jars)))
+            .get_or_init(|| {
+                resolve(&format!("client-{version}")).and_then(|jars| {
+                    let client = format!("client-{version}");
+                    compile(&format!("classes-{version}"), &["common", "textbook", &client], jars)
+                })
+            })
             .clone()?;
         Ok(format!("{}:{}/*", cache().join(format!("classes-{version}")).display(), jars.display()))
+    }
+
+    /// The class path of the driver around the official mqadmin.
+    pub fn admin_classpath(&self) -> Outcome<String> {
+        let jars = self.jars[3]
+            .get_or_init(|| resolve(ADMIN).and_then(|jars| compile("classes-admin", &["admin"], jars)))
+            .clone()?;
+        Ok(format!("{}:{}/*", cache().join("classes-admin").display(), jars.display()))
     }
 
     /// A user's program of `tests/java/textbook` on the Java client 5.5.0; arguments are the caller's.
@@ -129,17 +145,17 @@ fn resolve(profile: &str) -> Outcome<PathBuf> {
     Ok(folder)
 }
 
-/// Compiles the Java driver against one client version.
-fn compile(version: &str, jars: PathBuf) -> Outcome<PathBuf> {
+/// Compiles folders of `tests/java` into a folder of classes, against jars.
+fn compile(classes: &str, folders: &[&str], jars: PathBuf) -> Outcome<PathBuf> {
     need("javac")?;
     let sources = root().join("tests/java");
     let mut files = Vec::new();
-    for folder in [sources.join("common"), sources.join("textbook"), sources.join(format!("client-{version}"))] {
-        for entry in std::fs::read_dir(&folder)? {
+    for folder in folders {
+        for entry in std::fs::read_dir(sources.join(folder))? {
             files.push(entry?.path());
         }
     }
-    let classes = cache().join(format!("classes-{version}"));
+    let classes = cache().join(classes);
     std::fs::create_dir_all(&classes)?;
     let changed = |file: &Path| std::fs::metadata(file).and_then(|m| m.modified());
     let marker = classes.join(".compiled");

@@ -22,7 +22,7 @@ pub(crate) async fn tell_changes(broker: Arc<Shared>) {
     loop {
         broker.clients.noticed().await;
         for (group, members) in broker.clients.take_notices() {
-            if !broker.config.notify_consumer_ids_changed_enable {
+            if !broker.live.notify_consumer_ids_changed_enable() {
                 continue;
             }
             for connection in members {
@@ -60,7 +60,10 @@ pub(crate) async fn drop_silent(broker: Arc<Shared>) {
         broker.locks.sweep(now);
         if now.saturating_duration_since(ticked) >= stats::TICK {
             ticked = now;
-            broker.stats.tick(now, clock::now_millis());
+            let millis = clock::now_millis();
+            broker.stats.tick(now, millis);
+            broker.topics.tick_rates(millis);
+            broker.rates.tick(millis);
         }
     }
 }

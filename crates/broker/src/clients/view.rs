@@ -83,6 +83,16 @@ impl<C: Clone> Clients<C> {
         &self.relays
     }
 
+    /// Permits of replies that wait for the acknowledgement of the producer that asked.
+    pub fn replies(&self) -> &Arc<Semaphore> {
+        &self.replies
+    }
+
+    /// The connected producer with this client id.
+    pub fn producer(&self, client_id: &str) -> Option<Client<C>> {
+        self.tables.read().producer_ids.get(client_id).cloned()
+    }
+
     /// Connected producers of a group, or `None` without any.
     pub fn producers(&self, group: &str) -> Option<Vec<Client<C>>> {
         let tables = self.tables.read();

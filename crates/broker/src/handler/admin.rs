@@ -1,5 +1,4 @@
-//! Admin requests about the broker itself: who is connected, how it is set, how it fares. And what all admin handlers use
-//! to read and write JSON bodies.
+//! Admin requests about who is connected. And what all admin handlers use to read and write JSON bodies.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,9 +9,8 @@ use ferromq_protocol::body::{
     Connection as ConnectionBody, ConsumerConnection, ProducerConnection, ProducerInfo, ProducerTableInfo,
 };
 use ferromq_protocol::code::response;
-use ferromq_protocol::header::admin::GetBrokerConfigResponseHeader;
 use ferromq_protocol::header::client::{GetConsumerConnectionListHeader, GetProducerConnectionListHeader};
-use ferromq_protocol::{FrameWriter, Text, json, version};
+use ferromq_protocol::{FrameWriter, json, version};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -124,13 +122,4 @@ pub(crate) fn all_producers(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec
         });
     }
     call.respond_json(out, &ProducerTableInfo { data })
-}
-
-/// GET_BROKER_CONFIG (26): the effective settings as properties text.
-pub(crate) fn config(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8>) -> Result<(), Refusal> {
-    let mut answer = call.respond(out, response::SUCCESS);
-    let version = Text::plain(r#"{"counter":0,"stateVersion":0,"timestamp":0}"#);
-    GetBrokerConfigResponseHeader { version }.write(&mut answer);
-    answer.finish_with_body(broker.config.effective_properties.as_bytes());
-    Ok(())
 }

@@ -1,21 +1,16 @@
-//! Admin requests about consumer groups: settings, and how far each has read.
+//! Admin requests about consumer groups: settings, and who reads what.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use ferromq_protocol::Text;
 use ferromq_protocol::body::{
-    ConsumeStats, GroupList, MessageQueue, OffsetWrapper, QuerySubscriptionResponseBody, ResetOffsetBody,
-    SubscriptionGroupConfig, SubscriptionGroupList, TopicList,
+    GroupForbidden, GroupList, QuerySubscriptionResponseBody, SubscriptionGroupConfig, SubscriptionGroupList, TopicList,
 };
 use ferromq_protocol::code::response;
-use ferromq_protocol::header::client::ResetOffsetHeader;
 use ferromq_protocol::header::group::{
-    DeleteSubscriptionGroupHeader, GetAllSubscriptionGroupHeader, GetAllSubscriptionGroupResponseHeader,
-    GetConsumeStatsHeader, GroupHeader, QuerySubscriptionByConsumerHeader,
+    DeleteSubscriptionGroupHeader, GetAllSubscriptionGroupHeader, GetAllSubscriptionGroupResponseHeader, GroupHeader,
+    QuerySubscriptionByConsumerHeader, UpdateGroupForbiddenHeader,
 };
 use ferromq_protocol::header::topic::TopicHeader;
-use ferromq_store::Boundary;
 
 use super::topic::Page;
 use super::{Call, Refusal};
@@ -92,93 +87,20 @@ pub(crate) fn get(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8>) -> R
     call.respond_json(out, &*group)
 }
 
-/// GET_CONSUME_STATS (208): what each queue holds and what the group has consumed of it.
-pub(crate) fn consume_stats(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8>) -> Result<(), Refusal> {
-    let header = GetConsumeStatsHeader::read(&call.request.fields)?;
-    let group = header.consumer_group.to_str()?;
-    let given = |text: Option<Text<'_>>| text.map(|t| t.to_lossy().into_owned()).filter(|t| !t.trim().is_empty());
-    let list = given(header.topic_list);
-    let topics: BTreeSet<String> = match &list {
-        Some(list) => list.split(';').filter(|topic| !topic.is_empty()).map(str::to_owned).collect(),
-        None => {
-            let candidates = given(header.topic).map_or_else(|| broker.offsets.topics_of(&group), |topic| vec![topic]);
-            let online = broker.clients.consumer_group(&group).filter(|view| !view.subscriptions.is_empty());
-            let subscribed = |topic: &String| {
-                online.as_ref().is_none_or(|view| view.subscriptions.iter().any(|s| s.data.topic == *topic))
-            };
-            candidates.into_iter().filter(subscribed).collect()
+/// UPDATE_AND_GET_GROUP_FORBIDDEN (353): switches a group's reading of one topic off or on, or only tells how it is.
+pub(crate) fn forbidden(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8>) -> Result<(), Refusal> {
+    let header = UpdateGroupForbiddenHeader::read(&call.request.fields)?;
+    let (group, topic) = (header.group.to_str()?, header.topic.to_str()?);
+    if let Some(readable) = header.readable {
+        if broker.groups.find(&group).is_none() || broker.topics.get(&topic).is_none() {
+            let remark = format!("group {group} or topic {topic} does not exist");
+            return Err(Refusal::new(response::SYSTEM_ERROR, remark));
         }
-    };
-    let mut offset_table = BTreeMap::new();
-    for name in topics {
-        let Some(topic) = broker.topics.get(&name) else { continue };
-        for id in 0..topic.read_queues() {
-            let queue = broker.store.find_queue(&name, id);
-            let consumed = broker.offsets.query(&name, &group, id).unwrap_or(0).max(0);
-            let broker_offset = queue.as_ref().map_or(0, |queue| queue.max_offset().max(0));
-            let last = queue.filter(|_| consumed > 0).and_then(|queue| broker.store.store_time(&queue, consumed - 1));
-            let key = MessageQueue {
-                topic: name.clone(),
-                broker_name: broker.config.broker_name.clone(),
-                queue_id: id as i32,
-            };
-            let offsets = OffsetWrapper {
-                broker_offset,
-                consumer_offset: consumed,
-                pull_offset: consumed,
-                last_timestamp: last.unwrap_or(0).max(0),
-            };
-            offset_table.insert(key, offsets);
-        }
+        tracing::info!("{} sets reading of topic {topic} by group {group} to {readable}", call.conn.peer());
+        broker.groups.forbid_reads(&group, &topic, !readable);
     }
-    call.respond_json(out, &ConsumeStats { offset_table, consume_tps: 0.0 })
-}
-
-/// INVOKE_BROKER_TO_RESET_OFFSET (222): sets offsets by time or number; each queue's next pull starts there. As in RocketMQ's
-/// server-side reset (`useServerSideResetOffset`, the default) no client has to be connected.
-pub(crate) fn reset_offset(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8>) -> Result<(), Refusal> {
-    let header = ResetOffsetHeader::read(&call.request.fields)?;
-    let (name, group) = (header.topic.to_str()?, header.group.to_str()?);
-    let topic = broker
-        .topics
-        .get(&name)
-        .ok_or_else(|| Refusal::new(response::TOPIC_NOT_EXIST, format!("Topic {name} does not exist")))?;
-    if broker.groups.get(&group).is_none() {
-        let remark = format!("Group {group} does not exist");
-        return Err(Refusal::new(response::SUBSCRIPTION_GROUP_NOT_EXIST, remark));
-    }
-    let by_time = |id: u32| match broker.store.find_queue(&name, id) {
-        None => 0,
-        Some(queue) if header.timestamp < 0 => queue.max_offset(),
-        Some(queue) => broker.store.search_by_time(&queue, header.timestamp, Boundary::Lower),
-    };
-    let target: Vec<(u32, i64)> = match u32::try_from(header.queue_id) {
-        Err(_) => (0..topic.read_queues()).map(|id| (id, by_time(id))).collect(),
-        Ok(id) if id >= topic.read_queues() => Vec::new(),
-        Ok(id) => match header.offset.filter(|offset| *offset != -1) {
-            None => vec![(id, by_time(id))],
-            Some(offset) => {
-                let queue = broker.store.find_queue(&name, id);
-                let (min, max) = queue.map_or((0, 0), |queue| (queue.min_offset(), queue.max_offset()));
-                if !(min..=max + 1).contains(&offset) {
-                    let remark = format!("Target offset {offset} not in consume queue range [{min}-{max}]");
-                    return Err(Refusal::new(response::SYSTEM_ERROR, remark));
-                }
-                vec![(id, offset)]
-            }
-        },
-    };
-    if target.is_empty() {
-        return Err(Refusal::new(response::SYSTEM_ERROR, "No queues to reset."));
-    }
-    tracing::info!("{} resets the offsets of group {group} in topic {name} to {target:?}", call.conn.peer());
-    let mut offset_table = BTreeMap::new();
-    for (id, offset) in target {
-        broker.offsets.reset(&name, &group, id, offset);
-        let broker_name = broker.config.broker_name.clone();
-        offset_table.insert(MessageQueue { topic: name.to_string(), broker_name, queue_id: id as i32 }, offset);
-    }
-    call.respond_json(out, &ResetOffsetBody { offset_table })
+    let readable = Some(!broker.groups.is_read_forbidden(&group, &topic));
+    call.respond_json(out, &GroupForbidden { group: group.into_owned(), topic: topic.into_owned(), readable })
 }
 
 /// QUERY_TOPIC_CONSUME_BY_WHO (300): groups that subscribe to a topic or have an offset in it.

@@ -22,6 +22,7 @@ use crate::broker::Shared;
 use crate::clients::Subscription;
 use crate::filter::{self, Filter};
 use crate::longpoll::Parked;
+use crate::rates::Flow;
 
 /// Longest time a pull is parked, whatever its client asks.
 const MAX_SUSPEND: Duration = Duration::from_secs(120);
@@ -70,6 +71,8 @@ pub(crate) struct Pull {
     max_messages: u32,
     topic_sys_flag: i32,
     group_sys_flag: i32,
+    /// Counts what is handed out.
+    read: Option<Arc<Flow>>,
 }
 
 /// Codes 11 and 361.
@@ -87,7 +90,7 @@ pub(crate) fn pull(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8>) -> 
     if header.sys_flag & flags::COMMIT_OFFSET != 0 && header.commit_offset >= 0 {
         broker.offsets.commit(&topic, &group, queue_id, header.commit_offset);
     }
-    if broker.config.use_server_side_reset_offset
+    if broker.live.use_server_side_reset_offset()
         && let Some(offset) = broker.offsets.take_reset(&topic, &group, queue_id)
     {
         pull.write(
@@ -182,10 +185,8 @@ fn park(broker: &Arc<Shared>, conn: &Arc<Connection>, pull: Pull, suspend: Durat
 }
 
 fn suspend_time(broker: &Shared, asked_millis: i64) -> Duration {
-    let millis = match broker.config.long_polling_enable {
-        true => u64::try_from(asked_millis).unwrap_or(0),
-        false => broker.config.short_polling_time_mills,
-    };
+    let asked = || u64::try_from(asked_millis).unwrap_or(0);
+    let millis = broker.live.short_polling_mills().unwrap_or_else(asked);
     Duration::from_millis(millis).min(MAX_SUSPEND)
 }
 
@@ -226,11 +227,11 @@ fn check(
     group_name: &str,
 ) -> Result<Pull, Refused> {
     let config = &broker.config;
-    if config.broker_permission & 4 == 0 {
+    if broker.live.broker_permission() & 4 == 0 {
         let remark = format!("the broker[{}] pulling message is forbidden", config.broker_ip1);
         return Err(Refused::forbidden(forbidden::BROKER, remark));
     }
-    if call.request.head.code == request::LITE_PULL_MESSAGE && !config.lite_pull_message_enable {
+    if call.request.head.code == request::LITE_PULL_MESSAGE && !broker.live.lite_pull_message_enable() {
         let remark = format!("the broker[{}] for lite pull consumer is forbidden", config.broker_ip1);
         return Err(Refused::forbidden(forbidden::BROKER, remark));
     }
@@ -273,6 +274,7 @@ fn check(
         max_messages: u32::try_from(header.max_msg_nums).unwrap_or(0).max(1),
         topic_sys_flag: topic.config().topic_sys_flag,
         group_sys_flag: group.group_sys_flag,
+        read: broker.rates.read_by(topic_name, group_name),
     })
 }
 
@@ -327,6 +329,9 @@ impl Pull {
         let mut wanted = |entry: &CqEntry| self.wanted.matches(entry.tags_code);
         let outcome = broker.store.read(&self.queue, self.offset, self.max_messages, u32::MAX, &mut wanted, records);
         broker.stats.count_pull(u64::from(outcome.count));
+        if let Some(flow) = self.read.as_ref().filter(|_| outcome.count > 0) {
+            flow.count(u64::from(outcome.count), records.len() as u64);
+        }
         outcome
     }
 

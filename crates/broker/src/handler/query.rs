@@ -22,7 +22,7 @@ pub(crate) fn by_key(broker: &Arc<Shared>, call: &Call<'_>, _out: &mut Vec<u8>) 
     let header = QueryMessageHeader::read(fields)?;
     let unique = fields.opt_bool("_UNIQUE_KEY_QUERY").unwrap_or(false);
     let asked = if unique { UNIQUE_KEY_MAX_NUM } else { u32::try_from(header.max_num).unwrap_or(0) };
-    let max = asked.min(broker.config.max_msgs_num_batch);
+    let max = asked.min(broker.live.max_msgs_num_batch());
     let (topic, key) = (header.topic.to_str()?.into_owned(), header.key.to_str()?.into_owned());
     if topic.len() + key.len() > MAX_KEY_BYTES {
         let remark = format!("topic and key of a query have at most {MAX_KEY_BYTES} bytes");

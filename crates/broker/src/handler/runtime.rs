@@ -39,7 +39,7 @@ fn table(broker: &Shared) -> BTreeMap<String, String> {
     put("brokerVersionDesc", version::name(version::CURRENT));
     put("bootTimestamp", stats.started_millis().to_string());
     put("runtime", running(stats.running()));
-    put("startAcceptSendRequestTimeStamp", broker.config.start_accept_send_request_time_stamp.to_string());
+    put("startAcceptSendRequestTimeStamp", broker.live.start_accept_send_request_time_stamp().to_string());
 
     put("msgPutTotalYesterdayMorning", yesterday.put.to_string());
     put("msgPutTotalTodayMorning", morning.put.to_string());

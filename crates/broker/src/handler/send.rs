@@ -9,8 +9,11 @@
 
 mod answer;
 mod batch;
+mod measure;
+mod topic;
 mod transaction;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use ferromq_common::clock;
@@ -26,10 +29,12 @@ use ferromq_store::{AppendBatch, Queue, Reject};
 
 pub(crate) use self::answer::SendConstants;
 use self::answer::Waiting;
+use self::topic::find_topic;
 use self::transaction::Ending;
 use super::{Call, Refusal};
 use crate::broker::Shared;
 use crate::properties::{self, Kind, Seen};
+use crate::rates::Flow;
 use crate::topics::Topic;
 
 /// A batch is appended when it holds this many messages, even in the middle of a turn.
@@ -59,6 +64,8 @@ pub(crate) struct Sends {
     last_topic: Option<(Arc<Topic>, u64)>,
     /// Where the next message without a queue id goes.
     next_queue: u32,
+    /// Runs of messages in `batch` and whose topic counts them.
+    taken: Vec<(Arc<Flow>, Range<usize>)>,
     /// Halves that end with this append, and real topics of those that come with it.
     endings: Vec<Ending>,
     prepared: Vec<Arc<Topic>>,
@@ -92,6 +99,7 @@ impl Sends {
         self.waiting.clear();
         self.conns.clear();
         self.uniq_keys.clear();
+        self.taken.clear();
         self.at_work = false;
     }
 
@@ -138,7 +146,7 @@ impl Sends {
         header: &SendHeader<'_>,
         generation: u64,
     ) -> Result<Target, Refusal> {
-        let start = broker.config.start_accept_send_request_time_stamp;
+        let start = broker.live.start_accept_send_request_time_stamp();
         if start > 0 && clock::now_millis() < start {
             return Err(Refusal::new(response::SYSTEM_ERROR, format!("broker unable to service, until {start}")));
         }
@@ -223,7 +231,10 @@ impl Sends {
         };
         self.batch.push(queue, &parts).map_err(|reject| rejected(broker, reject))?;
         if half {
+            // It counts for its topic when it is committed.
             self.prepared.push(Arc::clone(&target.topic));
+        } else {
+            self.note_taken(&target.topic, first);
         }
         let uniq_key = seen.uniq_key.map_or(&[][..], |range| &self.stored[range]);
         let uniq_key = push_key(&mut self.uniq_keys, uniq_key);
@@ -254,44 +265,6 @@ fn push_key(keys: &mut Vec<u8>, key: &[u8]) -> (u32, u32) {
     let start = keys.len() as u32;
     keys.extend_from_slice(key);
     (start, keys.len() as u32)
-}
-
-/// The topic a name stands for, made when it is allowed (`AbstractSendMessageProcessor.msgCheck`).
-fn find_topic(broker: &Shared, call: &Call<'_>, header: &SendHeader<'_>, name: &str) -> Result<Arc<Topic>, Refusal> {
-    let known = broker.topics.get(name);
-    if broker.config.broker_permission & 2 == 0 && known.as_ref().is_some_and(|topic| topic.config().order) {
-        let remark = format!("the broker[{}] sending message is forbidden", broker.config.broker_ip1);
-        return Err(Refusal::new(response::NO_PERMISSION, remark));
-    }
-    // A topic of the table has passed this check.
-    if known.is_none() {
-        names::validate_topic(name).map_err(|e| Refusal::new(response::INVALID_PARAMETER, e.to_string()))?;
-    }
-    if names::is_not_allowed_send_topic(name) {
-        let remark = format!("Sending message to topic[{name}] is forbidden.");
-        return Err(Refusal::new(response::NO_PERMISSION, remark));
-    }
-    known.map_or_else(|| create(broker, call, header, name), Ok)
-}
-
-/// Makes a topic that is not there (`createTopicInSendMessageMethod`).
-fn create(broker: &Shared, call: &Call<'_>, header: &SendHeader<'_>, name: &str) -> Result<Arc<Topic>, Refusal> {
-    let retry = name.starts_with(names::RETRY_PREFIX);
-    let sys_flag = match (header.unit_mode, retry) {
-        (false, _) => 0,
-        (true, true) => ferromq_protocol::sys_flag::topic::UNIT_SUB,
-        (true, false) => ferromq_protocol::sys_flag::topic::UNIT,
-    };
-    let default_topic = header.default_topic.to_str()?;
-    let queues = header.default_topic_queue_nums;
-    broker
-        .topics
-        .create_on_send(name, &default_topic, queues, sys_flag, call.conn.peer())
-        .or_else(|| retry.then(|| broker.topics.create_if_absent(name, 1, 6, false, sys_flag)).flatten())
-        .ok_or_else(|| {
-            let remark = format!("topic[{name}] not exist, apply first please!");
-            Refusal::new(response::TOPIC_NOT_EXIST, remark)
-        })
 }
 
 /// A retried message that was tried too often, or belongs to an orderly group, goes to the dead letters.

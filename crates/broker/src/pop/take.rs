@@ -67,7 +67,7 @@ pub(crate) fn check(
     queue_id: i32,
     what: &str,
 ) -> Result<Arc<Topic>, Refusal> {
-    if broker.config.broker_permission & 4 == 0 {
+    if broker.live.broker_permission() & 4 == 0 {
         let remark = format!("the broker[{}] {what} message is forbidden", broker.config.broker_ip1);
         return Err(Refusal::new(response::NO_PERMISSION, remark));
     }
@@ -190,7 +190,13 @@ pub(crate) fn take(broker: &Shared, request: &PopRequest, records: &mut Vec<u8>)
             popped.rest += committed.map_or(0, |committed| (end - committed).max(0));
             continue;
         }
+        let before = (popped.count, records.len());
         take_from(broker, request, (*origin, queue), revive_queue, &mut popped, records)?;
+        if popped.count > before.0
+            && let Some(flow) = broker.rates.read_by(queue.topic(), &request.group)
+        {
+            flow.count(u64::from(popped.count - before.0), (records.len() - before.1) as u64);
+        }
     }
     broker.stats.count_pull(u64::from(popped.count));
     Ok(popped)

@@ -7,6 +7,7 @@ use ferromq_protocol::sys_flag::perm;
 use ferromq_store::{Queue, Store};
 
 use super::MAX_QUEUES_PER_TOPIC;
+use crate::rates::Flow;
 
 /// One topic as it stands; replaced as a whole by a change.
 pub struct Topic {
@@ -14,6 +15,7 @@ pub struct Topic {
     compaction: bool,
     batch_queue: bool,
     queues: Box<[OnceLock<Arc<Queue>>]>,
+    taken: Arc<Flow>,
 }
 
 impl Topic {
@@ -24,7 +26,8 @@ impl Topic {
             .collect();
         let has = |key: &str, value: &str| config.attributes.get(key).is_some_and(|v| v == value);
         let (compaction, batch_queue) = (has("cleanup.policy", "COMPACTION"), has("queue.type", "BatchCQ"));
-        Self { config, compaction, batch_queue, queues }
+        let taken = before.map_or_else(|| Arc::new(Flow::new()), |topic| Arc::clone(&topic.taken));
+        Self { config, compaction, batch_queue, queues, taken }
     }
 
     /// Settings as `topics.json` has them.
@@ -34,6 +37,11 @@ impl Topic {
 
     pub fn name(&self) -> &str {
         &self.config.topic_name
+    }
+
+    /// Counts what producers have stored in it.
+    pub fn taken(&self) -> &Arc<Flow> {
+        &self.taken
     }
 
     /// Number of queues consumers read.

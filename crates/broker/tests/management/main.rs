@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
 mod clients;
+mod figures;
 mod registration;
 mod support;
 mod tables;

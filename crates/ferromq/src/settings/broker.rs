@@ -87,6 +87,7 @@ impl BrokerSettings {
             remarks.warnings.push(why.into());
         }
         self.file = file;
+        self.broker.config_file = path.map(Path::to_owned);
         self.agree()?;
         Ok(remarks)
     }
@@ -213,6 +214,7 @@ const KEYS: &[Key<BrokerSettings>] = &[
     key("startAcceptSendRequestTimeStamp", |s| {
         Slot::Int(Int::I64(&mut s.broker.start_accept_send_request_time_stamp), 0, i64::MAX)
     }),
+    key("storeReplyMessageEnable", |s| Slot::Bool(&mut s.broker.store_reply_message_enable)),
     key("traceOn", |s| Slot::Bool(&mut s.broker.trace_on)),
     key("regionId", |s| Slot::Text(&mut s.broker.region_id)),
     // Pulling.

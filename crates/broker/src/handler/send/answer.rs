@@ -59,6 +59,7 @@ impl Sends {
                 constants.accept(waiting, self.batch.results(), &self.uniq_keys, response::SUCCESS, out);
             }),
         }
+        self.count_taken();
         let results = self.batch.results();
         broker.stats.count_put(results.len() as u64, results.iter().map(|message| u64::from(message.size)).sum());
         self.clear();

@@ -51,6 +51,7 @@ impl Sends {
             self.batch.truncate(first);
             return Err(refusal);
         }
+        self.note_taken(&target.topic, first);
         let uniq_key = whole.uniq_key.map_or(&[][..], |range| &self.stored[range]);
         let uniq_key = push_key(&mut self.uniq_keys, uniq_key);
         self.wait(call, first, target.queue_id, whole.no_wait, uniq_key);

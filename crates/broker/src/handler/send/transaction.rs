@@ -29,7 +29,7 @@ pub(super) struct Ending {
 impl Sends {
     /// Makes the message in hand a half message: its properties name the real place.
     pub(super) fn prepare(&mut self, broker: &Shared, seen: &Seen, target: &Target) -> Result<(), Refusal> {
-        if broker.config.reject_transaction_message {
+        if broker.live.reject_transaction_message() {
             let remark = format!("the broker[{}] sending transaction message is forbidden", broker.config.broker_ip1);
             return Err(Refusal::new(response::NO_PERMISSION, remark));
         }
@@ -90,6 +90,9 @@ impl Sends {
         if commit && let Err(refusal) = self.commit(broker, &half, topic.as_deref(), name, queue_id) {
             broker.transactions.restore(claimed);
             return Err(refusal);
+        }
+        if let Some(topic) = topic.as_ref().filter(|_| commit) {
+            self.note_taken(topic, first);
         }
         self.body_bytes += bytes.len();
         self.endings.push(Ending { claimed, topic });
