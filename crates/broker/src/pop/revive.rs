@@ -7,6 +7,7 @@
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use ferromq_common::clock;
 use ferromq_protocol::body::SubscriptionGroupConfig;
@@ -26,8 +27,8 @@ use crate::properties::look;
 
 /// Most check points of one revive queue that are worked off before others get their turn.
 const AT_ONCE: usize = 64;
-/// When a check point that could not be worked off is tried again, milliseconds.
-const AGAIN_MS: i64 = 10_000;
+/// How long nothing is tried after a check point could not be worked off: what keeps one back keeps all back.
+const AGAIN: Duration = Duration::from_secs(10);
 /// Queues of a retry or dead-letter topic.
 const RETRY_QUEUES: i32 = 1;
 
@@ -43,7 +44,9 @@ impl Reviver {
         let broker = Arc::clone(shared);
         let thread = std::thread::Builder::new().name("pop-revive".into()).spawn(move || {
             while broker.pops.wait_for_due() {
-                revive_due(&broker);
+                if !revive_due(&broker) {
+                    broker.pops.rest(AGAIN);
+                }
             }
         })?;
         Ok(Self { shared: Arc::clone(shared), thread: Mutex::new(Some(thread)) })
@@ -60,20 +63,26 @@ impl Reviver {
     }
 }
 
-fn revive_due(broker: &Arc<Shared>) {
+/// Works off what is due; `false` when something could not be.
+fn revive_due(broker: &Arc<Shared>) -> bool {
+    let mut all = true;
     read_foreign(broker);
     for (queue, key) in broker.pops.due(clock::now_millis(), AT_ONCE) {
         if let Err(why) = revive(broker, &queue, key) {
             let (topic, id, group) = (&queue.topic, queue.id, &queue.group);
             tracing::error!(
                 "messages of {topic}/{id} that group {group} popped and did not acknowledge cannot come back: {why}; it is tried again in {} s",
-                AGAIN_MS / 1000
+                AGAIN.as_secs()
             );
-            broker.pops.postpone(&queue, key, clock::now_millis() + AGAIN_MS);
+            // Others have their turn first then.
+            broker.pops.postpone(&queue, key, clock::now_millis());
+            all = false;
+            break;
         }
     }
     broker.store.dispatch();
     broker.answer_ready_polls();
+    all
 }
 
 /// Works a check point off.

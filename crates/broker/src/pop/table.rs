@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use ferromq_common::clock;
 use ferromq_protocol::code::response;
@@ -335,9 +336,16 @@ impl Pops {
             if self.next_due().is_some_and(|due| due + GRAIN_MS < until) {
                 continue;
             }
-            let time = std::time::Duration::from_millis(until.abs_diff(now));
+            let time = Duration::from_millis(until.abs_diff(now));
             self.wake.wait_for(&mut sleep, time);
         }
+    }
+
+    /// Sleeps for a while, unless the broker stops.
+    pub(super) fn rest(&self, time: Duration) {
+        let end = Instant::now() + time;
+        let mut sleep = self.sleep.lock();
+        while !sleep.stop && !self.wake.wait_until(&mut sleep, end).timed_out() {}
     }
 
     fn wake_before(&self, due: i64) {

@@ -163,6 +163,26 @@ fn a_kill_takes_neither_what_was_popped_nor_what_was_acknowledged() {
 }
 
 #[test]
+fn under_sync_flush_everything_works_and_is_on_the_disk_when_it_is_answered() {
+    let sync = |store: &mut ferromq_store::StoreConfig| store.flush_disk_type = ferromq_store::FlushMode::Sync;
+    let bench = start_with(config(), sync);
+    fill(&bench, "T", 0..4);
+    let header = PopMessageHeader { invisible_time: SHORT, ..pop_header("T") };
+    let popped = pop_all(&bench, &header, 4);
+    let store = &bench.broker.as_ref().unwrap().shared().store;
+    for message in &popped[..2] {
+        let before = store.max_physical_offset();
+        ack(&bench, message);
+        assert!(store.flushed_position() > before);
+    }
+    let before = store.max_physical_offset();
+    let kept = change(&bench, &popped[2], 60_000).unwrap();
+    assert!(store.flushed_position() > before);
+    assert_eq!(bodies(&pop_all(&bench, &header, 1)), ["3"]);
+    ack(&bench, &kept);
+}
+
+#[test]
 fn a_reset_is_popped_from_and_survives_a_restart() {
     let bench = small();
     fill(&bench, "T", 0..5);
