@@ -23,7 +23,7 @@ const CHECKPOINT_BYTES_PER_QUEUE: u64 = 8 << 10;
 const MAX_CHECKPOINT_BYTES: u64 = 1 << 30;
 /// A checkpoint that took long is followed by a pause so many times as long: with many queues it must stay a small part
 /// of the work.
-const CHECKPOINT_REST: u32 = 16;
+const CHECKPOINT_REST: u32 = 64;
 /// Longest such pause.
 const MAX_CHECKPOINT_PAUSE: Duration = Duration::from_secs(60);
 

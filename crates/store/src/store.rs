@@ -185,10 +185,10 @@ impl Store {
         });
         let rebuilt = inner.recover(clean, &loaded)?;
         let store = Store { inner, instance, threads: Mutex::default() };
-        if rebuilt || !clean {
-            // What a kill left is in the kernel: ASYNC_FLUSH need not wait for the disk.
-            store.inner.checkpoint(rebuilt || store.inner.is_sync_flush());
+        if rebuilt || (!clean && store.inner.is_sync_flush()) {
+            store.inner.checkpoint(true);
         }
+        // Else what a kill left is in the kernel: the checkpoint thread follows, and nobody waits for it.
         store.inner.background.checkpoint_from(store.inner.log.end(), 0);
         store.inner.check_space();
         store.start("store-flush", |inner| inner.run_flush())?;
