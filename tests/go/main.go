@@ -215,6 +215,10 @@ func build(spec url.Values) *primitive.Message {
 		if property, found := strings.CutPrefix(key, "p."); found {
 			m.WithProperty(property, spec.Get(key))
 		}
+		// Properties of the system.
+		if property, found := strings.CutPrefix(key, "s."); found {
+			m.WithProperty(property, spec.Get(key))
+		}
 	}
 	return m
 }
@@ -329,15 +333,21 @@ func subscribe(args url.Values) error {
 	c, err := rocketmq.NewPushConsumer(
 		consumer.WithNsResolver(primitive.NewPassthroughResolver([]string{args.Get("namesrv")})),
 		consumer.WithGroupName(args.Get("group")), consumer.WithInstance(get(args, "instance", name)), consumer.WithConsumerModel(model),
-		consumer.WithConsumeFromWhere(from), consumer.WithConsumerOrder(args.Get("mode") == "orderly"),
+		consumer.WithConsumeFromWhere(from), consumer.WithMaxReconsumeTimes(int32(num(args, "maxreconsume", -1))), consumer.WithConsumerOrder(args.Get("mode") == "orderly"),
 		consumer.WithConsumeMessageBatchMaxSize(num(args, "batch", 1)))
 	if err != nil {
 		return err
 	}
 	selector := consumer.MessageSelector{Type: consumer.TAG, Expression: get(args, "expression", "*")}
 	err = c.Subscribe(args.Get("topic"), selector, func(_ context.Context, messages ...*primitive.MessageExt) (consumer.ConsumeResult, error) {
+		later := false
 		for _, m := range messages {
 			line("event %s %s", name, message(m).put("at", time.Now().UnixMilli()))
+			// Every message is asked for again until it has come so often.
+			later = later || int(m.ReconsumeTimes) < num(args, "fail", 0)
+		}
+		if later {
+			return consumer.ConsumeRetryLater, nil
 		}
 		return consumer.ConsumeSuccess, nil
 	})

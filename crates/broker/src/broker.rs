@@ -1,13 +1,14 @@
 //! What the handlers share, and the start and stop of one broker.
 //!
 //! Threads: the reactors of `remoting` serve requests and dispatch what they append; the store flushes; `persist.rs`
-//! writes the `config` files; one timer on a reactor sweeps long polls. [`Broker`] owns them all and stops them in
-//! order: registration, sockets, parked pulls, files, store.
+//! writes the `config` files; `timer.rs` delivers what is delayed; one timer on a reactor sweeps long polls. [`Broker`] owns them all and stops them in
+//! order: registration, sockets, parked pulls, delayed delivery, files, store.
+
+mod saved;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use ferromq_common::clock;
@@ -27,7 +28,7 @@ use crate::live::Live;
 use crate::locks::OrderLocks;
 use crate::longpoll::LongPolls;
 use crate::offsets::Offsets;
-use crate::persist::{Persister, SaveSignal, Saved};
+use crate::persist::{Persister, SaveSignal};
 use crate::pop::polls::{self, PopPolls, Woken};
 use crate::pop::take;
 use crate::pop::{OrderPops, Pops, Reviver, end_of, has_foreign, replay};
@@ -36,6 +37,7 @@ use crate::registration::{Identity, Registration};
 use crate::request_modes::RequestModes;
 use crate::service::BrokerService;
 use crate::stats::Stats;
+use crate::timer::Timer;
 use crate::topic_routes::TopicRoutes;
 use crate::topics::Topics;
 use crate::transaction::{Checker, Transactions};
@@ -95,6 +97,7 @@ pub struct Shared {
     pub(crate) topic_routes: TopicRoutes,
     /// Where check points and acknowledgements of pops are kept.
     pub revive_topic: String,
+    pub timer: Arc<Timer>,
     pub blocking: Blocking,
     pub transactions: Transactions,
     /// Settings that may change while the broker runs.
@@ -188,17 +191,25 @@ impl Broker {
         let polls = Arc::new(LongPolls::default());
         let pop_polls = Arc::new(PopPolls::default());
         let (pulls, popping) = (Arc::clone(&polls), Arc::clone(&pop_polls));
+        let delayed: Arc<OnceLock<Arc<Timer>>> = Arc::default();
+        let timer = Arc::clone(&delayed);
         let listener = move |arrival: &Arrival<'_>| {
+            if let Some(timer) = timer.get() {
+                timer.arrived(arrival.queue, arrival.tags_code);
+            }
             pulls.arrived(arrival.queue, arrival.queue_offset, arrival.tags_code);
             popping.arrived(arrival.queue, arrival.tags_code);
         };
         let max_message_size = store.max_message_size;
         let warm_log_bytes = if store.access_message_in_memory_max_ratio == 0 { 0 } else { WARM_LOG_BYTES };
+        let delays = store.delays();
         let store = Arc::new(Store::open(store, Arc::new(listener))?);
         let revive_topic = revive_topic(&config.broker_cluster_name);
         // With fewer queues than before, the others are still read back.
         let used = store.queues(&revive_topic).iter().map(|queue| queue.id() + 1).max().unwrap_or(0);
         let revive_queues = config.pop.revive_queue_num.max(used);
+        let timer = Arc::new(Timer::open(&root, &config, &store, delays)?);
+        let timer = Arc::clone(delayed.get_or_init(|| timer));
         let saving = Arc::new(SaveSignal::default());
         let offsets = Offsets::open(&root)?;
         let shared = Arc::new(Shared {
@@ -224,6 +235,7 @@ impl Broker {
             request_modes: RequestModes::open(&root, Arc::clone(&saving))?,
             topic_routes: TopicRoutes::new(config.namesrv_addr.as_deref()),
             revive_topic,
+            timer,
             config,
         });
         // Weak, because the store lives in what the closure would keep alive.
@@ -234,10 +246,11 @@ impl Broker {
             }
         });
         let period = Duration::from_millis(shared.config.flush_consumer_offset_interval);
-        let persister = Persister::start(saving, saved_tables(&shared), period)?;
+        let persister = Persister::start(saving, saved::tables(&shared), period)?;
         shared.topics.restore_missing(&shared.store);
         replay(&shared);
         let reviver = Reviver::start(&shared)?;
+        shared.timer.start(&shared)?;
         let service =
             BrokerService { shared: Arc::clone(&shared), fast_port: listen.get(1).map_or(0, SocketAddr::port) };
         let server = serve(&shared.config, listen, service)?;
@@ -272,6 +285,9 @@ impl Broker {
         self.server.shutdown(DRAIN);
         self.checker.stop();
         self.reviver.stop();
+        self.shared.timer.stop();
+        // What was delivered is on the disk before the files say that it was.
+        self.shared.store.checkpoint_now();
         self.persister.stop();
         self.shared.store.shutdown();
     }
@@ -305,46 +321,6 @@ fn serve(config: &BrokerConfig, listen: Vec<SocketAddr>, service: BrokerService)
     server.max_connections = config.max_connections;
     server.limits.idle = Duration::from_secs(config.server_channel_max_idle_time_seconds);
     Ok(Server::start(server, Arc::new(service))?)
-}
-
-/// What `persist.rs` writes, and when.
-fn saved_tables(shared: &Arc<Shared>) -> Vec<Saved> {
-    fn table(
-        shared: &Arc<Shared>,
-        path: &Path,
-        early: bool,
-        changes: fn(&Shared) -> u64,
-        encode: fn(&Shared) -> io::Result<Vec<u8>>,
-    ) -> Saved {
-        let (a, b) = (Arc::clone(shared), Arc::clone(shared));
-        Saved {
-            path: path.to_owned(),
-            changes: Box::new(move || changes(&a)),
-            encode: Box::new(move || encode(&b)),
-            early,
-        }
-    }
-    vec![
-        table(shared, shared.topics.path(), true, |s| s.topics.generation(), |s| s.topics.encode()),
-        table(shared, shared.groups.path(), true, |s| s.groups.changes(), |s| s.groups.encode()),
-        table(shared, shared.request_modes.path(), true, |s| s.request_modes.changes(), |s| s.request_modes.encode()),
-        table(
-            shared,
-            shared.order_pops.path(),
-            false,
-            |s| s.order_pops.changes(),
-            |s| s.order_pops.encode(|topic, group| s.topics.get(topic).is_some() && s.groups.get(group).is_some()),
-        ),
-        // After the ordered pops: what they lack compared with the offsets is read back from the log.
-        table(shared, shared.offsets.path(), false, |s| s.offsets.changes(), |s| s.encode_offsets()),
-        table(
-            shared,
-            shared.transactions.metrics.path(),
-            false,
-            |s| s.transactions.metrics.changes(),
-            |s| s.transactions.metrics.encode(),
-        ),
-    ]
 }
 
 fn identity(shared: &Shared) -> Identity {

@@ -99,6 +99,18 @@ pub struct BrokerConfig {
     pub store_reply_message_enable: bool,
     /// The file that changes of settings are written into; `None` keeps them until the next start only.
     pub config_file: Option<PathBuf>,
+    /// Let producers take timer messages back.
+    pub recall_message_enable: bool,
+    /// Also while the broker takes no messages.
+    pub allow_recall_when_broker_not_writeable: bool,
+    /// Accept timer messages.
+    pub timer_wheel_enable: bool,
+    /// Longest delay of a timer message, seconds.
+    pub timer_max_delay_sec: u32,
+    /// Timer messages are due at full multiples of this, milliseconds.
+    pub timer_precision_ms: u32,
+    /// Timer messages that wait longer than this many steps are stored anew in between.
+    pub timer_roll_window_slot: u32,
     /// All settings in effect as properties text, one `key=value` a line (code 26).
     pub effective_properties: String,
 }
@@ -152,6 +164,12 @@ impl Default for BrokerConfig {
             pop: PopConfig::default(),
             store_reply_message_enable: true,
             config_file: None,
+            recall_message_enable: false,
+            allow_recall_when_broker_not_writeable: true,
+            timer_wheel_enable: true,
+            timer_max_delay_sec: 3 * 24 * 3600,
+            timer_precision_ms: 1000,
+            timer_roll_window_slot: 2 * 24 * 3600,
             effective_properties: String::new(),
         }
     }

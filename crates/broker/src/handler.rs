@@ -27,11 +27,13 @@ pub(crate) mod pop;
 pub(crate) mod progress;
 pub(crate) mod pull;
 pub(crate) mod query;
+pub(crate) mod recall;
 pub(crate) mod relay;
 pub(crate) mod reply;
 pub(crate) mod reset;
 pub(crate) mod runtime;
 pub(crate) mod send;
+pub(crate) mod send_back;
 pub(crate) mod topic;
 pub(crate) mod upkeep;
 

@@ -24,6 +24,7 @@ mod request_modes;
 mod routes;
 mod service;
 mod stats;
+mod timer;
 mod topic_routes;
 mod topics;
 mod transaction;

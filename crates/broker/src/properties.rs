@@ -37,14 +37,16 @@ pub(crate) struct Seen {
     /// WAIT is "false": the producer does not wait for flush and replication.
     pub no_wait: bool,
     pub kind: Kind,
-    /// DELAY holds a level above 0, or a TIMER_ property asks for a time: also told when the kind is another.
-    delayed: bool,
+    /// DELAY.
+    pub delay_level: i32,
+    /// A TIMER_ property asks for a time.
+    timer: bool,
 }
 
 impl Seen {
-    /// Whether the message is to be delivered later.
+    /// Whether the message is to be delivered later; also told when the kind is another.
     pub fn is_delayed(&self) -> bool {
-        self.delayed
+        self.delay_level > 0 || self.timer
     }
 }
 
@@ -52,7 +54,7 @@ impl Seen {
 /// appends what the broker adds.
 pub(crate) fn rewrite(sent: &[u8], out: &mut Vec<u8>) -> Seen {
     let mut seen = Seen::default();
-    let (mut transaction, mut timer, mut delay) = (false, false, 0i64);
+    let mut transaction = false;
     let mut rest = sent;
     while !rest.is_empty() {
         let (pair, after) = match memchr::memchr(PAIR, rest) {
@@ -79,19 +81,18 @@ pub(crate) fn rewrite(sent: &[u8], out: &mut Vec<u8>) -> Seen {
             b"TAGS" => seen.tags = Some(at),
             b"TRAN_MSG" => transaction = value.eq_ignore_ascii_case(b"true"),
             b"DELAY" => match std::str::from_utf8(value).ok().and_then(|v| v.parse::<i32>().ok()) {
-                Some(level) => delay = i64::from(level),
+                Some(level) => seen.delay_level = level,
                 None => seen.kind = Kind::BrokenDelay,
             },
-            b"TIMER_DELIVER_MS" | b"TIMER_DELAY_MS" | b"TIMER_DELAY_SEC" => timer = true,
+            b"TIMER_DELIVER_MS" | b"TIMER_DELAY_MS" | b"TIMER_DELAY_SEC" => seen.timer = true,
             b"INNER_NUM" => seen.kind = Kind::InnerBatch,
             _ => {}
         }
         out.extend_from_slice(pair);
         out.push(PAIR);
     }
-    seen.delayed = delay > 0 || timer;
     if seen.kind == Kind::Normal {
-        seen.kind = match (transaction, delay > 0, timer) {
+        seen.kind = match (transaction, seen.delay_level > 0, seen.timer) {
             (true, ..) => Kind::Transaction,
             (_, true, _) => Kind::Delay,
             (_, _, true) => Kind::Timer,

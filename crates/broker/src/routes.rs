@@ -5,14 +5,16 @@
 use ferromq_protocol::code::request;
 
 use crate::handler::{
-    Handler, ack, admin, assignment, clean, client, group, lock, offset, pop, progress, pull, query, relay, reply,
-    reset, runtime, topic, upkeep,
+    Handler, ack, admin, assignment, clean, client, group, lock, offset, pop, progress, pull, query, recall, relay,
+    reply, reset, runtime, send_back, topic, upkeep,
 };
 
 /// Who answers a request code, or `None`.
 pub(crate) fn handler(code: i32) -> Option<Handler> {
     Some(match code {
         // messages
+        request::CONSUMER_SEND_MSG_BACK => send_back::send_back,
+        request::RECALL_MESSAGE => recall::recall,
         request::PULL_MESSAGE | request::LITE_PULL_MESSAGE => pull::pull,
         request::POP_MESSAGE => pop::pop,
         request::PEEK_MESSAGE => pop::peek,

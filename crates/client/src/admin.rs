@@ -6,6 +6,7 @@ use ferromq_protocol::body::{ClusterInfo, TopicList, TopicRouteData};
 use ferromq_protocol::code::{request, response};
 use ferromq_protocol::header::namesrv::DeleteTopicFromNamesrvHeader;
 use ferromq_protocol::header::query::{QueryMessageHeader, ViewMessageHeader};
+use ferromq_protocol::header::send::ConsumerSendMsgBackHeader;
 use ferromq_protocol::header::topic::{CreateTopicHeader, TopicHeader};
 use ferromq_protocol::{FrameWriter, Text, id, sys_flag, topic};
 
@@ -155,6 +156,25 @@ impl Admin {
             Err(e) if e.code() == Some(response::SYSTEM_ERROR) => Ok(None),
             Err(e) => Err(e),
         }
+    }
+
+    /// Lets the broker copy a stored message to the retry topic of a group, from where only that group gets it, whatever
+    /// the number of its tries (CONSUMER_SEND_MSG_BACK).
+    pub async fn send_to_retry(&self, message: &ReceivedMessage, group: &str) -> Result<()> {
+        /// The shortest delay level: what matters is that the message comes, not when.
+        const SOON: i32 = 1;
+        let addr = self.client.shared.master_addr(&message.queue.broker_name)?;
+        let header = ConsumerSendMsgBackHeader {
+            offset: message.commit_log_offset,
+            group: Text::plain(group),
+            delay_level: SOON,
+            origin_msg_id: Some(Text::plain(message.message_id())),
+            origin_topic: Some(Text::plain(&message.queue.topic)),
+            unit_mode: false,
+            max_reconsume_times: Some(i32::MAX),
+        };
+        let fields = |writer: &mut FrameWriter<'_>| header.write(writer);
+        self.client.shared.ask(&addr, request::CONSUMER_SEND_MSG_BACK, fields, &[]).await.map(drop)
     }
 
     /// Messages of a topic with a key (or, with `unique`, with that unique id) stored in a span of time, milliseconds

@@ -1,6 +1,9 @@
 //! The command line as data: every command, option, default and help text. What a command does stands in the file of its name.
 
+mod dlq;
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
+pub use dlq::{DlqCommand, Wanted};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -36,6 +39,9 @@ pub enum Command {
     /// Create, list, delete topics; show where one lives
     #[command(subcommand)]
     Topic(TopicCommand),
+    /// Inspect the dead letters of consumer groups, and replay them
+    #[command(subcommand)]
+    Dlq(DlqCommand),
     /// Measure throughput, latency and the server's CPU time per message
     Bench(BenchArgs),
     /// Check the files of a stopped broker, of this or of a Java one: exit code 0 safe to take over, 1 damaged, 2 not usable

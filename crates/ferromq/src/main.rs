@@ -1,7 +1,7 @@
 //! The one binary: servers, a development mode and the tools around them.
 //!
 //! Layout: `cli.rs` has every command and option as data, `settings.rs` reads configuration files, `servers.rs` and `dev.rs` run servers,
-//! `send.rs`, `tail.rs`, `topic.rs` and `bench.rs` are clients, `check_store.rs` looks at a stopped store. `printer.rs` alone writes for people. The work itself is in
+//! `send.rs`, `tail.rs`, `topic.rs`, `dlq.rs` and `bench.rs` are clients, `check_store.rs` looks at a stopped store. `printer.rs` alone writes for people. The work itself is in
 //! the crates beside this one; here is nothing that a library user would need.
 
 mod bench;
@@ -9,6 +9,7 @@ mod check_store;
 mod cli;
 mod connect;
 mod dev;
+mod dlq;
 mod host;
 mod printer;
 mod send;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         Command::Send(arguments) => send::run(arguments),
         Command::Tail(arguments) => tail::run(arguments),
         Command::Topic(command) => topic::run(command),
+        Command::Dlq(command) => dlq::run(command),
         Command::Bench(arguments) => bench::run(arguments),
         Command::CheckStore(arguments) => return check_store::run(&arguments),
     };

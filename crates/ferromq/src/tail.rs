@@ -151,7 +151,8 @@ fn as_text(message: &ReceivedMessage) -> String {
     format!("{}  {place}{tag}  {}", text::utc(message.store_timestamp), text::body(&message.body))
 }
 
-fn as_json(message: &ReceivedMessage) -> String {
+/// A message as one JSON object.
+pub fn as_json(message: &ReceivedMessage) -> String {
     let mut object = json!({
         "topic": message.topic(),
         "broker": message.queue.broker_name,

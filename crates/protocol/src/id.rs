@@ -100,6 +100,66 @@ pub fn month_start_ms(now_ms: i64) -> i64 {
     (days - day_of_month).saturating_mul(DAY_MS)
 }
 
+/// What a timer message is taken back with (RocketMQ's `RecallMessageHandle`): `v1 topic brokerName timestamp messageId`
+/// in URL-safe base64.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecallHandle {
+    pub topic: String,
+    pub broker_name: String,
+    /// A time in the slot of the message, milliseconds since 1970.
+    pub timestamp: i64,
+    /// The unique id of the message.
+    pub message_id: String,
+}
+
+/// Longest recall handle that is read, bytes.
+const MAX_RECALL_HANDLE: usize = 4096;
+const BASE64_URL: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+
+impl RecallHandle {
+    /// The text that a client keeps.
+    pub fn encode(topic: &str, broker_name: &str, timestamp: i64, message_id: &str) -> String {
+        let text = format!("v1 {topic} {broker_name} {timestamp} {message_id}");
+        let mut out = String::with_capacity(text.len().div_ceil(3) * 4);
+        for chunk in text.as_bytes().chunks(3) {
+            let bits =
+                chunk.iter().enumerate().fold(0_u32, |bits, (at, byte)| bits | u32::from(*byte) << (16 - 8 * at));
+            for digit in 0..4 {
+                let value = (bits >> (18 - 6 * digit)) as usize & 63;
+                out.push(if digit <= chunk.len() { char::from(BASE64_URL[value]) } else { '=' });
+            }
+        }
+        out
+    }
+
+    /// Reads a handle; `None` for any other text.
+    pub fn parse(text: &str) -> Option<RecallHandle> {
+        let digits = text.trim_end_matches('=').as_bytes();
+        if digits.len() > MAX_RECALL_HANDLE || digits.len() % 4 == 1 {
+            return None;
+        }
+        let mut bytes = Vec::with_capacity(digits.len());
+        for chunk in digits.chunks(4) {
+            let mut bits = 0_u32;
+            for (at, digit) in chunk.iter().enumerate() {
+                let value = BASE64_URL.iter().position(|known| known == digit)?;
+                bits |= (value as u32) << (18 - 6 * at);
+            }
+            bytes.extend_from_slice(&bits.to_be_bytes()[1..chunk.len()]);
+        }
+        let text = String::from_utf8(bytes).ok()?;
+        let mut parts = text.split(' ');
+        let is_known = parts.next() == Some("v1");
+        let (topic, broker_name, timestamp, message_id) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+        is_known.then_some(RecallHandle {
+            topic: topic.to_owned(),
+            broker_name: broker_name.to_owned(),
+            timestamp: timestamp.parse().unwrap_or(-1),
+            message_id: message_id.to_owned(),
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -135,6 +195,24 @@ mod tests {
         assert_eq!(ids.next(now), "0A0000010203AABBCCDD05265C050000");
         assert!(ids.next(now).ends_with("0001"));
         assert_eq!(UniqueIds::new("::1".parse().unwrap(), 1, 2).next(now).len(), 56);
+    }
+
+    #[test]
+    fn recall_handles_are_javas() {
+        // Made by RocketMQ's `RecallMessageHandle.HandleV1.buildHandle`.
+        let text = "djEgVCBicm9rZXItYSAxNzAwMDAwMDAwMDAxIFVLRVk=";
+        assert_eq!(RecallHandle::encode("T", "broker-a", 1_700_000_000_001, "UKEY"), text);
+        let handle = RecallHandle::parse(text).unwrap();
+        assert_eq!((handle.topic.as_str(), handle.broker_name.as_str()), ("T", "broker-a"));
+        assert_eq!((handle.timestamp, handle.message_id.as_str()), (1_700_000_000_001, "UKEY"));
+        for length in 0..9 {
+            let id = "x".repeat(length + 1);
+            let handle = RecallHandle::parse(&RecallHandle::encode("T", "b", 5, &id));
+            assert_eq!(handle.unwrap().message_id, id);
+        }
+        for bad in ["", "v1 T b 5 U", "djE=", "djIgVCBiIDUgVQ==", "\u{e4}", "A", &"A".repeat(5000)] {
+            assert_eq!(RecallHandle::parse(bad), None, "{bad}");
+        }
     }
 
     #[test]

@@ -46,8 +46,8 @@ pub const SYSTEM_TOPICS: [&str; 10] = [
 ];
 
 /// Topics that a client may not send to.
-pub const NOT_ALLOWED_SEND_TOPICS: [&str; 6] =
-    [SCHEDULE, TRANS_HALF, TRANS_OP_HALF, TRANS_CHECK_MAX_TIME, SELF_TEST, OFFSET_MOVED_EVENT];
+pub const NOT_ALLOWED_SEND_TOPICS: [&str; 7] =
+    [SCHEDULE, TRANS_HALF, TRANS_OP_HALF, TRANS_CHECK_MAX_TIME, SELF_TEST, OFFSET_MOVED_EVENT, TIMER];
 
 /// Groups that exist without anybody creating them.
 pub const PREDEFINED_GROUPS: [&str; 14] = [

@@ -136,6 +136,11 @@ impl CommitLog {
         self.flushed.load(Ordering::Acquire)
     }
 
+    /// Store timestamp of the last record, milliseconds since 1970.
+    pub fn last_timestamp(&self) -> i64 {
+        self.last_timestamp.load(Ordering::Acquire)
+    }
+
     /// Store timestamp of the last record on the disk, milliseconds since 1970.
     pub fn flushed_timestamp(&self) -> i64 {
         self.flushed_timestamp.load(Ordering::Acquire)

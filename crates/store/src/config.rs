@@ -147,8 +147,15 @@ impl StoreConfig {
         Ok(())
     }
 
+    /// Distance from the end of the log within which data counts as recent, bytes.
+    pub(crate) fn recent_bytes(&self) -> u64 {
+        let info = rustix::system::sysinfo();
+        let memory = info.totalram.saturating_mul(u64::from(info.mem_unit));
+        memory / 100 * u64::from(self.access_message_in_memory_max_ratio)
+    }
+
     /// Delays of the levels, milliseconds. What is no delay counts as none.
-    pub(crate) fn delays(&self) -> Vec<i64> {
+    pub fn delays(&self) -> Vec<i64> {
         let delay = |word: &str| {
             let (number, unit) = word.split_at_checked(word.len().checked_sub(1)?)?;
             let unit = match unit {

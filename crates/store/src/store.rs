@@ -178,7 +178,7 @@ impl Store {
             after_dispatch: OnceLock::new(),
             is_disk_full: AtomicBool::new(false),
             disk_full: Mutex::default(),
-            recent_bytes: memory_bytes() / 100 * u64::from(config.access_message_in_memory_max_ratio),
+            recent_bytes: config.recent_bytes(),
             topics: RwLock::default(),
             closing: AtomicBool::new(false),
             config,
@@ -329,6 +329,11 @@ impl Store {
         self.inner.checkpoint(true);
     }
 
+    /// When the last message was stored, milliseconds since 1970; 0 in an empty log.
+    pub fn last_store_timestamp(&self) -> i64 {
+        self.inner.log.last_timestamp()
+    }
+
     /// Position of the first byte of the log.
     pub fn min_physical_offset(&self) -> u64 {
         self.inner.log.start()
@@ -389,10 +394,4 @@ impl Drop for Store {
     fn drop(&mut self) {
         self.shutdown();
     }
-}
-
-/// Memory of the machine.
-fn memory_bytes() -> u64 {
-    let info = rustix::system::sysinfo();
-    info.totalram.saturating_mul(u64::from(info.mem_unit))
 }

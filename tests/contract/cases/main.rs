@@ -6,6 +6,7 @@ mod consume;
 mod fanout;
 mod faults;
 mod fields;
+mod later;
 mod mixed;
 mod mqadmin;
 mod order;
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
     cases.extend(consume::cases());
     cases.extend(order::cases());
     cases.extend(pop::cases());
+    cases.extend(later::cases());
     cases.extend(bad::cases());
     cases.extend(textbook::cases());
     cases.extend(mixed::cases());

@@ -34,6 +34,7 @@ import org.apache.rocketmq.client.producer.SendCallback;
 import org.apache.rocketmq.client.producer.SendResult;
 import org.apache.rocketmq.common.consumer.ConsumeFromWhere;
 import org.apache.rocketmq.common.message.Message;
+import org.apache.rocketmq.common.message.MessageAccessor;
 import org.apache.rocketmq.common.message.MessageExt;
 import org.apache.rocketmq.common.message.MessageQueue;
 
@@ -244,6 +245,14 @@ public final class Driver {
             case "fan":
                 FanOut.run(args, answer);
                 break;
+            case "recall": {
+                DefaultMQProducer producer = PRODUCERS.get(args.need("name"));
+                // Not there in 4.9.
+                Object id = producer.getClass().getMethod("recallMessage", String.class, String.class)
+                        .invoke(producer, args.need("topic"), args.need("handle"));
+                answer.row(new Row().put("id", id));
+                break;
+            }
             case "stop":
                 stop(args.need("name"));
                 break;
@@ -310,6 +319,10 @@ public final class Driver {
         m.setFlag(a.num("flag", 0));
         m.setWaitStoreMsgOK(Boolean.parseBoolean(a.get("wait", "true")));
         for (String key : a.keys()) {
+            if (key.startsWith("s.")) {
+                // Properties of the system, which users may not set by name.
+                MessageAccessor.putProperty(m, key.substring(2), a.get(key, ""));
+            }
             if (key.startsWith("p.")) {
                 m.putUserProperty(key.substring(2), a.get(key, ""));
             }
@@ -320,7 +333,17 @@ public final class Driver {
     private static Row result(SendResult r) {
         return new Row().put("status", r.getSendStatus()).put("id", r.getMsgId()).put("offsetid", r.getOffsetMsgId())
                 .put("queue", r.getMessageQueue().getQueueId()).put("broker", r.getMessageQueue().getBrokerName())
-                .put("offset", r.getQueueOffset());
+                .put("offset", r.getQueueOffset()).put("recall", recallHandle(r));
+    }
+
+    /** What a timer message is taken back with; 4.9 knows none. */
+    private static Object recallHandle(SendResult r) {
+        try {
+            Object handle = r.getClass().getMethod("getRecallHandle").invoke(r);
+            return handle == null ? "" : handle;
+        } catch (ReflectiveOperationException e) {
+            return "";
+        }
     }
 
     /** Mode selector sends message {@code hash=h} to queue {@code h % mqs.size()}, the textbook's selector. */
@@ -452,6 +475,9 @@ public final class Driver {
         consumer.subscribe(args.need("topic"), args.get("expression", "*"));
         final long laterFirst = args.num64("later", 0);
         final Set<String> later = ConcurrentHashMap.newKeySet();
+        consumer.setMaxReconsumeTimes(args.num("maxreconsume", -1));
+        // Every message is asked for again until it has come so often.
+        final int failing = args.num("fail", 0);
         final long suspendFirst = args.num64("suspend", 0);
         final Set<String> suspended = ConcurrentHashMap.newKeySet();
         if (args.get("mode", "concurrent").equals("orderly")) {
@@ -467,13 +493,15 @@ public final class Driver {
             });
         } else {
             consumer.registerMessageListener((MessageListenerConcurrently) (messages, context) -> {
+                boolean again = false;
                 for (MessageExt m : messages) {
                     if (later.size() < laterFirst && later.add(m.getMsgId())) {
                         return ConsumeConcurrentlyStatus.RECONSUME_LATER;
                     }
                     line("event " + name + " " + message(m).put("at", System.currentTimeMillis()));
+                    again |= m.getReconsumeTimes() < failing;
                 }
-                return ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
+                return again ? ConsumeConcurrentlyStatus.RECONSUME_LATER : ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
             });
         }
         consumer.start();

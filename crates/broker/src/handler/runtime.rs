@@ -80,14 +80,12 @@ fn table(broker: &Shared) -> BTreeMap<String, String> {
     }
     put("EndTransactionQueueSize", "0".to_owned());
     put("EndTransactionThreadPoolQueueCapacity", "100000".to_owned());
-    for key in [
-        "pageCacheLockTimeMills",
-        "remainTransientStoreBufferNumbs",
-        "timerReadBehind",
-        "timerOffsetBehind",
-        "timerCongestNum",
-    ] {
+    for key in ["pageCacheLockTimeMills", "remainTransientStoreBufferNumbs", "timerReadBehind", "timerOffsetBehind"] {
         put(key, "0".to_owned());
+    }
+    put("timerCongestNum", broker.timer.pending().to_string());
+    for (level, (done, end)) in (1..).zip(broker.timer.level_progress()) {
+        put(&format!("scheduleMessageOffset_{level}"), format!("{done},{end}"));
     }
     put("timerEnqueueTps", "0.0".to_owned());
     put("timerDequeueTps", "0.0".to_owned());

@@ -9,6 +9,7 @@
 
 mod answer;
 mod batch;
+mod later;
 mod measure;
 mod topic;
 mod transaction;
@@ -23,15 +24,16 @@ use ferromq_protocol::header::send::SendHeader;
 use ferromq_protocol::properties::MAX_PROPERTIES_BYTES;
 use ferromq_protocol::record::MessageParts;
 use ferromq_protocol::sys_flag::message as flags;
-use ferromq_protocol::{topic as names, version};
+use ferromq_protocol::topic as names;
 use ferromq_remoting::Connection;
 use ferromq_store::{AppendBatch, Queue, Reject};
 
 pub(crate) use self::answer::SendConstants;
 use self::answer::Waiting;
+use self::later::{divert, route_retry};
 use self::topic::find_topic;
 use self::transaction::Ending;
-use super::{Call, Refusal};
+use super::{Call, Refusal, send_back};
 use crate::broker::Shared;
 use crate::properties::{self, Kind, Seen};
 use crate::rates::Flow;
@@ -41,8 +43,6 @@ use crate::topics::Topic;
 const MAX_BATCH_MESSAGES: usize = 1024;
 /// A batch is appended when its bodies have this many bytes, even in the middle of a turn.
 const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
-/// Queues of a dead-letter topic (`DLQ_NUMS_PER_GROUP`).
-const DLQ_QUEUES: i32 = 1;
 
 /// Sends of one reactor thread that are not appended yet, and its buffers.
 #[derive(Default)]
@@ -197,16 +197,17 @@ impl Sends {
             seen.uniq_key = Some(start..self.stored.len() - 1);
         }
         // The retry of a committed message keeps its TRAN_MSG.
-        let retried = target.reconsume_times > 0 && seen.is_delayed();
-        let half = seen.kind == Kind::Transaction && !retried;
+        let retried = target.reconsume_times > 0 && seen.delay_level > 0;
+        let half = seen.kind == Kind::Transaction && !retried && !target.dead_letter;
         if seen.kind == Kind::Transaction && retried {
             seen.kind = Kind::Delay;
         }
         if target.dead_letter {
             properties::push(&mut self.stored, "DELAY", b"-1");
+            send_back::mark_dead(&mut self.stored);
         } else if half {
             self.prepare(broker, &seen, target)?;
-        } else {
+        } else if !matches!(seen.kind, Kind::Delay | Kind::Timer) {
             refuse_other_kinds(seen.kind)?;
         }
         if !half && target.sys_flag & (flags::TRANSACTION_ROLLBACK | flags::INNER_BATCH | flags::NEED_UNWRAP) != 0 {
@@ -216,19 +217,22 @@ impl Sends {
             return Err(Refusal::new(response::MESSAGE_ILLEGAL, "Required message key is missing"));
         }
         self.stored.extend_from_slice(&broker.send.stored_suffix);
+        let waits = if target.dead_letter { None } else { divert(broker, target, &mut self.stored, &mut seen)? };
         let body = call.request.body;
         if self.stored.len() > MAX_PROPERTIES_BYTES || body.len() > broker.max_message_size {
             return Err(illegal_size(broker));
         }
         let first = self.batch.len();
         let mut parts = parts(broker, call, header, target, body, &self.stored, &seen);
-        let queue = if half {
-            (parts.topic, parts.queue_id) = (names::TRANS_HALF, 0);
-            parts.sys_flag = flags::reset_transaction_value(parts.sys_flag, flags::TRANSACTION_NOT);
-            broker.transactions.half_queue()
-        } else {
-            queue_of(broker, call, target)?
+        let queue = match waits {
+            _ if half => {
+                parts.sys_flag = flags::reset_transaction_value(parts.sys_flag, flags::TRANSACTION_NOT);
+                broker.transactions.half_queue()
+            }
+            Some(waits) => waits,
+            None => queue_of(broker, call, target)?,
         };
+        (parts.topic, parts.queue_id) = (queue.topic(), queue.id());
         self.batch.push(queue, &parts).map_err(|reject| rejected(broker, reject))?;
         if half {
             // It counts for its topic when it is committed.
@@ -239,6 +243,9 @@ impl Sends {
         let uniq_key = seen.uniq_key.map_or(&[][..], |range| &self.stored[range]);
         let uniq_key = push_key(&mut self.uniq_keys, uniq_key);
         self.wait(call, first, target.queue_id, seen.no_wait, uniq_key);
+        if waits.is_some() && !target.topic.name().starts_with(names::RETRY_PREFIX) {
+            self.hand_out_recall(broker, target.topic.name());
+        }
         Ok(())
     }
 
@@ -254,6 +261,7 @@ impl Sends {
             count: (self.batch.len() - first) as u32,
             queue_id,
             uniq_key,
+            recall: (0, 0),
             no_wait,
             end: false,
         });
@@ -265,31 +273,6 @@ fn push_key(keys: &mut Vec<u8>, key: &[u8]) -> (u32, u32) {
     let start = keys.len() as u32;
     keys.extend_from_slice(key);
     (start, keys.len() as u32)
-}
-
-/// A retried message that was tried too often, or belongs to an orderly group, goes to the dead letters.
-fn route_retry(
-    broker: &Shared,
-    call: &Call<'_>,
-    header: &SendHeader<'_>,
-    target: Target,
-    group: &str,
-) -> Result<Target, Refusal> {
-    let Some(config) = broker.groups.find(group) else {
-        let remark = format!("subscription group not exist, {group}");
-        return Err(Refusal::new(response::SUBSCRIPTION_GROUP_NOT_EXIST, remark));
-    };
-    let asked = header.max_reconsume_times.filter(|_| call.request.head.version >= version::V3_4_9);
-    let max = asked.unwrap_or(config.retry_max_times);
-    if target.reconsume_times <= max && !broker.locks.holds_any(group, std::time::Instant::now()) {
-        return Ok(target);
-    }
-    let name = names::dlq_topic(group);
-    let topic = broker
-        .topics
-        .create_if_absent(&name, DLQ_QUEUES, 6, false, 0)
-        .ok_or_else(|| Refusal::new(response::SYSTEM_ERROR, format!("topic[{name}] not exist")))?;
-    Ok(Target { topic, queue_id: 0, dead_letter: true, ..target })
 }
 
 fn queue_of<'t>(broker: &Shared, call: &Call<'_>, target: &'t Target) -> Result<&'t Arc<Queue>, Refusal> {
@@ -332,8 +315,10 @@ fn refuse_other_kinds(kind: Kind) -> Result<(), Refusal> {
     match kind {
         Kind::Normal => Ok(()),
         Kind::Transaction => Err(not_served("transaction messages (property TRAN_MSG) in a batch")),
-        Kind::Delay => Err(not_served("delayed messages (property DELAY)")),
-        Kind::Timer => Err(not_served("timed messages (properties TIMER_DELIVER_MS, TIMER_DELAY_MS, TIMER_DELAY_SEC)")),
+        Kind::Delay | Kind::Timer => Err(Refusal::new(
+            response::MESSAGE_ILLEGAL,
+            "messages of a batch cannot be delayed: send them one by one (properties DELAY, TIMER_DELIVER_MS, TIMER_DELAY_MS, TIMER_DELAY_SEC)",
+        )),
         Kind::BrokenDelay => Err(Refusal::new(response::MESSAGE_ILLEGAL, "the property DELAY is not a number")),
         Kind::InnerBatch => {
             Err(Refusal::new(response::MESSAGE_ILLEGAL, "the property INNER_NUM is only for inner batches"))

@@ -41,6 +41,9 @@ pub(super) fn system_topics(config: &BrokerConfig) -> Vec<TopicConfig> {
     if config.auto_create_topic_enable {
         topics.push(topic(names::AUTO_CREATE_TOPIC_KEY, config.default_topic_queue_nums as i32, open_if(true)));
     }
+    if config.timer_wheel_enable {
+        topics.push(topic(names::TIMER, 1, both));
+    }
     if config.trace_topic_enable {
         topics.push(topic(&config.msg_trace_topic_name, 1, both));
     }

@@ -322,8 +322,10 @@ fn files_of_a_java_store_that_are_not_ours_stay_as_they_are() {
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("config");
     std::fs::create_dir_all(&config).unwrap();
-    let delay: &[u8] = b"{\n\t\"dataVersion\":{\"counter\":2},\n\t\"offsetTable\":{1:5,3:7}\n}";
-    std::fs::write(config.join("delayOffset.json"), delay).unwrap();
+    let metrics: &[u8] = b"{\n\t\"dataVersion\":{\"counter\":2},\n\t\"timingCount\":{}\n}";
+    std::fs::write(config.join("timermetrics"), metrics).unwrap();
+    // Offsets of delay levels that the queues do not have are corrected, as in RocketMQ.
+    std::fs::write(config.join("delayOffset.json"), b"{\"offsetTable\":{1:5,3:7}}").unwrap();
     std::fs::write(config.join("consumerOffset.json"), b"{\"offsetTable\":{\"T@g\":{0:12,\"1\":13}}}").unwrap();
     std::fs::write(config.join("topics.json"), b"{broken").unwrap();
     std::fs::write(config.join("topics.json.bak"), b"{\"topicConfigTable\":{\"T\":{\"topicName\":\"T\"}}}").unwrap();
@@ -335,5 +337,6 @@ fn files_of_a_java_store_that_are_not_ours_stay_as_they_are() {
         assert_eq!(topics["topicList"], json!(["T"]));
     });
     broker.shutdown();
-    assert_eq!(std::fs::read(config.join("delayOffset.json")).unwrap(), delay);
+    assert_eq!(std::fs::read(config.join("timermetrics")).unwrap(), metrics);
+    assert_eq!(saved(dir.path(), "delayOffset.json")["offsetTable"]["3"], 0);
 }

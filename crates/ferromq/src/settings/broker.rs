@@ -284,6 +284,13 @@ const KEYS: &[Key<BrokerSettings>] = &[
     }),
     key("deleteFileBatchMax", |s| Slot::Int(Int::U32(&mut s.store.delete_file_batch_max), 1, 10_000)),
     key("messageDelayLevel", |s| Slot::Text(&mut s.store.message_delay_level)),
+    // Delayed delivery.
+    important("timerWheelEnable", |s| Slot::Bool(&mut s.broker.timer_wheel_enable)),
+    key("recallMessageEnable", |s| Slot::Bool(&mut s.broker.recall_message_enable)),
+    key("allowRecallWhenBrokerNotWriteable", |s| Slot::Bool(&mut s.broker.allow_recall_when_broker_not_writeable)),
+    key("timerMaxDelaySec", |s| Slot::Int(Int::U32(&mut s.broker.timer_max_delay_sec), 1, i32::MAX as i64)),
+    key("timerPrecisionMs", |s| Slot::Int(Int::U32(&mut s.broker.timer_precision_ms), 1, 60_000)),
+    key("timerRollWindowSlot", |s| Slot::Int(Int::U32(&mut s.broker.timer_roll_window_slot), 2, i32::MAX as i64)),
     // Offsets.
     key("flushConsumerOffsetInterval", |s| {
         Slot::Int(Int::U64(&mut s.broker.flush_consumer_offset_interval), 10, DAY_MS)

@@ -33,6 +33,8 @@ pub(super) struct Waiting {
     pub queue_id: u32,
     /// Bounds of its unique key.
     pub uniq_key: (u32, u32),
+    /// Bounds of the handle that takes it back, empty unless it is a timer message; with the unique keys.
+    pub recall: (u32, u32),
     /// The producer does not wait for the disk (WAIT=false).
     pub no_wait: bool,
     /// It ends a transaction: the answer has no header.
@@ -169,6 +171,12 @@ impl SendConstants {
             && !uniq_key.is_empty()
         {
             frame.str("transactionId", uniq_key);
+        }
+        let recall = &uniq_keys[waiting.recall.0 as usize..waiting.recall.1 as usize];
+        if let Ok(recall) = std::str::from_utf8(recall)
+            && !recall.is_empty()
+        {
+            frame.str("recallHandle", recall);
         }
         frame.str("MSG_REGION", &self.region).str("TRACE_ON", self.trace_on);
         frame.finish();

@@ -1,0 +1,63 @@
+//! The tables that are kept in files of the store's `config` folder: how each is encoded, and when it is written.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::Shared;
+use crate::persist::Saved;
+
+/// What `persist.rs` writes, and when.
+pub(super) fn tables(shared: &Arc<Shared>) -> Vec<Saved> {
+    fn table(
+        shared: &Arc<Shared>,
+        path: &Path,
+        early: bool,
+        changes: fn(&Shared) -> u64,
+        encode: fn(&Shared) -> io::Result<Vec<u8>>,
+    ) -> Saved {
+        let (a, b) = (Arc::clone(shared), Arc::clone(shared));
+        Saved {
+            path: path.to_owned(),
+            changes: Box::new(move || changes(&a)),
+            encode: Box::new(move || encode(&b)),
+            early,
+        }
+    }
+    let marks = &shared.timer.marks;
+    vec![
+        table(shared, shared.topics.path(), true, |s| s.topics.generation(), |s| s.topics.encode()),
+        table(shared, shared.groups.path(), true, |s| s.groups.changes(), |s| s.groups.encode()),
+        table(shared, shared.request_modes.path(), true, |s| s.request_modes.changes(), |s| s.request_modes.encode()),
+        table(
+            shared,
+            shared.order_pops.path(),
+            false,
+            |s| s.order_pops.changes(),
+            |s| s.order_pops.encode(|topic, group| s.topics.get(topic).is_some() && s.groups.get(group).is_some()),
+        ),
+        // After the ordered pops: what they lack compared with the offsets is read back from the log.
+        table(shared, shared.offsets.path(), false, |s| s.offsets.changes(), |s| s.encode_offsets()),
+        table(
+            shared,
+            shared.transactions.metrics.path(),
+            false,
+            |s| s.transactions.metrics.changes(),
+            |s| s.transactions.metrics.encode(),
+        ),
+        table(
+            shared,
+            marks.levels_path(),
+            false,
+            |s| s.timer.marks.changes(&s.store),
+            |s| s.timer.marks.encode_levels(),
+        ),
+        table(
+            shared,
+            marks.timer_path(),
+            true,
+            |s| s.timer.marks.changes(&s.store),
+            |s| Ok(s.timer.marks.encode_timer()),
+        ),
+    ]
+}
