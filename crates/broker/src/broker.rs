@@ -24,6 +24,7 @@ use crate::config::BrokerConfig;
 use crate::groups::Groups;
 use crate::handler::pull;
 use crate::handler::send::SendConstants;
+use crate::limits::Limits;
 use crate::live::Live;
 use crate::locks::OrderLocks;
 use crate::longpoll::LongPolls;
@@ -100,6 +101,7 @@ pub struct Shared {
     pub timer: Arc<Timer>,
     pub blocking: Blocking,
     pub transactions: Transactions,
+    pub limits: Limits,
     /// Settings that may change while the broker runs.
     pub live: Live,
     pub stats: Stats,
@@ -220,6 +222,7 @@ impl Broker {
             clients: Clients::default(),
             locks: OrderLocks::default(),
             blocking: Blocking::start()?,
+            limits: Limits::default(),
             live: Live::new(&config),
             stats: Stats::default(),
             rates: Rates::default(),

@@ -95,6 +95,8 @@ pub struct BrokerConfig {
     pub max_msgs_num_batch: u32,
     /// Pop consumption.
     pub pop: PopConfig,
+    /// Messages a second that one connection may send, 0 for any number.
+    pub client_send_rate_limit: u32,
     /// Replies to requests are kept as messages of the reply topic.
     pub store_reply_message_enable: bool,
     /// The file that changes of settings are written into; `None` keeps them until the next start only.
@@ -162,6 +164,7 @@ impl Default for BrokerConfig {
             server_channel_max_idle_time_seconds: 120,
             max_msgs_num_batch: 64,
             pop: PopConfig::default(),
+            client_send_rate_limit: 0,
             store_reply_message_enable: true,
             config_file: None,
             recall_message_enable: false,

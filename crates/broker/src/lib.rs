@@ -11,6 +11,7 @@ mod config;
 mod filter;
 mod groups;
 mod handler;
+mod limits;
 mod live;
 mod locks;
 mod longpoll;

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use crate::broker::Shared;
 use crate::config::BrokerConfig;
 use crate::handler::Refusal;
+use crate::limits;
 
 /// Longest body of UPDATE_BROKER_CONFIG, bytes.
 const MAX_UPDATE_BYTES: usize = 64 * 1024;
@@ -36,6 +37,7 @@ pub struct Live {
     notify_consumer_ids_changed_enable: AtomicBool,
     use_server_side_reset_offset: AtomicBool,
     store_reply_message_enable: AtomicBool,
+    client_send_rate_limit: AtomicI64,
     /// Changes since the start.
     changes: AtomicU64,
     /// One change at a time: two would overwrite each other's lines in the file.
@@ -70,6 +72,7 @@ const KEYS: &[Key] = &[
     key("notifyConsumerIdsChangedEnable", |b| Cell::Switch(&b.live.notify_consumer_ids_changed_enable)),
     key("useServerSideResetOffset", |b| Cell::Switch(&b.live.use_server_side_reset_offset)),
     key("storeReplyMessageEnable", |b| Cell::Switch(&b.live.store_reply_message_enable)),
+    key("clientSendRateLimit", |b| Cell::Number(&b.live.client_send_rate_limit, 0, limits::MAX_RATE)),
 ];
 
 impl Live {
@@ -86,6 +89,7 @@ impl Live {
             notify_consumer_ids_changed_enable: config.notify_consumer_ids_changed_enable.into(),
             use_server_side_reset_offset: config.use_server_side_reset_offset.into(),
             store_reply_message_enable: config.store_reply_message_enable.into(),
+            client_send_rate_limit: i64::from(config.client_send_rate_limit).into(),
             changes: AtomicU64::new(0),
             changing: Mutex::new(()),
         }
@@ -129,6 +133,11 @@ impl Live {
 
     pub fn store_reply_message_enable(&self) -> bool {
         self.store_reply_message_enable.load(Relaxed)
+    }
+
+    /// Messages a second, 0 for any number.
+    pub fn client_send_rate_limit(&self) -> u64 {
+        self.client_send_rate_limit.load(Relaxed).unsigned_abs()
     }
 
     /// Changes since the start.

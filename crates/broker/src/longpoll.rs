@@ -62,17 +62,21 @@ impl Default for LongPolls {
     }
 }
 
+/// Too many pulls are parked already.
+#[derive(Debug)]
+pub(crate) struct LineFull;
+
 fn key(queue: &Arc<Queue>) -> usize {
     Arc::as_ptr(queue) as usize
 }
 
 impl LongPolls {
-    /// Parks a pull, or gives it back when [`MAX_PARKED`] wait already. When messages arrived since the pull looked,
+    /// Parks a pull, unless [`MAX_PARKED`] wait already. When messages arrived since the pull looked,
     /// it is ready at once; the caller asks [`LongPolls::take_ready`] afterwards.
-    pub(crate) fn park(&self, parked: Parked) -> Result<(), Parked> {
+    pub(crate) fn park(&self, parked: Parked) -> Result<(), LineFull> {
         if self.parked.fetch_add(1, Ordering::Relaxed) >= MAX_PARKED {
             self.parked.fetch_sub(1, Ordering::Relaxed);
-            return Err(parked);
+            return Err(LineFull);
         }
         let queue = Arc::clone(&parked.pull.queue);
         let offset = parked.pull.offset;

@@ -68,6 +68,7 @@ impl Service for BrokerService {
     fn on_close(&self, conn: &Arc<Connection>) {
         self.shared.polls.connection_closed();
         self.shared.clients.connection_closed(conn.id());
+        self.shared.limits.forget_connection(conn.id());
     }
 }
 

@@ -48,7 +48,7 @@ impl TopicSettings {
 
 /// Admin calls.
 pub struct Admin {
-    client: Client,
+    pub(crate) client: Client,
 }
 
 impl Client {

@@ -28,6 +28,7 @@
 #![warn(missing_docs)]
 
 mod admin;
+mod backlog;
 mod client;
 mod config;
 mod consumer;
@@ -46,6 +47,7 @@ mod route;
 mod server_calls;
 
 pub use admin::{Admin, TopicSettings};
+pub use backlog::{Backlog, QueueBacklog};
 pub use client::{Client, MAX_CACHED_TOPICS};
 pub use config::ClientConfig;
 pub use consumer::{Ack, ConsumeFrom, Consumer, ConsumerBuilder, ConsumerConfig};

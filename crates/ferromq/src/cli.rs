@@ -42,6 +42,8 @@ pub enum Command {
     /// Inspect the dead letters of consumer groups, and replay them
     #[command(subcommand)]
     Dlq(DlqCommand),
+    /// Show how far a consumer group is behind, and when it will have caught up
+    Lag(LagArgs),
     /// Measure throughput, latency and the server's CPU time per message
     Bench(BenchArgs),
     /// Check the files of a stopped broker, of this or of a Java one: exit code 0 safe to take over, 1 damaged, 2 not usable
@@ -165,6 +167,20 @@ pub struct TailArgs {
     #[arg(long, value_name = "N")]
     pub count: Option<u64>,
     /// Print one JSON object per message
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct LagArgs {
+    /// Consumer group
+    pub group: String,
+    #[command(flatten)]
+    pub cluster: Cluster,
+    /// Only this topic
+    #[arg(short, long)]
+    pub topic: Option<String>,
+    /// Print one JSON object per topic
     #[arg(long)]
     pub json: bool,
 }

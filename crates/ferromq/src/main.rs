@@ -11,6 +11,7 @@ mod connect;
 mod dev;
 mod dlq;
 mod host;
+mod lag;
 mod printer;
 mod send;
 mod servers;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         Command::Tail(arguments) => tail::run(arguments),
         Command::Topic(command) => topic::run(command),
         Command::Dlq(command) => dlq::run(command),
+        Command::Lag(arguments) => lag::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),
         Command::CheckStore(arguments) => return check_store::run(&arguments),
     };

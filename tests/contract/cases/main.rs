@@ -12,6 +12,7 @@ mod mqadmin;
 mod order;
 mod pop;
 mod read;
+mod reply;
 mod retention;
 mod send;
 mod takeover;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
     cases.extend(fields::cases());
     cases.extend(read::cases());
     cases.extend(consume::cases());
+    cases.extend(reply::cases());
     cases.extend(order::cases());
     cases.extend(pop::cases());
     cases.extend(later::cases());

@@ -207,6 +207,9 @@ fn messages(lab: &Lab) -> Outcome {
         &format!("queryCq -t {topic} -q 0 -i 0 -c 5 -b {broker}"),
         &["======================================"],
     )?;
+    let traced = admin.shows(&format!("sendMessage -t {topic} -p traced -m true"), &["SEND_OK"])?;
+    let unique = traced.lines().find_map(|line| line.split_once(" SEND_OK ")).map_or("", |(_, id)| id.trim());
+    admin.comes_to_show(&format!("queryMsgTraceById -i {unique}"), &["#ProducerGroup", "Pub ", " success"])?;
     admin.shows(&format!("checkMsgSendRT -t {topic} -a 3 -s 64"), &["broker-a", "true", "Avg RT: "])?;
     Ok(())
 }
@@ -231,12 +234,34 @@ fn broker(lab: &Lab) -> Outcome {
     admin.shows("resetOffsetByTime -g lagging -t Lag -s 0", &["broker-a 0 0"])?;
     admin.shows(&format!("resetOffsetByTime -g lagging -t Lag -s now -b {addr} -q 0 -o 3"), &["3"])?;
     admin.shows(&format!("brokerConsumeStats -b {addr}"), &["Lag lagging broker-a 0 7 3 4", "Diff Total: 4"])?;
+    if lab.make == Make::Ferro {
+        lag_command(lab, &cluster.namesrv.addr)?;
+    }
     admin.shows(&format!("cleanUnusedTopic -b {addr}"), &["success"])?;
     admin.shows("wipeWritePerm -b broker-a", &["wipe write perm of broker[broker-a] in name server"])?;
     admin.shows("topicRoute -t Lag", &["\"perm\":4"])?;
     admin.shows("addWritePerm -b broker-a", &["add write perm of broker[broker-a] in name server"])?;
     admin.shows("topicRoute -t Lag", &["\"perm\":6"])?;
     driver.call("stop", &[("name", &producer)]).map(drop)
+}
+
+/// `ferromq lag` says the same, and since when.
+fn lag_command(lab: &Lab, namesrv: &str) -> Outcome {
+    let lag = |group: &str| {
+        std::process::Command::new(lab.tools.ferromq()?)
+            .args(["lag", group, "--json", "-n", namesrv])
+            .output()
+            .map_err(Stop::from)
+    };
+    let output = lag("lagging")?;
+    let line: serde_json::Value = serde_json::from_slice(&output.stdout)
+        .map_err(|e| Stop::Failed(format!("{e}: {}", String::from_utf8_lossy(&output.stderr))))?;
+    ensure_eq!((&line["topic"], &line["lag"]), (&"Lag".into(), &4.into()), "topic and lag in {line}");
+    ensure!(line["behindSeconds"].as_f64() > Some(0.0), "four messages wait: {line}");
+    ensure!(line["sentPerSecond"].as_f64() > Some(0.0), "seven were sent within the minute: {line}");
+    ensure_eq!(&line["drainedInSeconds"], &serde_json::Value::Null, "nobody reads, in {line}");
+    ensure_eq!(lag("nobody")?.status.code(), Some(1), "the end of a command for a group without offsets");
+    Ok(())
 }
 
 fn settings(lab: &Lab) -> Outcome {

@@ -32,6 +32,7 @@ import org.apache.rocketmq.client.producer.DefaultMQProducer;
 import org.apache.rocketmq.client.producer.MessageQueueSelector;
 import org.apache.rocketmq.client.producer.SendCallback;
 import org.apache.rocketmq.client.producer.SendResult;
+import org.apache.rocketmq.client.utils.MessageUtil;
 import org.apache.rocketmq.common.consumer.ConsumeFromWhere;
 import org.apache.rocketmq.common.message.Message;
 import org.apache.rocketmq.common.message.MessageAccessor;
@@ -180,6 +181,10 @@ public final class Driver {
                 break;
             case "send":
                 send(args, answer);
+                break;
+            case "request":
+                answer.row(message((MessageExt) PRODUCERS.get(args.need("name"))
+                        .request(build(Args.parse(args.need("m"))), args.num64("timeout", 10_000))));
                 break;
             case "route":
                 for (MessageQueue mq : PRODUCERS.get(args.need("name")).fetchPublishMessageQueues(args.need("topic"))) {
@@ -480,6 +485,8 @@ public final class Driver {
         final int failing = args.num("fail", 0);
         final long suspendFirst = args.num64("suspend", 0);
         final Set<String> suspended = ConcurrentHashMap.newKeySet();
+        // The producer that answers each message.
+        final String replier = args.get("replier", null);
         if (args.get("mode", "concurrent").equals("orderly")) {
             consumer.registerMessageListener((MessageListenerOrderly) (messages, context) -> {
                 for (MessageExt m : messages) {
@@ -500,12 +507,25 @@ public final class Driver {
                     }
                     line("event " + name + " " + message(m).put("at", System.currentTimeMillis()));
                     again |= m.getReconsumeTimes() < failing;
+                    if (replier != null) {
+                        reply(PRODUCERS.get(replier), m);
+                    }
                 }
                 return again ? ConsumeConcurrentlyStatus.RECONSUME_LATER : ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
             });
         }
         consumer.start();
         CONSUMERS.put(name, consumer);
+    }
+
+    private static void reply(DefaultMQProducer producer, MessageExt request) {
+        try {
+            String body = "reply to " + new String(request.getBody(), StandardCharsets.UTF_8);
+            SendResult sent = producer.send(MessageUtil.createReplyMessage(request, body.getBytes(StandardCharsets.UTF_8)));
+            line("event replies " + new Row().put("status", sent.getSendStatus()).put("body", body));
+        } catch (Exception e) {
+            line("event replies " + failure(new Row(), e));
+        }
     }
 
     private static void pull(Args args, Answer answer) throws Exception {

@@ -21,6 +21,7 @@ use super::{Call, Refusal};
 use crate::broker::Shared;
 use crate::clients::Subscription;
 use crate::filter::{self, Filter};
+use crate::limits::Bucket;
 use crate::longpoll::Parked;
 use crate::rates::Flow;
 
@@ -73,6 +74,8 @@ pub(crate) struct Pull {
     group_sys_flag: i32,
     /// Counts what is handed out.
     read: Option<Arc<Flow>>,
+    /// How fast the group may read.
+    limit: Option<Arc<Bucket>>,
 }
 
 /// Codes 11 and 361.
@@ -101,6 +104,12 @@ pub(crate) fn pull(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8>) -> 
             out,
         );
         return Ok(());
+    }
+    if let Some(wait) = pull.limit.as_ref().and_then(|limit| limit.wait(Instant::now())) {
+        let (shared, conn) = (Arc::clone(broker), Arc::clone(call.conn));
+        return broker.limits.hold(wait, move || {
+            let _ = read_later(&shared, conn, pull);
+        });
     }
     let suspend = (header.sys_flag & flags::SUSPEND != 0).then(|| suspend_time(broker, header.suspend_timeout_millis));
     serve(broker, call.conn, pull, suspend, out)
@@ -275,6 +284,7 @@ fn check(
         topic_sys_flag: topic.config().topic_sys_flag,
         group_sys_flag: group.group_sys_flag,
         read: broker.rates.read_by(topic_name, group_name),
+        limit: broker.limits.of_group(group_name, &group.attributes),
     })
 }
 
@@ -331,6 +341,9 @@ impl Pull {
         broker.stats.count_pull(u64::from(outcome.count));
         if let Some(flow) = self.read.as_ref().filter(|_| outcome.count > 0) {
             flow.count(u64::from(outcome.count), records.len() as u64);
+        }
+        if let Some(limit) = self.limit.as_ref().filter(|_| outcome.count > 0) {
+            limit.charge(u64::from(outcome.count), Instant::now());
         }
         outcome
     }

@@ -31,6 +31,7 @@ use ferromq_store::{AppendBatch, Queue, Reject};
 pub(crate) use self::answer::SendConstants;
 use self::answer::Waiting;
 use self::later::{divert, route_retry};
+use self::measure::{charge, within_limits};
 use self::topic::find_topic;
 use self::transaction::Ending;
 use super::{Call, Refusal, send_back};
@@ -127,11 +128,15 @@ impl Sends {
         // between the reactors.
         let generation = broker.topics.generation();
         let target = self.check(broker, call, &header, generation)?;
+        let of_client = broker.limits.of_connection(call.conn.id(), broker.live.client_send_rate_limit());
+        within_limits(&target.topic, of_client.as_deref())?;
+        let first = self.batch.len();
         let added = if call.request.head.code == request::SEND_BATCH_MESSAGE || header.batch {
             self.add_batch(broker, call, &header, &target)
         } else {
             self.add_one(broker, call, &header, &target)
         };
+        charge(&target.topic, of_client.as_deref(), self.batch.len() - first);
         self.last_topic = Some((target.topic, generation));
         added?;
         self.body_bytes += call.request.body.len();

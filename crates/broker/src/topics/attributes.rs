@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::limits;
+
 /// Most attribute changes one request may carry.
 const MAX_CHANGES: usize = 256;
 
@@ -43,6 +45,8 @@ pub const TOPIC: &[Attribute] = &[
     ),
     row("reserve.time", true, Values::Range(-1, i64::MAX)),
     row("lite.topic.expiration", true, Values::Range(-1, i64::MAX)),
+    // Our own; a Java broker keeps it and does nothing.
+    row(limits::SEND_RATE, true, Values::Range(0, limits::MAX_RATE)),
 ];
 
 /// Attributes of a subscription group.
@@ -55,6 +59,7 @@ pub const GROUP: &[Attribute] = &[
     row("lite.sub.client.quota", true, Values::Range(-1, i64::MAX)),
     row("lite.sub.client.max.event.cnt", true, Values::Range(10, i64::MAX)),
     row("lite.sub.wildcard", true, Values::OneOf(&["true", "false"])),
+    row(limits::READ_RATE, true, Values::Range(0, limits::MAX_RATE)),
 ];
 
 /// Why a change of attributes was refused; the text is the remark of RocketMQ's answer.

@@ -7,6 +7,7 @@ use ferromq_protocol::sys_flag::perm;
 use ferromq_store::{Queue, Store};
 
 use super::MAX_QUEUES_PER_TOPIC;
+use crate::limits::{self, Bucket};
 use crate::rates::Flow;
 
 /// One topic as it stands; replaced as a whole by a change.
@@ -16,6 +17,7 @@ pub struct Topic {
     batch_queue: bool,
     queues: Box<[OnceLock<Arc<Queue>>]>,
     taken: Arc<Flow>,
+    limit: Option<Arc<Bucket>>,
 }
 
 impl Topic {
@@ -27,7 +29,8 @@ impl Topic {
         let has = |key: &str, value: &str| config.attributes.get(key).is_some_and(|v| v == value);
         let (compaction, batch_queue) = (has("cleanup.policy", "COMPACTION"), has("queue.type", "BatchCQ"));
         let taken = before.map_or_else(|| Arc::new(Flow::new()), |topic| Arc::clone(&topic.taken));
-        Self { config, compaction, batch_queue, queues, taken }
+        let limit = Bucket::of(&config.attributes, limits::SEND_RATE, before.and_then(|topic| topic.limit.as_ref()));
+        Self { config, compaction, batch_queue, queues, taken, limit }
     }
 
     /// Settings as `topics.json` has them.
@@ -42,6 +45,11 @@ impl Topic {
     /// Counts what producers have stored in it.
     pub fn taken(&self) -> &Arc<Flow> {
         &self.taken
+    }
+
+    /// How fast producers may send to it.
+    pub fn limit(&self) -> Option<&Bucket> {
+        self.limit.as_deref()
     }
 
     /// Number of queues consumers read.

@@ -4,6 +4,7 @@
 
 mod clients;
 mod figures;
+mod limits;
 mod registration;
 mod support;
 mod tables;

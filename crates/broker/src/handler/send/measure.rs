@@ -1,9 +1,31 @@
-//! Counting what the topics of a turn took in.
+//! Counting what the topics of a turn took in, and keeping it within the rates that are set.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::Sends;
+use crate::handler::Refusal;
+use crate::limits::{self, Bucket};
 use crate::topics::Topic;
+
+/// Refuses what goes beyond the limits of its topic or its connection.
+pub(super) fn within_limits(topic: &Topic, of_client: Option<&Bucket>) -> Result<(), Refusal> {
+    if let Some(bucket) = topic.limit() {
+        let who = || format!("producers of topic {}", topic.name());
+        limits::refuse_beyond(bucket, who, "topic attribute send.rate.limit")?;
+    }
+    match of_client {
+        Some(bucket) => limits::refuse_beyond(bucket, || "one connection".to_owned(), "setting clientSendRateLimit"),
+        None => Ok(()),
+    }
+}
+
+/// Uses the limits for messages that passed.
+pub(super) fn charge(topic: &Topic, of_client: Option<&Bucket>, messages: usize) {
+    for bucket in topic.limit().into_iter().chain(of_client) {
+        bucket.charge(messages as u64, Instant::now());
+    }
+}
 
 impl Sends {
     /// Notes whose messages those from `first` on are, to count them once they are stored.

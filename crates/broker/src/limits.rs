@@ -1,0 +1,195 @@
+//! Rate limits that are set while the broker runs: what a topic takes in (topic attribute `send.rate.limit`), what a group
+//! reads (group attribute `read.rate.limit`), what one connection sends (`clientSendRateLimit`), all in messages a second.
+//!
+//! A [`Bucket`] is one atomic number: the moment until which its rate is used up. Up to [`BURST`] may be used ahead. A send
+//! beyond it is refused (SYSTEM_BUSY, which clients answer by another broker or a later try, with the time to wait in the
+//! remark); a pull is answered later instead, because a refusal would make consumers ask all the more. Where no limit is
+//! set a request looks at one `Option`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use ferromq_protocol::code::response;
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+
+use crate::handler::Refusal;
+
+/// Attribute of a topic.
+pub const SEND_RATE: &str = "send.rate.limit";
+/// Attribute of a group.
+pub const READ_RATE: &str = "read.rate.limit";
+/// Largest rate, messages a second.
+pub const MAX_RATE: i64 = 10_000_000;
+/// How much of a rate may be used ahead.
+const BURST: Duration = Duration::from_secs(1);
+/// Longest time a limit holds back a pull.
+const MAX_HOLD: Duration = Duration::from_secs(10);
+/// Most pulls that limits hold back at a time.
+const MAX_HELD: usize = 10_000;
+
+/// One limit and how far it is used.
+#[derive(Debug)]
+pub struct Bucket {
+    rate: u64,
+    begun: Instant,
+    /// Nanoseconds after `begun`.
+    used_until: AtomicU64,
+}
+
+impl Bucket {
+    /// A limit of `rate` messages a second, which is not 0.
+    pub fn new(rate: u64, now: Instant) -> Self {
+        Self { rate: rate.max(1), begun: now, used_until: AtomicU64::new(0) }
+    }
+
+    /// The limit that the attributes set, `None` without one. A bucket of the same rate goes on.
+    pub fn of(attributes: &BTreeMap<String, String>, name: &str, before: Option<&Arc<Self>>) -> Option<Arc<Self>> {
+        let rate = attributes.get(name)?.parse().ok().filter(|rate: &u64| *rate > 0)?;
+        match before {
+            Some(bucket) if bucket.rate == rate => Some(Arc::clone(bucket)),
+            _ => Some(Arc::new(Self::new(rate, Instant::now()))),
+        }
+    }
+
+    /// Messages a second.
+    pub fn rate(&self) -> u64 {
+        self.rate
+    }
+
+    /// How long to wait before more may pass; `None` when it may now.
+    pub fn wait(&self, now: Instant) -> Option<Duration> {
+        let ahead = self.used_until.load(Relaxed).saturating_sub(self.at(now));
+        ahead.checked_sub(BURST.as_nanos() as u64).filter(|wait| *wait > 0).map(Duration::from_nanos)
+    }
+
+    /// Uses the rate for messages that pass.
+    pub fn charge(&self, messages: u64, now: Instant) {
+        let (now, cost) = (self.at(now), messages.saturating_mul(1_000_000_000 / self.rate));
+        let _ = self.used_until.fetch_update(Relaxed, Relaxed, |used| Some(used.max(now).saturating_add(cost)));
+    }
+
+    fn at(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.begun).as_nanos() as u64
+    }
+}
+
+/// Limits that are not kept with what they limit.
+pub struct Limits {
+    groups: Mutex<HashMap<Box<str>, Arc<Bucket>>>,
+    connections: Mutex<HashMap<u64, Arc<Bucket>>>,
+    held: Arc<Semaphore>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { groups: Mutex::default(), connections: Mutex::default(), held: Arc::new(Semaphore::new(MAX_HELD)) }
+    }
+}
+
+impl Limits {
+    /// The limit of a group's reading. The number of buckets is bounded by that of groups.
+    pub fn of_group(&self, group: &str, attributes: &BTreeMap<String, String>) -> Option<Arc<Bucket>> {
+        if !attributes.contains_key(READ_RATE) {
+            return None;
+        }
+        let mut groups = self.groups.lock();
+        let bucket = Bucket::of(attributes, READ_RATE, groups.get(group))?;
+        groups.insert(group.into(), Arc::clone(&bucket));
+        Some(bucket)
+    }
+
+    /// The limit of a connection's sends, `None` for a rate of 0.
+    pub fn of_connection(&self, id: u64, rate: u64) -> Option<Arc<Bucket>> {
+        if rate == 0 {
+            return None;
+        }
+        let mut connections = self.connections.lock();
+        let bucket = connections.entry(id).or_insert_with(|| Arc::new(Bucket::new(rate, Instant::now())));
+        if bucket.rate != rate {
+            *bucket = Arc::new(Bucket::new(rate, Instant::now()));
+        }
+        Some(Arc::clone(bucket))
+    }
+
+    /// A connection has ended.
+    pub fn forget_connection(&self, id: u64) {
+        let mut connections = self.connections.lock();
+        if !connections.is_empty() {
+            connections.remove(&id);
+        }
+    }
+
+    /// Runs `answer` after `wait`, which is cut to [`MAX_HOLD`]; refuses when too many wait already.
+    pub(crate) fn hold(&self, wait: Duration, answer: impl FnOnce() + Send + 'static) -> Result<(), Refusal> {
+        let permit = Arc::clone(&self.held).try_acquire_owned().map_err(|_| {
+            let remark = "[FLOW_CONTROL]too many pulls wait for rate limits, pull later";
+            Refusal::new(response::FLOW_CONTROL, remark)
+        })?;
+        tokio::spawn(async move {
+            tokio::time::sleep(wait.min(MAX_HOLD)).await;
+            drop(permit);
+            answer();
+        });
+        Ok(())
+    }
+}
+
+/// Refuses a send beyond a limit.
+pub(crate) fn refuse_beyond(bucket: &Bucket, who: impl Fn() -> String, setting: &str) -> Result<(), Refusal> {
+    let Some(wait) = bucket.wait(Instant::now()) else { return Ok(()) };
+    let remark = format!(
+        "[FLOW_CONTROL]{} may send {} messages a second ({setting}): retry after {} ms",
+        who(),
+        bucket.rate,
+        wait.as_millis() + 1
+    );
+    Err(Refusal::new(response::SYSTEM_BUSY, remark))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_kept_after_a_burst_of_a_second() {
+        let start = Instant::now();
+        let bucket = Bucket::new(100, start);
+        let after = |millis| start + Duration::from_millis(millis);
+        let mut passed = 0;
+        for millis in 0..5_000 {
+            if bucket.wait(after(millis)).is_none() {
+                bucket.charge(1, after(millis));
+                passed += 1;
+            }
+        }
+        assert!((599..=602).contains(&passed), "{passed} in five seconds with a burst of one");
+        // What was not used is not saved up beyond the burst.
+        bucket.charge(1, after(60_000));
+        assert!(bucket.wait(after(60_000)).is_none());
+        bucket.charge(500, after(60_000));
+        assert_eq!(bucket.wait(after(60_000)).unwrap().as_millis(), 4_010);
+    }
+
+    #[test]
+    fn a_change_of_other_attributes_keeps_what_is_used() {
+        let attributes = |rate: &str| BTreeMap::from([(SEND_RATE.to_owned(), rate.to_owned())]);
+        let first = Bucket::of(&attributes("5"), SEND_RATE, None).unwrap();
+        assert!(Arc::ptr_eq(&first, &Bucket::of(&attributes("5"), SEND_RATE, Some(&first)).unwrap()));
+        assert_eq!(Bucket::of(&attributes("6"), SEND_RATE, Some(&first)).unwrap().rate(), 6);
+        assert!(Bucket::of(&attributes("0"), SEND_RATE, None).is_none());
+    }
+
+    #[test]
+    fn connections_are_limited_each_and_forgotten() {
+        let limits = Limits::default();
+        assert!(limits.of_connection(1, 0).is_none());
+        let one = limits.of_connection(1, 10).unwrap();
+        assert!(Arc::ptr_eq(&one, &limits.of_connection(1, 10).unwrap()));
+        assert!(!Arc::ptr_eq(&one, &limits.of_connection(2, 10).unwrap()));
+        limits.forget_connection(1);
+        assert!(!Arc::ptr_eq(&one, &limits.of_connection(1, 10).unwrap()));
+    }
+}

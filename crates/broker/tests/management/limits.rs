@@ -1,0 +1,93 @@
+//! Rate limits of topics, groups and connections, set while the broker runs.
+
+use std::time::{Duration, Instant};
+
+use ferromq_protocol::code::request::*;
+use serde_json::json;
+
+use crate::support::{Peer, run, start};
+
+fn topic(attributes: &str) -> [(&str, &str); 8] {
+    [
+        ("topic", "T"),
+        ("defaultTopic", "TBW102"),
+        ("readQueueNums", "1"),
+        ("writeQueueNums", "1"),
+        ("perm", "6"),
+        ("topicFilterType", "SINGLE_TAG"),
+        ("order", "false"),
+        ("attributes", attributes),
+    ]
+}
+
+const SEND: [(&str, &str); 9] =
+    [("a", "p"), ("b", "T"), ("c", "TBW102"), ("d", "1"), ("e", "0"), ("f", "0"), ("g", "0"), ("h", "0"), ("i", "")];
+
+async fn sent(peer: &Peer, messages: usize) -> (usize, String) {
+    let (mut accepted, mut remark) = (0, String::new());
+    for _ in 0..messages {
+        let answer = peer.call(SEND_MESSAGE_V2, &SEND, b"x").await;
+        match answer.code {
+            0 => accepted += 1,
+            2 => remark = answer.remark,
+            other => panic!("code {other}: {}", answer.remark),
+        }
+    }
+    (accepted, remark)
+}
+
+#[test]
+fn sends_beyond_a_limit_are_busy_until_it_is_lifted() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = start(dir.path(), |_| {});
+    run(async {
+        let (peer, other) = (Peer::new(broker.addr()), Peer::new(broker.addr()));
+        peer.ok(UPDATE_AND_CREATE_TOPIC, &topic("+send.rate.limit=1"), b"").await;
+        let (accepted, remark) = sent(&peer, 20).await;
+        assert!((2..20).contains(&accepted), "{accepted} of 20 at one a second");
+        assert!(remark.contains("topic attribute send.rate.limit") && remark.contains("retry after"), "{remark}");
+        assert_eq!(peer.call(UPDATE_AND_CREATE_TOPIC, &topic("+send.rate.limit=-1"), b"").await.code, 1);
+        peer.ok(UPDATE_AND_CREATE_TOPIC, &topic("-send.rate.limit"), b"").await;
+        assert_eq!(sent(&peer, 20).await.0, 20);
+        peer.ok(UPDATE_BROKER_CONFIG, &[], b"clientSendRateLimit=1").await;
+        let (accepted, remark) = sent(&peer, 20).await;
+        assert!((2..20).contains(&accepted) && remark.contains("clientSendRateLimit"), "{accepted} {remark}");
+        assert_eq!(sent(&other, 2).await.0, 2, "another connection has its own limit");
+        peer.ok(UPDATE_BROKER_CONFIG, &[], b"clientSendRateLimit=0").await;
+        assert_eq!(sent(&peer, 20).await.0, 20);
+    });
+    broker.shutdown();
+}
+
+#[test]
+fn pulls_beyond_a_groups_limit_are_answered_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = start(dir.path(), |_| {});
+    run(async {
+        let peer = Peer::new(broker.addr());
+        peer.ok(UPDATE_AND_CREATE_TOPIC, &topic(""), b"").await;
+        assert_eq!(sent(&peer, 30).await.0, 30);
+        let group = json!({"groupName": "g", "attributes": {"+read.rate.limit": "10"}});
+        assert_eq!(peer.post(UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, group).await.code, 0);
+        let pull = |offset: &'static str| {
+            [
+                ("consumerGroup", "g"),
+                ("topic", "T"),
+                ("queueId", "0"),
+                ("queueOffset", offset),
+                ("maxMsgNums", "15"),
+                ("sysFlag", "4"),
+                ("commitOffset", "0"),
+                ("suspendTimeoutMillis", "0"),
+                ("subscription", "*"),
+                ("subVersion", "0"),
+            ]
+        };
+        let begun = Instant::now();
+        assert_eq!(peer.ok(PULL_MESSAGE, &pull("0"), b"").await.field("nextBeginOffset").unwrap(), "15");
+        assert!(begun.elapsed() < Duration::from_millis(400), "a second's worth is free");
+        peer.ok(PULL_MESSAGE, &pull("15"), b"").await;
+        assert!(begun.elapsed() >= Duration::from_millis(400), "answered after {:?}", begun.elapsed());
+    });
+    broker.shutdown();
+}
