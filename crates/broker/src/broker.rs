@@ -199,13 +199,14 @@ impl Broker {
             if let Some(timer) = timer.get() {
                 timer.arrived(arrival.queue, arrival.tags_code);
             }
-            pulls.arrived(arrival.queue, arrival.queue_offset, arrival.tags_code);
+            pulls.arrived(arrival);
             popping.arrived(arrival.queue, arrival.tags_code);
         };
         let max_message_size = store.max_message_size;
         let warm_log_bytes = if store.access_message_in_memory_max_ratio == 0 { 0 } else { WARM_LOG_BYTES };
         let delays = store.delays();
         let store = Arc::new(Store::open(store, Arc::new(listener))?);
+        polls.set_store(&store);
         let revive_topic = revive_topic(&config.broker_cluster_name);
         // With fewer queues than before, the others are still read back.
         let used = store.queues(&revive_topic).iter().map(|queue| queue.id() + 1).max().unwrap_or(0);

@@ -22,7 +22,7 @@ use ferromq_remoting::Connection;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, Semaphore};
 
-use crate::filter::Filter;
+use crate::filter::{ExpressionError, Filter};
 
 use group::{ConsumerGroup, Member, digest, text_bytes};
 pub(crate) use service::{drop_silent, tell_changes};
@@ -77,8 +77,20 @@ pub struct Client<C = Arc<Connection>> {
 pub struct Subscription {
     /// As the heartbeat said it.
     pub data: SubscriptionData,
-    /// The same, ready for the filter at the broker.
+    /// The same, ready for the filter at the broker; takes nothing when the expression is wrong.
     pub filter: Filter,
+    /// Why the expression is refused.
+    pub error: Option<ExpressionError>,
+}
+
+impl Subscription {
+    fn new(data: SubscriptionData) -> Self {
+        let (filter, error) = match Filter::of(&data) {
+            Ok(filter) => (filter, None),
+            Err(error) => (Filter::none(), Some(error)),
+        };
+        Self { data, filter, error }
+    }
 }
 
 /// What a heartbeat says of one consumer group.

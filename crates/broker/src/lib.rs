@@ -24,6 +24,7 @@ mod registration;
 mod request_modes;
 mod routes;
 mod service;
+mod sql;
 mod stats;
 mod timer;
 mod topic_routes;

@@ -8,12 +8,12 @@
 //! This file knows queues, filters and deadlines; `handler/pull.rs` knows how a pull is answered.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Instant;
 
 use ferromq_remoting::Connection;
-use ferromq_store::Queue;
+use ferromq_store::{Arrival, Queue, Store};
 use parking_lot::Mutex;
 
 use crate::handler::pull::Pull;
@@ -40,6 +40,8 @@ pub struct LongPolls {
     any_ready: AtomicBool,
     /// A connection closed since the last sweep.
     any_closed: AtomicBool,
+    /// Weak, because the store tells this table of arrivals.
+    store: OnceLock<Weak<Store>>,
 }
 
 #[derive(Default)]
@@ -58,6 +60,7 @@ impl Default for LongPolls {
             ready: Mutex::default(),
             any_ready: AtomicBool::new(false),
             any_closed: AtomicBool::new(false),
+            store: OnceLock::new(),
         }
     }
 }
@@ -95,8 +98,17 @@ impl LongPolls {
     }
 
     /// A message of this queue became visible. Called by dispatch for queues with watchers.
-    pub(crate) fn arrived(&self, queue: &Arc<Queue>, queue_offset: i64, tags_code: i64) {
-        self.wake(queue, |p| p.pull.offset <= queue_offset && p.pull.wanted.matches(tags_code));
+    pub(crate) fn arrived(&self, arrival: &Arrival<'_>) {
+        let Some(store) = self.store.get().and_then(Weak::upgrade) else { return };
+        self.wake(arrival.queue, |p| {
+            p.pull.offset <= arrival.queue_offset
+                && p.pull.wanted.filter().wants(&store, arrival.tags_code, arrival.physical_offset)
+        });
+    }
+
+    /// Where the properties of arriving messages are looked at. Once, before the first pull.
+    pub(crate) fn set_store(&self, store: &Arc<Store>) {
+        let _ = self.store.set(Arc::downgrade(store));
     }
 
     fn wake(&self, queue: &Arc<Queue>, wanted: impl Fn(&Parked) -> bool) {

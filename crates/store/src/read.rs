@@ -7,11 +7,11 @@
 use std::sync::Arc;
 
 use ferromq_protocol::properties::{self, names};
-use ferromq_protocol::record::{self, Glance};
+use ferromq_protocol::record::{self, Glance, Record};
 
 use crate::commit_log::Segment;
 use crate::queue::{CqEntry, Queue, UNIT};
-use crate::store::Inner;
+use crate::store::{Inner, Store};
 
 /// Entries fetched from a queue at once.
 const FETCH: usize = 64;
@@ -69,6 +69,26 @@ impl Run {
     fn copy(self, out: &mut Vec<u8>) {
         // Checked record by record when the run was built.
         out.extend_from_slice(self.segment.bytes_from(self.from, self.to).unwrap_or_default());
+    }
+}
+
+impl Store {
+    /// Shows the record at `physical_offset` where it lies in the mapped file, without a copy. `None` if no visible record
+    /// begins there.
+    pub fn look<R>(&self, physical_offset: u64, f: impl FnOnce(&Record<'_>) -> R) -> Option<R> {
+        let segment = self.inner.log.segment(physical_offset)?;
+        match record::read(segment.bytes_from(physical_offset, self.inner.visible())?) {
+            record::Entry::Record(record) if record.physical_offset() as u64 == physical_offset => Some(f(&record)),
+            _ => None,
+        }
+    }
+
+    /// Appends the record at `physical_offset` to `out`; its length. `None` if no visible record begins there.
+    pub fn record_at(&self, physical_offset: u64, out: &mut Vec<u8>) -> Option<usize> {
+        self.look(physical_offset, |record| {
+            out.extend_from_slice(record.bytes());
+            record.bytes().len()
+        })
     }
 }
 
@@ -205,18 +225,6 @@ impl Inner {
     fn glance(&self, entry: &CqEntry) -> Option<Glance> {
         let segment = self.find(entry, self.visible(), None)?;
         record::glance(segment.bytes_from(entry.physical_offset as u64, self.visible())?)
-    }
-
-    /// See [`crate::Store::record_at`].
-    pub fn record_at(&self, position: u64, out: &mut Vec<u8>) -> Option<usize> {
-        let segment = self.log.segment(position)?;
-        match record::read(segment.bytes_from(position, self.visible())?) {
-            record::Entry::Record(record) if record.physical_offset() as u64 == position => {
-                out.extend_from_slice(record.bytes());
-                Some(record.bytes().len())
-            }
-            _ => None,
-        }
     }
 
     /// Whether the record at `position` is of the topic and has the key: other keys have the same hash.

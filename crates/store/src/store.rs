@@ -110,7 +110,7 @@ impl Inner {
 /// A log store. All methods may be called from any thread and none of them waits for another's disk write, except
 /// [`Store::append`] for the append before it.
 pub struct Store {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
     instance: Instance,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -267,11 +267,6 @@ impl Store {
         out: &mut Vec<u8>,
     ) -> ReadOutcome {
         self.inner.read(queue, offset, max_messages, max_bytes, filter, out)
-    }
-
-    /// Appends the record at `physical_offset` to `out`; its length. `None` if no visible record begins there.
-    pub fn record_at(&self, physical_offset: u64, out: &mut Vec<u8>) -> Option<usize> {
-        self.inner.record_at(physical_offset, out)
     }
 
     /// The entry of a queue at `offset`, if consumers can see it.

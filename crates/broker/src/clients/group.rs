@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use ferromq_protocol::body::{ConsumeFromWhere, ConsumeType, MessageModel, SubscriptionData};
 
 use super::{Client, ConsumerBeat, Subscription};
-use crate::filter::Filter;
 
 /// A group whose members subscribe differently is reported at most this often.
 pub(super) const MISMATCH_WARNING_PERIOD: Duration = Duration::from_secs(60);
@@ -86,8 +85,17 @@ impl<C> ConsumerGroup<C> {
                         tracing::info!("group {group} subscribes to topic {}: {}", data.topic, data.sub_string);
                         changed = true;
                     }
-                    let filter = Filter::of(&data);
-                    self.subscriptions.insert(data.topic.as_str().into(), Arc::new(Subscription { data, filter }));
+                    let subscription = Subscription::new(data);
+                    if let Some(error) = &subscription.error {
+                        let data = &subscription.data;
+                        tracing::warn!(
+                            "group {group} gets nothing of topic {}: the {} expression {:?} is refused: {error}",
+                            data.topic,
+                            data.expression_type,
+                            data.sub_string
+                        );
+                    }
+                    self.subscriptions.insert(subscription.data.topic.as_str().into(), Arc::new(subscription));
                 }
             }
         }

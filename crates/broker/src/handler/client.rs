@@ -12,7 +12,7 @@ use ferromq_protocol::{json, topic as names};
 use super::{Call, Refusal};
 use crate::broker::Shared;
 use crate::clients::{Client, ConsumerBeat, MAX_CLIENT_ID_BYTES};
-use crate::filter;
+use crate::filter::{self, Filter};
 
 /// Largest heartbeat, bytes: thousands of groups with their subscriptions.
 const MAX_HEARTBEAT_BYTES: usize = 4 * 1024 * 1024;
@@ -93,14 +93,19 @@ pub(crate) fn unregister(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8
 }
 
 /// CHECK_CLIENT_CONFIG (46): whether this broker can filter as a subscription asks.
-pub(crate) fn check_config(_broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8>) -> Result<(), Refusal> {
+pub(crate) fn check_config(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8>) -> Result<(), Refusal> {
     let body: CheckClientRequestBody = json::from_slice(call.request.body)
         .map_err(|e| refuse(format!("the client's configuration cannot be read: {e}")))?;
     if let Some(subscription) = body.subscription_data
         && !filter::is_tag_type(&subscription.expression_type)
     {
         let kind = subscription.expression_type;
-        return Err(refuse(format!("The broker does not support consumer to filter message by {kind}")));
+        if !broker.config.enable_property_filter {
+            return Err(refuse(format!("The broker does not support consumer to filter message by {kind}")));
+        }
+        if let Err(error) = Filter::parse(&kind, &subscription.sub_string) {
+            return Err(Refusal::new(response::SUBSCRIPTION_PARSE_FAILED, format!("Invalid MessageSelector. {error}")));
+        }
     }
     call.respond(out, response::SUCCESS).finish();
     Ok(())

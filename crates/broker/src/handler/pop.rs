@@ -168,11 +168,11 @@ fn time_left(born_time: i64, poll_time: i64, now: i64) -> i64 {
 fn filter(exp_type: Option<Text<'_>>, exp: Option<Text<'_>>) -> Result<Filter, Refusal> {
     let kind = exp_type.map(|text| text.to_str()).transpose()?.unwrap_or_default();
     let text = exp.map(|text| text.to_str()).transpose()?.unwrap_or_default();
-    let failed = || Refusal::new(response::SUBSCRIPTION_PARSE_FAILED, "parse the consumer's subscription failed");
-    if !text.is_empty() && !filter::is_tag_type(&kind) {
-        return Err(failed());
-    }
-    Filter::parse_tags(&text).map_err(|_| failed())
+    let kind = if text.is_empty() { filter::TAG } else { &*kind };
+    Filter::parse(kind, &text).map_err(|error| {
+        let remark = format!("parse the consumer's subscription failed: {error}");
+        Refusal::new(response::SUBSCRIPTION_PARSE_FAILED, remark)
+    })
 }
 
 fn nothing(head: &Head, code: i32, invisible_ms: i64, out: &mut Vec<u8>) {
@@ -217,7 +217,7 @@ pub(crate) fn peek(broker: &Arc<Shared>, call: &Call<'_>, _out: &mut Vec<u8>) ->
         max_messages: header.max_msg_nums.clamp(1, take::MAX_MESSAGES) as u32,
         invisible_ms: 0,
         init_mode: 0,
-        filter: Filter::ALL,
+        filter: Filter::All,
         order: false,
         attempt_id: None,
     };

@@ -54,11 +54,10 @@ pub(crate) enum Wanted {
 }
 
 impl Wanted {
-    /// Whether a message with this tags code is wanted.
-    pub fn matches(&self, tags_code: i64) -> bool {
+    pub fn filter(&self) -> &Filter {
         match self {
-            Wanted::Registered(subscription) => subscription.filter.matches(tags_code),
-            Wanted::Given(filter) => filter.matches(tags_code),
+            Wanted::Registered(subscription) => &subscription.filter,
+            Wanted::Given(filter) => filter,
         }
     }
 }
@@ -271,7 +270,7 @@ fn check(
             Refusal::new(response::INVALID_PARAMETER, remark)
         })?;
     let wanted = match header.sys_flag & flags::SUBSCRIPTION != 0 {
-        true => given_subscription(header)?,
+        true => given_subscription(broker, header)?,
         false => registered_subscription(broker, header, topic_name, &group)?,
     };
     Ok(Pull {
@@ -289,15 +288,15 @@ fn check(
 }
 
 /// The subscription written into the request.
-fn given_subscription(header: &PullHeader<'_>) -> Result<Wanted, Refused> {
+fn given_subscription(broker: &Shared, header: &PullHeader<'_>) -> Result<Wanted, Refused> {
     let expression_type = header.expression_type.map(|text| text.to_str()).transpose()?.unwrap_or_default();
-    if !filter::is_tag_type(&expression_type) {
-        return Err(no_expressions(&expression_type));
-    }
     let text = header.subscription.map(|text| text.to_str()).transpose()?.unwrap_or_default();
-    Filter::parse_tags(&text).map(Wanted::Given).map_err(|_| {
-        Refusal::new(response::SUBSCRIPTION_PARSE_FAILED, "parse the consumer's subscription failed").into()
-    })
+    let filter = Filter::parse(&expression_type, &text).map_err(|error| {
+        let remark = format!("parse the consumer's subscription failed: {error}");
+        Refusal::new(response::SUBSCRIPTION_PARSE_FAILED, remark)
+    })?;
+    check_type(broker, &expression_type)?;
+    Ok(Wanted::Given(filter))
 }
 
 /// The subscription that heartbeats of the group have told.
@@ -323,20 +322,27 @@ fn registered_subscription(
     if subscription.data.sub_version < header.sub_version {
         return Err(Refusal::new(response::SUBSCRIPTION_NOT_LATEST, "the consumer's subscription not latest").into());
     }
-    if !filter::is_tag_type(&subscription.data.expression_type) {
-        return Err(no_expressions(&subscription.data.expression_type));
+    if let Some(error) = &subscription.error {
+        let remark = format!("The broker's consumer filter data is not exist!Your expression may be wrong! {error}");
+        return Err(Refusal::new(response::FILTER_DATA_NOT_EXIST, remark).into());
     }
+    check_type(broker, &subscription.data.expression_type)?;
     Ok(Wanted::Registered(subscription))
 }
 
-fn no_expressions(expression_type: &str) -> Refused {
+/// Expressions on properties are served when `enablePropertyFilter` says so.
+fn check_type(broker: &Shared, expression_type: &str) -> Result<(), Refused> {
+    if filter::is_tag_type(expression_type) || broker.config.enable_property_filter {
+        return Ok(());
+    }
     let remark = format!("The broker does not support consumer to filter message by {expression_type}");
-    Refusal::new(response::SYSTEM_ERROR, remark).into()
+    Err(Refusal::new(response::SYSTEM_ERROR, remark).into())
 }
 
 impl Pull {
     fn read(&self, broker: &Shared, records: &mut Vec<u8>) -> ReadOutcome {
-        let mut wanted = |entry: &CqEntry| self.wanted.matches(entry.tags_code);
+        let mut wanted =
+            |entry: &CqEntry| self.wanted.filter().wants(&broker.store, entry.tags_code, entry.physical_offset as u64);
         let outcome = broker.store.read(&self.queue, self.offset, self.max_messages, u32::MAX, &mut wanted, records);
         broker.stats.count_pull(u64::from(outcome.count));
         if let Some(flow) = self.read.as_ref().filter(|_| outcome.count > 0) {

@@ -241,7 +241,7 @@ mod tests {
             max_messages: 32,
             invisible_ms: 1000,
             init_mode: 0,
-            filter: Filter::ALL,
+            filter: Filter::All,
             order: true,
             attempt_id: attempt.map(Into::into),
         }

@@ -352,7 +352,8 @@ fn read(
     max: u32,
     records: &mut Vec<u8>,
 ) -> ReadOutcome {
-    let mut wanted = |entry: &CqEntry| request.filter.matches(entry.tags_code);
+    let mut wanted =
+        |entry: &CqEntry| request.filter.wants(&broker.store, entry.tags_code, entry.physical_offset as u64);
     broker.store.read(queue, offset, max, u32::MAX, &mut wanted, records)
 }
 
