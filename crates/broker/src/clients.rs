@@ -24,7 +24,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::filter::{ExpressionError, Filter};
 
-use group::{ConsumerGroup, Member, digest, text_bytes};
+use group::{ConsumerGroup, Member, text_bytes};
 pub(crate) use service::{drop_silent, tell_changes};
 
 /// Most groups with connected consumers, and as many with producers.
@@ -173,7 +173,6 @@ impl<C: Clone> Clients<C> {
         if !tables.consumers.contains_key(group) && tables.consumers.len() >= MAX_CLIENT_GROUPS {
             return Err(ClientsFull::Groups);
         }
-        let said = beat.subscriptions.as_deref().map(digest);
         let bytes = beat.subscriptions.as_deref().map(text_bytes);
         if beat.subscriptions.as_ref().is_some_and(|list| list.len() > MAX_SUBSCRIPTIONS_PER_GROUP) {
             return Err(ClientsFull::Subscriptions);
@@ -195,10 +194,10 @@ impl<C: Clone> Clients<C> {
         let other_fingerprint = beat.fingerprint == 0 || entry.fingerprint != beat.fingerprint;
         entry.fingerprint = beat.fingerprint;
 
-        let mut changed = entry.touch(group, client, said, now);
-        if let (Some(subscriptions), Some(said)) = (beat.subscriptions, said) {
+        let mut changed = entry.touch(group, client, beat.subscriptions.as_deref(), now);
+        if let Some(subscriptions) = beat.subscriptions {
             changed |= entry.subscribe(group, subscriptions);
-            entry.warn_of_mismatch(group, said, now);
+            entry.report_differing(group);
             let bytes = entry.subscriptions.values().map(|s| text_bytes(std::slice::from_ref(&s.data))).sum();
             tables.subscription_bytes = tables.subscription_bytes - entry.subscription_bytes + bytes;
             entry.subscription_bytes = bytes;
@@ -243,12 +242,27 @@ impl<C: Clone> Clients<C> {
         self.leave(&mut self.tables.write(), PRODUCER, group, connection_id, "unregistered");
     }
 
-    /// Forgets everything known through a connection that ended.
-    pub fn connection_closed(&self, connection_id: u64) {
+    /// Forgets everything known through a connection that ended; group and id of each consumer that has no other one.
+    pub fn connection_closed(&self, connection_id: u64) -> Vec<(Arc<str>, Arc<str>)> {
         let mut tables = self.tables.write();
-        let Some(groups) = tables.of_connection.get(&connection_id).cloned() else { return };
+        let mut gone = Vec::new();
+        let Some(groups) = tables.of_connection.get(&connection_id).cloned() else { return gone };
         for (kind, group) in groups {
-            self.leave(&mut tables, kind, &group, connection_id, "lost its connection");
+            let Some(client_id) = self.leave(&mut tables, kind, &group, connection_id, "lost its connection") else {
+                continue;
+            };
+            let has_other = |entry: &ConsumerGroup<C>| entry.members.values().any(|m| m.client.client_id == client_id);
+            if !tables.consumers.get(&group).is_some_and(has_other) {
+                gone.push((group, client_id));
+            }
+        }
+        gone
+    }
+
+    /// Lets the members of a group be told to rebalance.
+    pub fn call_to_rebalance(&self, group: &str) {
+        if let Some((name, entry)) = self.tables.read().consumers.get_key_value(group) {
+            self.note_change(name, entry);
         }
     }
 
@@ -298,10 +312,18 @@ impl<C: Clone> Clients<C> {
         self.noticed.notified().await;
     }
 
-    fn leave(&self, tables: &mut Tables<C>, kind: bool, group: &str, connection_id: u64, why: &str) {
+    /// Removes a member; the id of a consumer.
+    fn leave(
+        &self,
+        tables: &mut Tables<C>,
+        kind: bool,
+        group: &str,
+        connection_id: u64,
+        why: &str,
+    ) -> Option<Arc<str>> {
         tables.release(kind, group, connection_id);
         if kind == PRODUCER {
-            let Some(members) = tables.producers.get_mut(group) else { return };
+            let Some(members) = tables.producers.get_mut(group) else { return None };
             let left = members.remove(&connection_id);
             if members.is_empty() {
                 tables.producers.remove(group);
@@ -310,13 +332,13 @@ impl<C: Clone> Clients<C> {
                 tracing::info!("producer {} of group {group} {why}", member.client.client_id);
                 tables.forget_producer_id(&member.client);
             }
-            return;
+            return None;
         }
-        let Some((name, entry)) = tables.consumers.get_key_value(group) else { return };
+        let (name, entry) = tables.consumers.get_key_value(group)?;
         let name = Arc::clone(name);
         let bytes = entry.subscription_bytes;
-        let Some(entry) = tables.consumers.get_mut(group) else { return };
-        let Some(member) = entry.members.remove(&connection_id) else { return };
+        let entry = tables.consumers.get_mut(group)?;
+        let member = entry.members.remove(&connection_id)?;
         tracing::info!("consumer {} of group {group} {why}", member.client.client_id);
         if entry.members.is_empty() {
             tables.consumers.remove(group);
@@ -324,6 +346,7 @@ impl<C: Clone> Clients<C> {
         } else {
             self.note_change(&name, entry);
         }
+        Some(member.client.client_id)
     }
 
     fn note_change(&self, name: &Arc<str>, group: &ConsumerGroup<C>) {

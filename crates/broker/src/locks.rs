@@ -1,8 +1,9 @@
 //! Queue locks of orderly consumers (RocketMQ's `RebalanceLockManager`).
 //!
-//! A lock is a lease of [`LOCK_LIFE`] held by a client id for one queue within one group; the same owner renews it. A lease
-//! whose owner's connection ended stays until it expires, as in RocketMQ: the owner may reconnect within it, and its last
-//! batch may still be in work. Kept in memory only: after a restart owners lock again within seconds.
+//! A lock is a lease of [`LOCK_LIFE`] held by a client id for one queue within one group; the same owner renews it. When the
+//! owner's last connection ends, the lease is over as soon as the owner itself must take it for lost ([`LEFT_LIFE`]): not
+//! before, because it may reconnect and its last batch may still be in work. RocketMQ always waits for the whole lease.
+//! Kept in memory only: after a restart owners lock again within seconds.
 //!
 //! One mutex over all groups; nothing is done under it but look-ups.
 
@@ -14,6 +15,8 @@ use parking_lot::Mutex;
 
 /// How long a lock lives without renewal (`rocketmq.broker.rebalance.lockMaxLiveTime`).
 pub const LOCK_LIFE: Duration = Duration::from_millis(60_000);
+/// The same once the owner has no connection. Its client holds a lock for lost 30 s after the last renewal.
+pub const LEFT_LIFE: Duration = Duration::from_millis(35_000);
 /// Most groups with locks.
 const MAX_LOCK_GROUPS: usize = 100_000;
 /// Most locked queues of one group.
@@ -22,11 +25,18 @@ const MAX_LOCKS_PER_GROUP: usize = 100_000;
 struct Lease {
     client_id: Box<str>,
     renewed: Instant,
+    /// Its owner's last connection has ended since.
+    owner_left: bool,
 }
 
 impl Lease {
     fn is_expired(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.renewed) > LOCK_LIFE
+        let life = if self.owner_left { LEFT_LIFE } else { LOCK_LIFE };
+        now.saturating_duration_since(self.renewed) > life
+    }
+
+    fn new(client_id: &str, now: Instant) -> Self {
+        Self { client_id: client_id.into(), renewed: now, owner_left: false }
     }
 }
 
@@ -58,18 +68,18 @@ impl OrderLocks {
         for queue in queues {
             let full = leases.len() >= MAX_LOCKS_PER_GROUP;
             match leases.get_mut(&queue) {
-                Some(lease) if *lease.client_id == *client_id => lease.renewed = now,
+                Some(lease) if *lease.client_id == *client_id => (lease.renewed, lease.owner_left) = (now, false),
                 Some(lease) if lease.is_expired(now) => {
                     tracing::info!(
                         "group {group}: expired lock of {queue:?} goes from {} to {client_id}",
                         lease.client_id
                     );
-                    *lease = Lease { client_id: client_id.into(), renewed: now };
+                    *lease = Lease::new(client_id, now);
                 }
                 Some(_) => continue,
                 None if full => continue,
                 None => {
-                    leases.insert(queue.clone(), Lease { client_id: client_id.into(), renewed: now });
+                    leases.insert(queue.clone(), Lease::new(client_id, now));
                 }
             }
             granted.push(queue);
@@ -102,12 +112,29 @@ impl OrderLocks {
         self.groups.lock().get(group).is_some_and(|leases| leases.values().any(|lease| !lease.is_expired(now)))
     }
 
-    /// Forgets expired locks; called now and then so that groups which are gone leave nothing behind.
-    pub fn sweep(&self, now: Instant) {
-        self.groups.lock().retain(|_, leases| {
-            leases.retain(|_, lease| !lease.is_expired(now));
+    /// The last connection of a group's client has ended.
+    pub fn owner_left(&self, group: &str, client_id: &str) {
+        if let Some(leases) = self.groups.lock().get_mut(group) {
+            leases
+                .values_mut()
+                .filter(|lease| *lease.client_id == *client_id)
+                .for_each(|lease| lease.owner_left = true);
+        }
+    }
+
+    /// Forgets expired locks; called now and then so that groups which are gone leave nothing behind. The groups in which
+    /// queues of an owner that left are free from now on: their members should come for them.
+    pub fn sweep(&self, now: Instant) -> Vec<Box<str>> {
+        let mut freed = Vec::new();
+        self.groups.lock().retain(|group, leases| {
+            let left =
+                leases.extract_if(|_, lease| lease.is_expired(now)).filter(|(_, lease)| lease.owner_left).count();
+            if left > 0 {
+                freed.push(group.clone());
+            }
             !leases.is_empty()
         });
+        freed
     }
 }
 
@@ -155,6 +182,23 @@ mod tests {
         assert!(locks.lock_batch("g", queues(0..2), "b", now).is_empty());
         locks.unlock_batch("g", &queues(0..1), "a");
         assert_eq!(locks.lock_batch("g", queues(0..2), "b", now), queues(0..1));
+    }
+
+    #[test]
+    fn queues_of_an_owner_that_left_move_on_when_it_must_have_noticed() {
+        let locks = OrderLocks::default();
+        let t0 = Instant::now();
+        locks.lock_batch("g", queues(0..2), "a", t0);
+        locks.lock_batch("g", queues(2..3), "b", t0);
+        locks.owner_left("g", "a");
+        let early = t0 + LEFT_LIFE;
+        assert!(locks.lock_batch("g", queues(0..1), "b", early).is_empty());
+        assert!(locks.sweep(early).is_empty());
+        // It came back for one of them.
+        assert_eq!(locks.lock_batch("g", queues(0..1), "a", early), queues(0..1));
+        let late = early + Duration::from_millis(1);
+        assert_eq!(locks.sweep(late), ["g".into()]);
+        assert_eq!(locks.lock_batch("g", queues(0..3), "b", late), queues(1..3));
     }
 
     #[test]

@@ -67,7 +67,9 @@ impl Service for BrokerService {
 
     fn on_close(&self, conn: &Arc<Connection>) {
         self.shared.polls.connection_closed();
-        self.shared.clients.connection_closed(conn.id());
+        for (group, client_id) in self.shared.clients.connection_closed(conn.id()) {
+            self.shared.locks.owner_left(&group, &client_id);
+        }
         self.shared.limits.forget_connection(conn.id());
     }
 }

@@ -3,21 +3,38 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ferromq_protocol::body::{ConsumeFromWhere, ConsumeType, MessageModel, SubscriptionData};
 
 use super::{Client, ConsumerBeat, Subscription};
 
-/// A group whose members subscribe differently is reported at most this often.
-pub(super) const MISMATCH_WARNING_PERIOD: Duration = Duration::from_secs(60);
+/// Most bytes of what a member subscribes to that a report of differing members shows.
+const MAX_SAID_BYTES: usize = 512;
 
 /// One client of one group.
 pub(super) struct Member<C> {
     pub client: Client<C>,
     pub seen: Instant,
-    /// Digest of what it last said to subscribe to.
-    pub said: Option<u64>,
+    /// What it last said to subscribe to.
+    pub said: Option<Said>,
+}
+
+/// What a member subscribes to.
+#[derive(Clone)]
+pub(super) struct Said {
+    digest: u64,
+    text: Box<str>,
+}
+
+impl Said {
+    fn new(list: &[SubscriptionData]) -> Self {
+        let mut parts: Vec<String> = list.iter().map(|data| format!("{} {:?}", data.topic, data.sub_string)).collect();
+        parts.sort_unstable();
+        let mut text = parts.join(", ");
+        text.truncate(text.floor_char_boundary(MAX_SAID_BYTES));
+        Self { digest: digest(list), text: text.into() }
+    }
 }
 
 /// One connected consumer group.
@@ -30,7 +47,8 @@ pub(super) struct ConsumerGroup<C> {
     pub consume_from_where: ConsumeFromWhere,
     pub fingerprint: i32,
     pub notify: bool,
-    pub warned: Option<Instant>,
+    /// The differing subscriptions that were reported, as one number.
+    pub reported: Option<u64>,
 }
 
 impl<C> ConsumerGroup<C> {
@@ -44,12 +62,18 @@ impl<C> ConsumerGroup<C> {
             consume_from_where: beat.consume_from_where,
             fingerprint: beat.fingerprint,
             notify: beat.notify,
-            warned: None,
+            reported: None,
         }
     }
 
     /// Renews a member; whether it is new.
-    pub fn touch(&mut self, group: &str, client: Client<C>, said: Option<u64>, now: Instant) -> bool {
+    pub fn touch(
+        &mut self,
+        group: &str,
+        client: Client<C>,
+        subscriptions: Option<&[SubscriptionData]>,
+        now: Instant,
+    ) -> bool {
         match self.members.get_mut(&client.connection_id) {
             Some(member) => {
                 if member.client.client_id != client.client_id {
@@ -62,11 +86,16 @@ impl<C> ConsumerGroup<C> {
                     member.client = client;
                 }
                 member.seen = now;
-                member.said = said.or(member.said);
+                if let Some(list) = subscriptions
+                    && member.said.as_ref().is_none_or(|said| said.digest != digest(list))
+                {
+                    member.said = Some(Said::new(list));
+                }
                 false
             }
             None => {
                 tracing::info!("consumer {} of group {group} connected from {}", client.client_id, client.address);
+                let said = subscriptions.map(Said::new);
                 self.members.insert(client.connection_id, Member { client, seen: now, said });
                 true
             }
@@ -110,19 +139,37 @@ impl<C> ConsumerGroup<C> {
         changed
     }
 
-    pub fn warn_of_mismatch(&mut self, group: &str, said: u64, now: Instant) {
-        let others = self.members.values().filter(|member| member.said.is_some_and(|other| other != said)).count();
-        if others == 0 || self.warned.is_some_and(|at| now.saturating_duration_since(at) < MISMATCH_WARNING_PERIOD) {
+    /// Two members that subscribe differently, if there are any.
+    pub fn differing(&self) -> Option<[(&Client<C>, &Said); 2]> {
+        let mut said = self.members.values().filter_map(|member| Some((&member.client, member.said.as_ref()?)));
+        let first = said.next()?;
+        let other = said.find(|(_, said)| said.digest != first.1.digest)?;
+        Some([first, other])
+    }
+
+    /// Reports members that subscribe differently, once for each change of what they subscribe to.
+    pub fn report_differing(&mut self, group: &str) {
+        let Some([(one, says_one), (two, says_two)]) = self.differing() else {
+            self.reported = None;
+            return;
+        };
+        let digests: HashSet<u64> = self.members.values().filter_map(|m| Some(m.said.as_ref()?.digest)).collect();
+        let state = digests.into_iter().fold(0, u64::wrapping_add);
+        if self.reported == Some(state) {
             return;
         }
-        self.warned = Some(now);
-        let ids: Vec<&str> = self.members.values().take(8).map(|member| &*member.client.client_id).collect();
         tracing::warn!(
-            "MEMBERS OF CONSUMER GROUP {group} SUBSCRIBE TO DIFFERENT TOPICS OR TAGS: the broker keeps one subscription per \
-             group and the newest heartbeat wins, so messages are skipped or delivered to clients that did not ask for them. \
-             Make all members subscribe alike or give each subscription a group of its own. Members: {}",
-            ids.join(", ")
+            "MEMBERS OF CONSUMER GROUP {group} SUBSCRIBE TO DIFFERENT TOPICS OR TAGS: {} ({}) to {}; {} ({}) to {}. The broker keeps one \
+             subscription per group and the newest heartbeat wins, so messages are skipped or delivered to clients that did not ask for \
+             them. Make all members subscribe alike or give each subscription a group of its own",
+            one.client_id,
+            one.address,
+            says_one.text,
+            two.client_id,
+            two.address,
+            says_two.text
         );
+        self.reported = Some(state);
     }
 }
 

@@ -57,7 +57,9 @@ pub(crate) async fn drop_silent(broker: Arc<Shared>) {
             tracing::warn!("{} is closed: no heartbeat for {timeout:?}", connection.peer());
             connection.close();
         }
-        broker.locks.sweep(now);
+        for group in broker.locks.sweep(now) {
+            broker.clients.call_to_rebalance(&group);
+        }
         if now.saturating_duration_since(ticked) >= stats::TICK {
             ticked = now;
             let millis = clock::now_millis();

@@ -190,25 +190,39 @@ fn tables_are_bounded() {
 }
 
 #[test]
-fn a_group_whose_members_differ_is_warned_about_once_a_minute() {
+fn a_group_whose_members_differ_is_reported_once_for_each_change() {
     let table = Table::default();
-    let start = Instant::now();
-    let warned = |table: &Table| table.tables.read().consumers["g"].warned;
-    table.consumer_beat("g", client(1, "a"), subscribing(&["T"]), start).unwrap();
-    table.consumer_beat("g", client(2, "b"), subscribing(&["T"]), start).unwrap();
-    assert_eq!(warned(&table), None);
-    table.consumer_beat("g", client(2, "b"), subscribing(&["T", "U"]), start).unwrap();
-    assert_eq!(warned(&table), Some(start));
-    let soon = start + Duration::from_secs(30);
-    table.consumer_beat("g", client(1, "a"), subscribing(&["T"]), soon).unwrap();
-    assert_eq!(warned(&table), Some(start));
-    let later = start + group::MISMATCH_WARNING_PERIOD;
-    table.consumer_beat("g", client(2, "b"), subscribing(&["T", "U"]), later).unwrap();
-    assert_eq!(warned(&table), Some(later));
+    let now = Instant::now();
+    let reported = |table: &Table| table.tables.read().consumers["g"].reported;
+    let tell = |connection: u64, tags: &str| {
+        let id = connection.to_string();
+        table.consumer_beat("g", client(connection, &id), beat(Some(vec![data("T", tags, 1)])), now).unwrap();
+    };
+    tell(1, "a");
+    assert_eq!((reported(&table), table.differing_groups().len()), (None, 0));
+    tell(2, "b");
+    let first = reported(&table);
+    assert!(first.is_some());
+    assert_eq!(table.differing_groups(), [Arc::from("g")]);
+    for _ in 0..3 {
+        tell(1, "a");
+        tell(2, "b");
+        assert_eq!(reported(&table), first);
+    }
+    tell(3, "c");
+    assert_ne!(reported(&table), first);
+    table.unregister_consumer("g", 3);
+    tell(2, "a");
+    assert_eq!((reported(&table), table.differing_groups().len()), (None, 0));
+    tell(2, "b");
+    assert_eq!(reported(&table), first);
 }
 
 #[test]
 fn the_digest_knows_order_from_content() {
-    assert_eq!(digest(&[data("T", "a", 1), data("U", "b", 1)]), digest(&[data("U", "b", 2), data("T", "a", 2)]));
-    assert_ne!(digest(&[data("T", "a", 1)]), digest(&[data("T", "b", 1)]));
+    assert_eq!(
+        group::digest(&[data("T", "a", 1), data("U", "b", 1)]),
+        group::digest(&[data("U", "b", 2), data("T", "a", 2)])
+    );
+    assert_ne!(group::digest(&[data("T", "a", 1)]), group::digest(&[data("T", "b", 1)]));
 }

@@ -50,6 +50,13 @@ impl<C: Clone> Clients<C> {
         })
     }
 
+    /// Connected groups whose members subscribe to different things.
+    pub fn differing_groups(&self) -> Vec<Arc<str>> {
+        let tables = self.tables.read();
+        let differing = tables.consumers.iter().filter(|(_, group)| group.differing().is_some());
+        differing.map(|(name, _)| Arc::clone(name)).collect()
+    }
+
     /// Ids of a group's connected consumers, each once (a client that reconnected may hold two connections for a while).
     pub fn consumer_ids(&self, group: &str) -> Vec<String> {
         let tables = self.tables.read();

@@ -21,6 +21,9 @@ const POOLS: [(&str, u32); 5] = [
     ("ackThreadPoolQueue", 100_000),
 ];
 
+/// Most names of groups in one value.
+const MAX_GROUPS_TOLD: usize = 100;
+
 /// GET_BROKER_RUNTIME_INFO (28).
 pub(crate) fn runtime_info(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8>) -> Result<(), Refusal> {
     call.respond_json(out, &KvTable { table: table(broker) })
@@ -72,6 +75,11 @@ fn table(broker: &Shared) -> BTreeMap<String, String> {
         put("commitLogDiskRatio", ratio.to_string());
         put("consumeQueueDiskRatio", ratio.to_string());
     }
+
+    let differing = broker.clients.differing_groups();
+    put("inconsistentSubscriptionGroupCount", differing.len().to_string());
+    put("inconsistentSubscriptionGroups", differing.into_iter().take(MAX_GROUPS_TOLD).collect::<Vec<_>>().join(","));
+    put("transactionHalfWaiting", broker.transactions.waiting().to_string());
 
     for (pool, capacity) in POOLS {
         put(&format!("{pool}Size"), "0".to_owned());
