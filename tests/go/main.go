@@ -138,6 +138,10 @@ func run(verb string, args url.Values, answer func(row)) error {
 		return send(args, answer)
 	case "consumer":
 		return subscribe(args)
+	case "transactional":
+		return startTransactional(args)
+	case "transact":
+		return sendTransactional(args, answer)
 	case "puller":
 		p, err := rocketmq.NewPullConsumer(consumer.WithNsResolver(resolver), consumer.WithGroupName(args.Get("group")),
 			consumer.WithInstance(name))
@@ -173,8 +177,9 @@ func run(verb string, args url.Values, answer func(row)) error {
 		return nil
 	case "stop":
 		lock.Lock()
-		p, c, l := producers[name], consumers[name], pullers[name]
+		p, c, l, t := producers[name], consumers[name], pullers[name], transactional[name]
 		delete(producers, name)
+		delete(transactional, name)
 		delete(consumers, name)
 		delete(pullers, name)
 		lock.Unlock()
@@ -186,6 +191,9 @@ func run(verb string, args url.Values, answer func(row)) error {
 		}
 		if l != nil {
 			return l.Shutdown()
+		}
+		if t != nil {
+			return t.Shutdown()
 		}
 		return nil
 	}
@@ -339,6 +347,9 @@ func subscribe(args url.Values) error {
 		return err
 	}
 	selector := consumer.MessageSelector{Type: consumer.TAG, Expression: get(args, "expression", "*")}
+	if args.Has("sql") {
+		selector = consumer.MessageSelector{Type: consumer.SQL92, Expression: args.Get("sql")}
+	}
 	err = c.Subscribe(args.Get("topic"), selector, func(_ context.Context, messages ...*primitive.MessageExt) (consumer.ConsumeResult, error) {
 		later := false
 		for _, m := range messages {

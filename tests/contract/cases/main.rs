@@ -6,6 +6,7 @@ mod consume;
 mod fanout;
 mod faults;
 mod fields;
+mod filter;
 mod later;
 mod mixed;
 mod mqadmin;
@@ -17,6 +18,7 @@ mod retention;
 mod send;
 mod takeover;
 mod textbook;
+mod transaction;
 
 use std::process::ExitCode;
 
@@ -28,6 +30,8 @@ fn main() -> ExitCode {
     cases.extend(consume::cases());
     cases.extend(reply::cases());
     cases.extend(order::cases());
+    cases.extend(transaction::cases());
+    cases.extend(filter::cases());
     cases.extend(pop::cases());
     cases.extend(later::cases());
     cases.extend(bad::cases());

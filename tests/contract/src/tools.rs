@@ -71,6 +71,14 @@ impl Tools {
         Ok(command)
     }
 
+    /// The program of `tests/java/oracle` that asks the server's own filter classes.
+    pub fn filter_oracle(&self) -> Outcome<Command> {
+        let mut command = Command::new("java");
+        command.args(["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", &self.server_classpath()?]);
+        command.arg(root().join("tests/java/oracle/FilterOracle.java"));
+        Ok(command)
+    }
+
     /// The Go driver.
     pub fn go_driver(&self) -> Outcome<PathBuf> {
         self.go.get_or_init(build_go).clone()

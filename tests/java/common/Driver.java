@@ -21,6 +21,7 @@ import java.util.zip.CRC32;
 import org.apache.rocketmq.client.consumer.DefaultLitePullConsumer;
 import org.apache.rocketmq.client.consumer.DefaultMQPullConsumer;
 import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
+import org.apache.rocketmq.client.consumer.MessageSelector;
 import org.apache.rocketmq.client.consumer.PullResult;
 import org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyStatus;
 import org.apache.rocketmq.client.consumer.listener.ConsumeOrderlyStatus;
@@ -247,6 +248,12 @@ public final class Driver {
             case "commit":
                 LITES.get(args.need("name")).commitSync();
                 break;
+            case "transactional":
+                Transactions.start(args);
+                break;
+            case "transact":
+                Transactions.send(args, answer);
+                break;
             case "fan":
                 FanOut.run(args, answer);
                 break;
@@ -271,6 +278,7 @@ public final class Driver {
         if (producer != null) {
             producer.shutdown();
         }
+        Transactions.stop(name);
         DefaultMQPushConsumer consumer = CONSUMERS.remove(name);
         if (consumer != null) {
             consumer.shutdown();
@@ -311,7 +319,7 @@ public final class Driver {
         return body;
     }
 
-    private static Message build(Args a) {
+    static Message build(Args a) {
         byte[] body = a.get("fill", null) != null ? fill(a.num("fill", 0), a.num("seed", 0))
                 : a.get("body", "").getBytes(StandardCharsets.UTF_8);
         Message m = new Message(a.need("topic"), body);
@@ -335,7 +343,7 @@ public final class Driver {
         return m;
     }
 
-    private static Row result(SendResult r) {
+    static Row result(SendResult r) {
         return new Row().put("status", r.getSendStatus()).put("id", r.getMsgId()).put("offsetid", r.getOffsetMsgId())
                 .put("queue", r.getMessageQueue().getQueueId()).put("broker", r.getMessageQueue().getBrokerName())
                 .put("offset", r.getQueueOffset()).put("recall", recallHandle(r));
@@ -477,7 +485,11 @@ public final class Driver {
         if (args.keys().contains("pop")) {
             Model.rebalanceAtBroker(consumer, args.num64("pop", 60000));
         }
-        consumer.subscribe(args.need("topic"), args.get("expression", "*"));
+        if (args.get("sql", null) != null) {
+            consumer.subscribe(args.need("topic"), MessageSelector.bySql(args.need("sql")));
+        } else {
+            consumer.subscribe(args.need("topic"), args.get("expression", "*"));
+        }
         final long laterFirst = args.num64("later", 0);
         final Set<String> later = ConcurrentHashMap.newKeySet();
         consumer.setMaxReconsumeTimes(args.num("maxreconsume", -1));
