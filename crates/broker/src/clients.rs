@@ -323,7 +323,7 @@ impl<C: Clone> Clients<C> {
     ) -> Option<Arc<str>> {
         tables.release(kind, group, connection_id);
         if kind == PRODUCER {
-            let Some(members) = tables.producers.get_mut(group) else { return None };
+            let members = tables.producers.get_mut(group)?;
             let left = members.remove(&connection_id);
             if members.is_empty() {
                 tables.producers.remove(group);
