@@ -27,6 +27,7 @@ pub fn cases() -> Vec<Case> {
         case("java4_killed_store_by_ours", java4, ours, Kill),
         case("our_killed_store_by_java4", ours, java4, Kill),
         case("java_store_with_its_queues_and_index_built_again", java, ours, Rebuild),
+        Case::alone("takeover::longest_topic_ipv6_hosts_and_a_broken_table", long_and_v6),
         Case::alone("takeover::many_messages_by_ours_and_back", many),
     ]
 }
@@ -44,6 +45,11 @@ type Topics = &'static [(&'static str, i32)];
 /// Topics of a store and their queues.
 const TOPICS: Topics = &[("takeover-a", 4), ("takeover-b", 1), ("takeover-c", 8)];
 const MANY_TOPICS: Topics = &[("takeover-many", 8)];
+/// The longest topic that clients can send to, 127 bytes. (Longer ones are POP retry topics, made by the broker alone.)
+const LONG_TOPICS: Topics = &[(
+    "ttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttt",
+    2,
+)];
 const GROUP: &str = "takeover-group";
 /// Messages of the large store (`FERROMQ_TAKEOVER`).
 const MANY: usize = 20_000;
@@ -245,6 +251,51 @@ fn same(before: &Digest, after: &Digest, make: Make) -> Outcome {
     ensure_eq!(after.offsets, before.offsets, "consumer offsets as {make:?} knows them");
     ensure_eq!(after.keys, before.keys, "messages by key as {make:?} finds them");
     Ok(())
+}
+
+/// Records of the longest topic with an IPv6 store host, and a `topics.json` of which only the copy is whole.
+fn long_and_v6(lab: &Lab) -> Outcome {
+    const STORE_HOST_V6: i32 = 0x20;
+    let (topic, queues) = LONG_TOPICS[0];
+    let folder = lab.folder("takeover-long")?;
+    let namesrv = Namesrv::start(&lab.tools, lab.make, &folder.join("namesrv"))?;
+    let mut broker = Broker::new(Make::Java, &folder.join("broker"), "broker-a", &namesrv.addr)
+        .set("mappedFileSizeCommitLog", 8 << 20)
+        .set("maxIndexNum", 10_000)
+        .set("maxHashSlotNum", 2000)
+        .set("brokerIP1", "::1");
+    broker.start(&lab.tools)?;
+    create_topic(&broker.addr(), &namesrv.addr, topic, queues as u32)?;
+    for (round, next) in [(1, lab.make), (2, Make::Java)] {
+        let mut conn = broker.conn()?;
+        for i in 0..100 {
+            conn.send(
+                topic,
+                i % queues,
+                &format!("KEYS\u{1}long-{round}-{i}\u{2}"),
+                format!("{round} {i}").as_bytes(),
+            )?;
+        }
+        let keys = [format!("long-{round}-7")];
+        let before = digest(&broker.addr(), LONG_TOPICS, &keys)?;
+        for record in conn.read_queue(topic, 0, 0)? {
+            ensure!(record.sys_flag & STORE_HOST_V6 != 0, "{:?} stored no IPv6 host", broker.make);
+        }
+        drop(conn);
+        end(lab, &mut broker, LONG_TOPICS, Between::Stop, round)?;
+        let table = broker.store().join("config/topics.json");
+        let copy = table.with_extension("json.bak");
+        std::fs::rename(&table, &copy)?;
+        std::fs::write(&table, "{\"dataVersion\":{")?;
+        let (code, report) = check_store(lab, &broker, &[])?;
+        ensure_eq!(code, Some(1), "check-store with a broken topics.json: {report}");
+        broker.make = next;
+        broker.start(&lab.tools).doing(format!("the store opened by {next:?}"))?;
+        same(&before, &digest(&broker.addr(), LONG_TOPICS, &keys)?, next)?;
+        // As the report advises; a broker writes the table anew only when it changes.
+        std::fs::copy(&copy, &table)?;
+    }
+    broker.stop()
 }
 
 /// A large store: written by Java, killed, read and doubled by ours, stopped, read by Java.

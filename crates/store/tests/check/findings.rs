@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use ferromq_store::{Kind, OpenError, Severity, Store, StoreConfig, check_store};
+use ferromq_store::{AppendBatch, Kind, MessageParts, OpenError, Severity, Store, StoreConfig, check_store};
 
 use crate::common::{self, copy_as_killed, open, send};
 use crate::support::*;
@@ -73,6 +73,27 @@ fn a_file_without_blocks_behind_the_last_record_is_healthy() {
     table(dir.path(), "topics.json", &topics(&["A"]));
     let report = check(&config);
     assert_eq!((kinds(&report), report.log_end), (vec![], end as u64));
+}
+
+#[test]
+fn long_topics_and_ipv6_hosts_are_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = common::config(dir.path());
+    let store = open(config.clone());
+    let topic = format!("%RETRY%{}", "g".repeat(200));
+    let queue = store.queue(&topic, 0);
+    let mut batch = AppendBatch::default();
+    for host in ["[2001:db8::1]:10911", "127.0.0.1:10911"] {
+        let host = host.parse().unwrap();
+        let parts = common::parts(&topic, 0, b"body", b"KEYS\x01k\x02");
+        batch.push(&queue, &MessageParts { born_host: host, store_host: host, ..parts }).unwrap();
+    }
+    store.append(&mut batch).unwrap();
+    common::dispatch(&store);
+    drop(store);
+    table(dir.path(), "topics.json", &topics(&[&topic]));
+    let report = check(&config);
+    assert_eq!((kinds(&report), report.records, report.index_entries), (vec![], 2, 2));
 }
 
 #[test]
