@@ -184,7 +184,8 @@ impl CommitLog {
     fn create(&self, start: u64) -> io::Result<Arc<Segment>> {
         let path = self.dir.join(file::name(start));
         let file = DataFile::create_allocated(&path, self.file_size, self.faults.as_ref())?;
-        if let Err(error) = file::sync_dir(&self.dir, self.faults.as_ref()) {
+        // Its length first: a file whose name is on the disk, but not its blocks, would be in the way of the next start.
+        if let Err(error) = file.sync().and_then(|()| file::sync_dir(&self.dir, self.faults.as_ref())) {
             // The next try makes it anew. What matters is the first error.
             let _ = file::remove(&path, self.faults.as_ref());
             return Err(error);

@@ -294,6 +294,10 @@ impl Inner {
         let d = &mut *d;
         d.hashes.clear();
         let Some(item) = self.item_of(record, &mut d.hashes) else { return true };
+        if item.in_queue && item.queue.is_ahead_of(item.queue_offset, item.physical_offset) {
+            // Of a topic that was deleted since: the queue is that of the topic made after it.
+            return true;
+        }
         if item.in_queue && !may_begin_anywhere && item.queue_offset > item.queue.max_offset() {
             return false;
         }

@@ -59,6 +59,12 @@ impl CqEntry {
         self.physical_offset >= 0 && self.size > 0
     }
 
+    /// Whether it can stand behind `before`: a queue's records lie in the log in its order. An entry that was torn by a
+    /// power cut has lost bytes of its position.
+    fn follows(&self, before: &CqEntry) -> bool {
+        before.is_written() && (self.is_blank() || before.is_blank() || before.physical_offset < self.physical_offset)
+    }
+
     fn encode(&self) -> [u8; UNIT] {
         let mut bytes = [0; UNIT];
         bytes[..8].copy_from_slice(&self.physical_offset.to_be_bytes());

@@ -55,9 +55,7 @@ impl Queue {
             return if complete { Ok(true) } else { self.drop_files().map(|()| false) };
         }
         let end = match built_to {
-            Some(position) => {
-                self.partition(first, high, |e| !(e.is_written() && (e.physical_offset as u64) < position))
-            }
+            Some(position) => self.built_end(first, high, position),
             None => self.scan_end(first.max(all - 3 * per_file), high)?,
         };
         self.show(first, end);
@@ -73,7 +71,12 @@ impl Queue {
         let mut bytes = [[0; UNIT]; SMALL];
         let count = self.read(first, &mut bytes[..(high - first) as usize])?;
         let (entries, start) = (&bytes[..count], first as u64 * UNIT as u64);
-        let is_built = |e: &CqEntry| e.is_written() && (e.physical_offset as u64) < built_to;
+        let mut before = CqEntry::blank();
+        let is_built = |e: &CqEntry| {
+            let built = e.is_written() && (e.physical_offset as u64) < built_to && e.follows(&before);
+            before = *e;
+            built
+        };
         let kept = entries.iter().map(CqEntry::decode).take_while(is_built).count();
         let beyond = self.file(start, false)?.has_data_from(high as u64 * UNIT as u64 - start);
         let leftovers = beyond || entries[kept..].iter().any(|entry| *entry != [0; UNIT]);
@@ -95,6 +98,21 @@ impl Queue {
         self.has_leftovers.store(false, Ordering::Relaxed);
         self.show(0, 0);
         Ok(())
+    }
+
+    /// Behind the last entry of a record before `position`. What was written behind it may be torn since a power cut, and
+    /// a torn entry can look like one that was built: an entry counts only behind one of an earlier record.
+    fn built_end(&self, first: i64, high: i64, position: u64) -> i64 {
+        let mut high = high;
+        loop {
+            let end = self.partition(first, high, |e| !(e.is_written() && (e.physical_offset as u64) < position));
+            let is_sound = end - first < 2
+                || self.entry(end - 1).zip(self.entry(end - 2)).is_some_and(|(last, before)| last.follows(&before));
+            if is_sound {
+                return end;
+            }
+            high = end - 1;
+        }
     }
 
     /// A look at the beginning of each file and at pages that were never written.
@@ -178,6 +196,14 @@ impl Queue {
         self.has_leftovers.store(true, Ordering::Relaxed);
         self.show(0, 0);
         self.tail.lock().dirty = dirty;
+    }
+
+    /// Whether `offset` would continue this queue, but with a record that lies before those of its entries.
+    pub(crate) fn is_ahead_of(&self, offset: i64, physical_offset: u64) -> bool {
+        let end = self.max_offset();
+        end > 0
+            && offset >= end
+            && self.entry(end - 1).is_some_and(|last| !last.is_blank() && last.physical_offset as u64 > physical_offset)
     }
 
     /// Zeroes what the files hold behind the end, so that nobody takes it for entries. Buffered entries are written.
