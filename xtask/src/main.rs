@@ -14,7 +14,7 @@ usage: cargo xtask COMMAND
   test           every check and test: format, lints, tidy, unit and integration tests, release build,
                  contract tests with the official clients; ends with `N passed, N failed`
   torture        the store's proofs in full: kills, power cuts, disk errors, flipped bits, crash states; ends with a
-                 table. Sizes by --kills N, --cuts N, --states N; further words choose cases by their names
+                 table. Sizes by --kills, --cuts, --states, --errors, --flips N; further words choose cases by their names
   tidy           arrows between crates, style rules, file lengths
   tidy --bless   the same, and lowers the recorded file lengths to what they are now
 ";

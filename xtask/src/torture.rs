@@ -12,6 +12,8 @@ const SIZES: &[(&str, &str, u64)] = &[
     ("--kills", "FERROMQ_KILL_CYCLES", 1000),
     ("--cuts", "FERROMQ_POWER_CUTS", 200),
     ("--states", "FERROMQ_CRASH_STATES", 2000),
+    ("--errors", "FERROMQ_ERROR_POINTS", 300),
+    ("--flips", "FERROMQ_BIT_FLIPS", 10_000),
 ];
 
 /// What the command line asks for.

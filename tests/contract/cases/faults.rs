@@ -1,6 +1,7 @@
 //! What the machine does to a broker: a full or read-only disk, I/O errors, a store in use, a port in use, a torn log.
 //! In each case nothing acknowledged is lost, nothing is acknowledged after a failure, and the reason is told.
 
+use ferromq_contract::inject::Injection;
 use ferromq_contract::load::{Shape, Workload};
 use ferromq_contract::runner::{Case, Lab};
 use ferromq_contract::server::{Broker, Cluster, Make, Namesrv};
@@ -9,7 +10,7 @@ use ferromq_contract::wire::code;
 use ferromq_contract::{Outcome, Stop, While, ensure, ensure_eq, wait_for};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 pub fn cases() -> Vec<Case> {
@@ -290,46 +291,6 @@ fn lost_consume_queues(lab: &Lab) -> Outcome {
     Ok(())
 }
 
-/// strace attached to a broker, making system calls fail.
-struct Injection(Child);
-
-impl Injection {
-    fn attach(pid: u32, calls: &str, under: &Path, log: &Path) -> Outcome<Injection> {
-        if !present("strace") {
-            return Err(Stop::Skipped("strace is not installed".to_owned()));
-        }
-        let pid = pid.to_string();
-        // Only calls on files in use of the commit log; the process also writes to sockets, queues and its log.
-        let mut command = Command::new("strace");
-        command.args(["-f", "-qq", "-p", &pid, "-o"]).arg(log).args(["-e", &format!("trace={calls}")]);
-        command.args(["-e", &format!("inject={calls}:error=EIO:when=1+")]);
-        for entry in std::fs::read_dir(under)? {
-            command.arg("-P").arg(entry?.path());
-        }
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
-        let mut injection = Injection(child);
-        let status = format!("/proc/{pid}/status");
-        let attached = wait_for(Duration::from_secs(10), "strace attaches", || {
-            if injection.0.try_wait()?.is_some() {
-                return Err(Stop::Skipped("strace may not attach here".to_owned()));
-            }
-            let text = std::fs::read_to_string(&status)?;
-            let tracer = text.lines().find_map(|l| l.strip_prefix("TracerPid:"));
-            Ok(tracer.filter(|t| t.trim() != "0").map(drop))
-        });
-        attached?;
-        std::thread::sleep(Duration::from_millis(300));
-        Ok(injection)
-    }
-}
-
-impl Drop for Injection {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// From some moment on, every such call on the commit log fails. No message is acknowledged whose record did not get
 /// where the flush mode promises, the broker stays readable, and a restart has all that was acknowledged.
 fn io_error(lab: &Lab, flush: &str, calls: &str, first_must_fail: bool) -> Outcome {
@@ -342,7 +303,9 @@ fn io_error(lab: &Lab, flush: &str, calls: &str, first_must_fail: bool) -> Outco
     load.wait(500, Duration::from_secs(30))?;
     workload.take(load)?;
     let pid = broker.process.as_ref().map_or(0, |p| p.pid());
-    let injection = Injection::attach(pid, calls, &broker.store().join("commitlog"), &folder.join("strace.log"))?;
+    // Calls on files of the commit log only; the process also writes to sockets, queues and its log.
+    let (log, under) = (folder.join("strace.log"), broker.store().join("commitlog"));
+    let injection = Injection::attach(pid, calls, "error=EIO:when=1+", Some(&under), &log)?;
     if first_must_fail || calls.starts_with("pwrite") {
         let answer = workload.probe(&broker.addr(), 0)?;
         ensure!(answer.code != 0, "acknowledged although the call failed");

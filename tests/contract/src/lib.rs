@@ -4,6 +4,7 @@
 //! must not look right because the test reads it with the same mistake.
 
 pub mod driver;
+pub mod inject;
 mod java;
 pub mod load;
 pub mod record;

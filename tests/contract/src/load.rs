@@ -43,6 +43,8 @@ pub struct Shape {
     pub in_flight: usize,
     /// Body sizes vary up to this.
     pub max_body: usize,
+    /// How long a connection waits after each answer: without, it keeps processor and disk as busy as it can.
+    pub pause: Duration,
     /// Whether a consumer reads along.
     pub consumer: bool,
 }
@@ -50,7 +52,7 @@ pub struct Shape {
 impl Shape {
     /// That many connections with 16 sends under way each.
     pub fn new(connections: usize, max_body: usize) -> Shape {
-        Shape { connections, in_flight: 16, max_body, consumer: false }
+        Shape { connections, in_flight: 16, max_body, pause: Duration::ZERO, consumer: false }
     }
 }
 
@@ -310,6 +312,7 @@ impl Sender {
             self.note(message, begun, outcome);
             if matches!(outcome, Told::Ok { .. }) {
                 self.acked.fetch_add(1, Ordering::Relaxed);
+                std::thread::sleep(self.shape.pause);
             } else {
                 std::thread::sleep(REFUSED_PAUSE);
             }

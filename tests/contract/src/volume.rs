@@ -5,13 +5,21 @@
 use crate::tools::present;
 use crate::{Outcome, Stop, While, ensure};
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 /// `EXT4_IOC_SHUTDOWN`, the same as `XFS_IOC_GOINGDOWN`.
 const SHUTDOWN: rustix::ioctl::Opcode = 0x8004_587d;
 /// Without writing the journal.
 const NO_LOG_FLUSH: u32 = 2;
+
+/// Between two syncs of a probe.
+const PROBE_PAUSE: Duration = Duration::from_millis(10);
 
 /// Which file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,6 +119,42 @@ impl Drop for Volume {
             let _ = Command::new("umount").arg("-l").arg(&self.path).status();
         }
         let _ = std::fs::remove_file(&self.image);
+    }
+}
+
+/// Beside a server, asks what the disk itself takes for a sync: a small write and a sync, again and again.
+pub struct SyncProbe {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Duration>,
+}
+
+impl SyncProbe {
+    /// Begins on a file of its own.
+    pub fn start(volume: &Volume) -> Outcome<SyncProbe> {
+        let file = File::create(volume.path.join("sync-probe"))?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            let mut slowest = Duration::ZERO;
+            while !stopped.load(Ordering::Relaxed) {
+                let began = Instant::now();
+                let is_over = file.write_all_at(&[1; 4096], 0).and_then(|()| file.sync_data()).is_err();
+                slowest = slowest.max(began.elapsed());
+                if is_over {
+                    // The power is cut. What was waited for until now counts.
+                    break;
+                }
+                std::thread::sleep(PROBE_PAUSE);
+            }
+            slowest
+        });
+        Ok(SyncProbe { stop, thread })
+    }
+
+    /// Ends it; the longest that a sync took, the one under way at a power cut among them.
+    pub fn slowest(self) -> Outcome<Duration> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().map_err(|_| "the sync probe panicked".into())
     }
 }
 
