@@ -277,6 +277,15 @@ pub(crate) fn remove_dir_all(dir: &Path, faults: MaybeFaults<'_>) -> io::Result<
     }
 }
 
+/// The same, durable in its parent.
+pub(crate) fn remove_dir_durable(dir: &Path, faults: MaybeFaults<'_>) -> io::Result<()> {
+    remove_dir_all(dir, faults)?;
+    match dir.parent().filter(|parent| parent.is_dir()) {
+        Some(parent) => sync_dir(parent, faults),
+        None => Ok(()),
+    }
+}
+
 /// The file name RocketMQ gives to the file that begins at `start`: 20 digits.
 pub(crate) fn name(start: u64) -> String {
     format!("{start:020}")

@@ -100,11 +100,8 @@ impl Inner {
             }
         }
         self.dispatch_for_others();
-        file::remove_dir_all(&self.context.dir.join(topic), self.context.faults.as_ref())?;
-        if self.context.dir.exists() {
-            // Files that come back after a power cut would be taken for those of a topic of this name made later.
-            file::sync_dir(&self.context.dir, self.context.faults.as_ref())?;
-        }
+        // Files that come back after a power cut would be taken for those of a topic of this name made later.
+        file::remove_dir_durable(&self.context.dir.join(topic), self.context.faults.as_ref())?;
         // The sum of the queues' ends has changed: a restart must not take them for lost.
         self.checkpoint(true);
         Ok(())
