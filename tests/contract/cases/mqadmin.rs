@@ -145,7 +145,7 @@ fn groups(lab: &Lab) -> Outcome {
         &format!("cloneGroupOffset -s {group} -d {clone} -t {topic} -o true"),
         &["clone group offset success."],
     )?;
-    admin.shows(&format!("consumerProgress -g {clone}"), &["Consume Diff Total: 0", topic])?;
+    admin.shows(&format!("brokerConsumeStats -b {broker}"), &[&format!("{topic} {clone} broker-a")])?;
     admin.shows(
         &format!("deleteSubGroup -c DefaultCluster -g {clone} -r true"),
         &[&format!("delete subscription group [{clone}] from broker [{broker}] in cluster [DefaultCluster] success.")],
@@ -207,9 +207,6 @@ fn messages(lab: &Lab) -> Outcome {
         &format!("queryCq -t {topic} -q 0 -i 0 -c 5 -b {broker}"),
         &["======================================"],
     )?;
-    let traced = admin.shows(&format!("sendMessage -t {topic} -p traced -m true"), &["SEND_OK"])?;
-    let unique = traced.lines().find_map(|line| line.split_once(" SEND_OK ")).map_or("", |(_, id)| id.trim());
-    admin.comes_to_show(&format!("queryMsgTraceById -i {unique}"), &["#ProducerGroup", "Pub ", " success"])?;
     admin.shows(&format!("checkMsgSendRT -t {topic} -a 3 -s 64"), &["broker-a", "true", "Avg RT: "])?;
     Ok(())
 }
