@@ -7,5 +7,6 @@ mod process;
 mod bad_starts;
 mod check_store;
 mod dev;
+mod dlq;
 mod java_names;
 mod tools;
