@@ -157,7 +157,8 @@ impl Lab {
         command.args(["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dfile.encoding=UTF-8"]);
         command.arg("-Drocketmq.logback.statusListenerClass=NOP");
         command.arg(format!("-Duser.home={}", self.folder.path().display()));
-        command.env("ROCKETMQ_HOME", self.folder.path());
+        // Some commands write files where they are started.
+        command.env("ROCKETMQ_HOME", self.folder.path()).current_dir(self.folder.path());
         command.args(["-cp", &classpath, "Admin"]);
         Driver::start("mqadmin", command, self.folder.path())
     }
