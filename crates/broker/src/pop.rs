@@ -6,7 +6,7 @@
 //! them (`table.rs`), read back at the start (`replay.rs`) and worked off by one thread when its time comes (`revive.rs`).
 //! `take.rs` pops, `ack.rs` acknowledges and moves invisible times, `polls.rs` keeps who waits,
 //! `order.rs` what ordered groups popped last. Requests and answers here
-//! are plain values: `handler/pop.rs` alone knows remoting headers. Why it is so: `docs/adr/0002-pop.md`.
+//! are plain values: `handler/pop.rs` alone knows remoting headers. Why it is so: `docs/adr/0003-pop.md`.
 
 pub(crate) mod ack;
 mod check_point;

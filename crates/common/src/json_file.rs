@@ -53,7 +53,8 @@ impl<T> Loaded<T> {
     }
 }
 
-/// Reads a file, or its `.bak` when the file is missing, empty or refused by `decode`.
+/// Reads a file, or its `.bak` when the file is missing, empty or refused by `decode`. A file that is refused is moved to
+/// `NAME.broken` then: the next [`store`] would make it the copy, and a crash in its middle would leave nothing to read.
 pub fn load<T, E: Display>(path: &Path, decode: impl Fn(&[u8]) -> Result<T, E>) -> Result<Loaded<T>, LoadError> {
     let main = match read(path, &decode) {
         Ok(Some(value)) => return Ok(Loaded::Current(value)),
@@ -61,7 +62,13 @@ pub fn load<T, E: Display>(path: &Path, decode: impl Fn(&[u8]) -> Result<T, E>) 
         Err(why) => Some(why),
     };
     match (read(&with_suffix(path, "bak"), &decode), main) {
-        (Ok(Some(value)), main) => Ok(Loaded::Backup(value, main.unwrap_or_else(|| "it does not exist".into()))),
+        (Ok(Some(value)), None) => Ok(Loaded::Backup(value, "it does not exist".into())),
+        (Ok(Some(value)), Some(why)) => {
+            if let Err(error) = fs::rename(path, with_suffix(path, "broken")) {
+                tracing::warn!("{} cannot be moved out of the way: {error}", path.display());
+            }
+            Ok(Loaded::Backup(value, why))
+        }
         (Ok(None), None) => Ok(Loaded::Absent),
         (backup, main) => Err(LoadError {
             path: path.to_owned(),
@@ -158,6 +165,13 @@ mod tests {
             let loaded = load(&path, text).unwrap();
             assert!(matches!(&loaded, Loaded::Backup(value, _) if value == "{1}"), "{loaded:?}");
             assert_eq!(loaded.into_option(&path).as_deref(), Some("{1}"));
+            if let Some(bytes) = damage {
+                assert_eq!(fs::read(dir.path().join("a.json.broken")).unwrap(), bytes);
+            }
+            store(&path, b"{3}").unwrap();
+            assert_eq!(fs::read(dir.path().join("a.json.bak")).unwrap(), b"{1}", "the good copy is kept");
+            store(&path, b"{2}").unwrap();
+            fs::write(dir.path().join("a.json.bak"), b"{1}").unwrap();
         }
     }
 
