@@ -254,6 +254,12 @@ impl Inner {
             batch.place(tail.position, segment, |position| self.next_segment(position))
         });
         placed.map_err(|error| self.no_space("making the next commit log file", &error))?;
+        for message in &mut batch.messages {
+            if message.queue.is_deleted() {
+                // The topic was deleted since: the message begins its next life.
+                message.queue = self.queue(message.queue.topic(), message.queue.id());
+            }
+        }
         let end = batch.assign(now);
         if let Err(error) = batch.write() {
             batch.unassign();

@@ -11,6 +11,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::checkpoint::{Built, Times};
 use crate::fd_cache::SyncWork;
 use crate::file;
+use crate::mapped;
 use crate::queue::Queue;
 use crate::store::Inner;
 
@@ -126,7 +127,7 @@ impl Inner {
     /// The preparing thread's life.
     pub fn run_prepare(&self) {
         let mut space_at = Instant::now();
-        let mut is_segment_missing = false;
+        let (mut is_segment_missing, mut told_pages) = (false, 0);
         loop {
             if self.background.dispatch_wanted.swap(false, Ordering::Relaxed) {
                 self.dispatch_for_others();
@@ -135,6 +136,7 @@ impl Inner {
             if Instant::now() >= space_at {
                 space_at = Instant::now() + SPACE_PERIOD;
                 self.check_space();
+                told_pages = tell_lost_pages(told_pages);
                 // What could not be made is tried again.
                 wanted |= is_segment_missing;
             }
@@ -240,4 +242,16 @@ impl Inner {
         }
         self.index.sync()
     }
+}
+
+/// Says when mapped files could not be read; how many pages were told of.
+fn tell_lost_pages(told: u64) -> u64 {
+    let lost = mapped::lost_pages();
+    if lost > told {
+        tracing::error!(
+            pages = lost,
+            "the disk cannot read pages of commit log or index: their messages are left out; look at the kernel's log, and replace the disk"
+        );
+    }
+    lost
 }

@@ -6,12 +6,15 @@
 //! bytes alone; the block holds a copy of the first 40, so that a Java broker that worked on the store in between
 //! makes it void.
 //!
-//! What the kernel had is believed only after the death of the process alone: same boot, same mount.
+//! What the kernel had is believed only after the death of the process alone: same boot, same mount, and no failure of
+//! the disk before. At 1024 stands the position up to which the log is on the disk, noted after its syncs without one
+//! of its own; the note is wiped when the disk fails.
 
 use std::fs;
 use std::io;
 use std::path::Path;
 
+use parking_lot::Mutex;
 use rustix::fs::{AtFlags, StatxFlags, statx};
 
 use crate::file::{DataFile, MaybeFaults};
@@ -22,6 +25,9 @@ const JAVA_BYTES: usize = 40;
 const BLOCK_AT: usize = 512;
 const BLOCK_BYTES: usize = 184;
 const MAGIC: u32 = 0x464D_5143;
+const NOTE_AT: usize = 1024;
+const NOTE_BYTES: usize = 20;
+const NOTE_MAGIC: u32 = 0x464D_514E;
 const VERSION: u32 = 1;
 
 /// RocketMQ's part.
@@ -102,13 +108,16 @@ impl Uptime {
         let mut reader = Reader(content);
         let head = (reader.int(), reader.int());
         if head != (MAGIC, VERSION) || crc32fast::hash(content).to_be_bytes() != crc || reader.bytes::<40>() != java {
-            return Loaded { times, ..Loaded::default() };
+            return Loaded { times, same_boot: true, ..Loaded::default() };
         }
         let durable = reader.built();
         let written = reader.built();
         let uptime = Uptime { boot: reader.bytes(), mount: reader.long() as u64 };
-        let trusted = uptime.is_same(self);
-        Loaded { times, built: Some(if trusted { written } else { durable }), durable: Some(durable), trusted }
+        let note = bytes.get(NOTE_AT..).and_then(|rest| rest.first_chunk()).and_then(decode_note);
+        let same_boot = uptime.is_same(self);
+        let trusted = same_boot && note.is_some();
+        let built = Some(if trusted { written } else { durable });
+        Loaded { times, built, durable: Some(durable), flushed: note, trusted, same_boot }
     }
 }
 
@@ -120,14 +129,20 @@ pub(crate) struct Loaded {
     pub built: Option<Built>,
     /// How far they, and the log, are known to be on the disk.
     pub durable: Option<Built>,
-    /// Whether they are as the last process left them: it died, but the machine did not.
+    /// Position up to which the log was on the disk, and perhaps further.
+    pub flushed: Option<u64>,
+    /// Whether all is as the last process left it: it died, but neither machine nor disk did.
     pub trusted: bool,
+    /// Whether the machine did not restart since: the kernel may hold what the disk does not.
+    pub same_boot: bool,
 }
 
 /// The open file.
 pub(crate) struct Checkpoint {
     file: DataFile,
     uptime: Uptime,
+    /// The disk has failed: nothing is noted any more.
+    is_wiped: Mutex<bool>,
 }
 
 impl Checkpoint {
@@ -138,7 +153,8 @@ impl Checkpoint {
         let file = match DataFile::open(&path, faults) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let file = DataFile::create_sparse(&path, FILE_BYTES, faults)?;
-                return Ok((Checkpoint { file, uptime }, Loaded::default()));
+                let loaded = Loaded { same_boot: true, ..Loaded::default() };
+                return Ok((Checkpoint { file, uptime, is_wiped: Mutex::new(false) }, loaded));
             }
             other => other?,
         };
@@ -149,7 +165,7 @@ impl Checkpoint {
         let mut bytes = [0; FILE_BYTES as usize];
         file.read_at(&mut bytes, 0)?;
         let loaded = uptime.decode(&bytes);
-        Ok((Checkpoint { file, uptime }, loaded))
+        Ok((Checkpoint { file, uptime, is_wiped: Mutex::new(false) }, loaded))
     }
 
     /// What the file says, for those who only look; `None` if there is none of the right size.
@@ -158,6 +174,27 @@ impl Checkpoint {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             other => Ok(other?.as_array().map(|bytes| Uptime::now(root).decode(bytes))),
         }
+    }
+
+    /// Notes that the log is on the disk up to `position`. Lost with the power, at worst.
+    pub fn note_flushed(&self, position: u64) -> io::Result<()> {
+        let is_wiped = self.is_wiped.lock();
+        if *is_wiped {
+            return Ok(());
+        }
+        let mut note = [0; NOTE_BYTES];
+        note[..4].copy_from_slice(&NOTE_MAGIC.to_be_bytes());
+        note[8..16].copy_from_slice(&position.to_be_bytes());
+        let crc = crc32fast::hash(&note[..NOTE_BYTES - 4]);
+        note[NOTE_BYTES - 4..].copy_from_slice(&crc.to_be_bytes());
+        self.file.write_at(&note, NOTE_AT as u64)
+    }
+
+    /// The disk has failed: the next start must not trust what the kernel shows.
+    pub fn wipe_note(&self) -> io::Result<()> {
+        let mut is_wiped = self.is_wiped.lock();
+        *is_wiped = true;
+        self.file.write_at(&[0; NOTE_BYTES], NOTE_AT as u64)
     }
 
     /// Writes both parts; with `sync` they are on the disk afterwards.
@@ -183,6 +220,14 @@ impl Checkpoint {
         self.file.write_at(&bytes, 0)?;
         if sync { self.file.sync() } else { Ok(()) }
     }
+}
+
+/// The position of a note.
+fn decode_note(note: &[u8; NOTE_BYTES]) -> Option<u64> {
+    let (content, crc) = note.split_at(NOTE_BYTES - 4);
+    let mut reader = Reader(content);
+    let (magic, _) = (reader.int(), reader.int());
+    (magic == NOTE_MAGIC && crc32fast::hash(content).to_be_bytes() == crc).then(|| reader.long() as u64)
 }
 
 /// Takes fields off the front; beyond the end everything is zero.
@@ -224,9 +269,10 @@ mod tests {
         assert!(loaded.built.is_none());
         let times = Times { physic: 10_000, logics: 9000, ..Times::default() };
         checkpoint.write(&times, &built(100), &built(200), true).unwrap();
+        checkpoint.note_flushed(150).unwrap();
         let (_, loaded) = Checkpoint::open(dir.path(), None).unwrap();
         assert_eq!((loaded.times, loaded.times.recover_from()), (times, 6000));
-        assert_eq!((loaded.built, loaded.trusted), (Some(built(200)), true));
+        assert_eq!((loaded.built, loaded.trusted, loaded.flushed), (Some(built(200)), true, Some(150)));
 
         let path = dir.path().join("checkpoint");
         let mut bytes = fs::read(&path).unwrap();
@@ -245,5 +291,18 @@ mod tests {
         checkpoint.write(&Times::default(), &built(100), &built(200), false).unwrap();
         let (_, loaded) = Checkpoint::open(dir.path(), None).unwrap();
         assert_eq!((loaded.built, loaded.trusted), (Some(built(100)), false));
+    }
+
+    #[test]
+    fn after_the_disk_failed_the_kernel_is_not_trusted() {
+        let dir = tempfile::tempdir().unwrap();
+        let (checkpoint, _) = Checkpoint::open(dir.path(), None).unwrap();
+        checkpoint.write(&Times::default(), &built(100), &built(200), false).unwrap();
+        checkpoint.note_flushed(150).unwrap();
+        checkpoint.wipe_note().unwrap();
+        checkpoint.note_flushed(170).unwrap();
+        let (_, loaded) = Checkpoint::open(dir.path(), None).unwrap();
+        assert_eq!((loaded.built, loaded.trusted, loaded.flushed), (Some(built(100)), false, None));
+        assert!(loaded.same_boot);
     }
 }

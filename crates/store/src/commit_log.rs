@@ -298,6 +298,35 @@ impl CommitLog {
     }
 }
 
+impl CommitLog {
+    /// Writes what stands from `from` to the end of the log once more. After a sync that failed, or a page that the
+    /// kernel could not write by itself, it shows as sound what the disk does not have; written again, the next sync
+    /// covers it. What cannot be read is left.
+    pub fn write_again(&self, from: u64) -> io::Result<()> {
+        const CHUNK: u64 = 1 << 20;
+        const PAGE: u64 = 4096;
+        let (mut at, end) = (from.max(self.start()), self.end());
+        let mut bytes = vec![0; CHUNK as usize];
+        let mut step = CHUNK;
+        while let Some(segment) = self.segment(at).filter(|_| at < end) {
+            let n = step.min(segment.end() - at).min(end - at);
+            let piece = &mut bytes[..n as usize];
+            match segment.file.read_at(piece, at - segment.start) {
+                Ok(()) => segment.file.write_at(piece, at - segment.start)?,
+                Err(_) if step > PAGE => {
+                    step = PAGE;
+                    continue;
+                }
+                Err(error) => {
+                    tracing::error!(path = %segment.file.path().display(), position = at, bytes = n, "the commit log cannot be read: {error}");
+                }
+            }
+            at += n;
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -294,17 +294,18 @@ impl Inner {
         let d = &mut *d;
         d.hashes.clear();
         let Some(item) = self.item_of(record, &mut d.hashes) else { return true };
-        if item.in_queue && item.queue.is_ahead_of(item.queue_offset, item.physical_offset) {
-            // Of a topic that was deleted since: the queue is that of the topic made after it.
-            return true;
-        }
-        if item.in_queue && !may_begin_anywhere && item.queue_offset > item.queue.max_offset() {
-            return false;
-        }
-        // Offset 0 a second time: the topic was deleted and made again, and its queue begins here.
-        let is_first = item.in_queue && item.queue_offset == 0;
-        if is_first && item.queue.entry(0).is_some_and(|e| (e.physical_offset as u64) < item.physical_offset) {
-            item.queue.restart();
+        if item.in_queue {
+            // The queue of a topic that was deleted and made again holds the messages of one life only.
+            if item.queue.is_ahead_of(item.queue_offset, item.physical_offset) {
+                return true;
+            }
+            if item.queue_offset < item.queue.max_offset() {
+                if item.physical_offset >= item.queue.built_to() {
+                    item.queue.restart();
+                }
+            } else if item.queue_offset > item.queue.max_offset() && !may_begin_anywhere {
+                return false;
+            }
         }
         d.items.clear();
         d.items.push(item);

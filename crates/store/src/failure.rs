@@ -37,9 +37,13 @@ impl Inner {
     /// Makes the store read-only because `what` failed; the reason that counts, which is that of the first failure.
     pub fn fail(&self, what: &str, error: &dyn Display) -> String {
         let volume = volume_name(&self.config.root);
-        self.failure.set(format!(
+        let reason = self.failure.set(format!(
             "{what} failed: {error}; the store is on {volume}; what was acknowledged before can be read, nothing more is stored: look at the disk (the kernel's log tells more) and restart the broker when it is well"
-        ))
+        ));
+        if let Err(error) = self.checkpoint.wipe_note() {
+            tracing::error!("the checkpoint cannot be told of the failure: {error}");
+        }
+        reason
     }
 
     pub fn check_writeable(&self) -> Result<(), AppendError> {

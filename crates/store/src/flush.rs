@@ -18,6 +18,8 @@ use crate::store::Inner;
 
 /// Most waiters; one more is told at once that it takes too long.
 const MAX_WAITERS: usize = 1_000_000;
+/// How often the flushed position is noted: what came later is written again after a kill.
+const NOTE_PERIOD: Duration = Duration::from_millis(50);
 /// Part of the flush interval for which ASYNC_FLUSH messages gather.
 const GATHER_PART: u32 = 5;
 
@@ -141,17 +143,18 @@ impl Inner {
 
     /// The flush thread's life.
     pub fn run_flush(self: &Arc<Self>) {
+        let mut noted = Instant::now();
         while !self.wait_for_flush() {
-            self.flush_once();
+            self.flush_once(&mut noted);
         }
-        self.flush_once();
+        self.flush_once(&mut noted);
         self.flusher.refuse_all();
         self.flusher.state.lock().ended = true;
         self.flusher.deadlines.notify_one();
     }
 
     /// One sync and what follows from it.
-    fn flush_once(&self) {
+    fn flush_once(&self, noted: &mut Instant) {
         if self.failure.is_set() {
             return self.flusher.refuse_all();
         }
@@ -161,11 +164,22 @@ impl Inner {
                     self.dispatch_now();
                 }
                 self.flusher.take(Some(position)).into_iter().for_each(|w| (w.call)(Durability::Durable));
+                if noted.elapsed() >= NOTE_PERIOD {
+                    *noted = Instant::now();
+                    self.note_flushed();
+                }
             }
             Err(error) => {
                 self.fail("forcing the commit log to the disk", &error);
                 self.flusher.refuse_all();
             }
+        }
+    }
+
+    /// Notes for the next start how far the log is on the disk.
+    pub fn note_flushed(&self) {
+        if let Err(error) = self.checkpoint.note_flushed(self.log.flushed()) {
+            tracing::warn!("noting the flushed position failed: {error}; a restart writes more of the log again");
         }
     }
 

@@ -1,8 +1,9 @@
 //! Reading: messages of a queue, one record by its place, the offset of a time (RocketMQ 5.5
 //! `DefaultMessageStore.getMessage`, `ConsumeQueue.getOffsetInQueueByTime`).
 //!
-//! Records are copied from the mapping of their file straight into the caller's buffer, neighbours in one piece.
-//! Entries of a consume queue are never trusted: place and length are checked against the log and the record's head.
+//! Records are copied from the mapping of their file straight into the caller's buffer, and what was copied is checked:
+//! place and length against the entry of the consume queue, which is never trusted, the body against its CRC. A damaged
+//! record is reported once (`damage.rs`) and left out; what follows it is served.
 
 use std::sync::Arc;
 
@@ -15,6 +16,8 @@ use crate::store::{Inner, Store};
 
 /// Entries fetched from a queue at once.
 const FETCH: usize = 64;
+/// Most messages of one read, whatever is asked for.
+const MAX_MESSAGES: u32 = 1024;
 
 /// Which end of equal timestamps a search by time wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,37 +61,26 @@ pub struct ReadOutcome {
     pub cold: bool,
 }
 
-/// Records that lie one behind the other in one file, not yet copied.
-struct Run {
-    segment: Arc<Segment>,
-    from: u64,
-    to: u64,
-}
-
-impl Run {
-    fn copy(self, out: &mut Vec<u8>) {
-        // Checked record by record when the run was built.
-        out.extend_from_slice(self.segment.bytes_from(self.from, self.to).unwrap_or_default());
-    }
-}
-
 impl Store {
     /// Shows the record at `physical_offset` where it lies in the mapped file, without a copy. `None` if no visible record
     /// begins there.
     pub fn look<R>(&self, physical_offset: u64, f: impl FnOnce(&Record<'_>) -> R) -> Option<R> {
         let segment = self.inner.log.segment(physical_offset)?;
         match record::read(segment.bytes_from(physical_offset, self.inner.visible())?) {
-            record::Entry::Record(record) if record.physical_offset() as u64 == physical_offset => Some(f(&record)),
+            record::Entry::Record(record) if record.physical_offset() as u64 == physical_offset => {
+                if record.is_body_intact() {
+                    return Some(f(&record));
+                }
+                self.inner.damaged(&segment, physical_offset, record.bytes().len() as i32);
+                None
+            }
             _ => None,
         }
     }
 
     /// Appends the record at `physical_offset` to `out`; its length. `None` if no visible record begins there.
     pub fn record_at(&self, physical_offset: u64, out: &mut Vec<u8>) -> Option<usize> {
-        self.look(physical_offset, |record| {
-            out.extend_from_slice(record.bytes());
-            record.bytes().len()
-        })
+        self.inner.record_at(physical_offset, out)
     }
 }
 
@@ -119,14 +111,13 @@ impl Inner {
             _ if offset > max => return outcome(ReadStatus::OffsetOverflowBadly, max),
             _ => {}
         }
-        let limit = self.visible();
+        let (limit, log_start) = (self.visible(), self.log.start());
+        let max_messages = max_messages.min(MAX_MESSAGES);
         let max_scan = (self.config.max_filter_message_size as usize / UNIT).max(max_messages as usize) as i64;
         let mut result = outcome(ReadStatus::NoMatchedMessage, offset);
         let mut entries = [[0; UNIT]; FETCH];
-        let mut run: Option<Run> = None;
-        let mut bytes = 0_usize;
-        // Set while records of a file that is gone are skipped.
-        let mut gone_before = 0;
+        let mut near: Option<Arc<Segment>> = None;
+        let before = out.len();
         'scan: while result.next_offset < max && result.next_offset - offset < max_scan {
             let want = (max_scan - (result.next_offset - offset)).min(max - result.next_offset);
             // Without a filter no more entries are needed than messages.
@@ -145,44 +136,51 @@ impl Inner {
                 let entry = CqEntry::decode(entry);
                 let position = entry.physical_offset as u64;
                 let cold = self.is_far(position, limit);
+                let bytes = out.len() - before;
                 if result.count > 0 && self.is_full(&entry, cold, max_messages, max_bytes, result.count, bytes) {
                     result.cold = cold;
                     break 'scan;
                 }
                 result.next_offset += 1;
-                if entry.is_blank() || position < gone_before || !filter(&entry) {
+                if entry.is_blank() || !filter(&entry) {
                     continue;
                 }
-                let Some(segment) = self.find(&entry, limit, run.as_ref()) else {
+                if position < log_start {
                     if result.count == 0 {
                         result.status = ReadStatus::MessageWasRemoving;
                     }
-                    gone_before = self.log.start();
                     continue;
-                };
-                result.cold = cold;
-                result.status = ReadStatus::Found;
-                result.count += 1;
-                bytes += entry.size as usize;
-                let to = position + entry.size as u64;
-                run = match run.take() {
-                    Some(mut run) if run.to == position && Arc::ptr_eq(&run.segment, &segment) => {
-                        run.to = to;
-                        Some(run)
-                    }
-                    other => {
-                        if let Some(run) = other {
-                            run.copy(out);
-                        }
-                        Some(Run { segment, from: position, to })
-                    }
-                };
+                }
+                if self.copy(&entry, limit, &mut near, out) {
+                    result.cold = cold;
+                    result.status = ReadStatus::Found;
+                    result.count += 1;
+                }
             }
         }
-        if let Some(run) = run {
-            run.copy(out);
-        }
         result
+    }
+
+    /// Appends the record of an entry to `out` if it is sound, else reports it. `near`: the file of the last one.
+    fn copy(&self, entry: &CqEntry, limit: u64, near: &mut Option<Arc<Segment>>, out: &mut Vec<u8>) -> bool {
+        let position = entry.physical_offset as u64;
+        if near.as_ref().is_none_or(|segment| position < segment.start || position >= segment.end()) {
+            *near = self.log.segment(position);
+        }
+        let (Some(segment), Ok(size)) = (near, usize::try_from(entry.size)) else { return false };
+        // The head first: a wrong entry must not make a gigabyte be copied.
+        let bytes = segment.bytes_from(position, limit).unwrap_or_default();
+        let fits = record::glance(bytes).is_some_and(|g| g.total_size as usize == size && size <= bytes.len());
+        let before = out.len();
+        if fits {
+            out.extend_from_slice(&bytes[..size]);
+            if is_sound(&out[before..], position) {
+                return true;
+            }
+            out.truncate(before);
+        }
+        self.damaged(segment, position, entry.size);
+        false
     }
 
     fn is_full(
@@ -208,23 +206,12 @@ impl Inner {
         end.saturating_sub(position) > self.recent_bytes
     }
 
-    /// The file with the record of an entry, if the log has that record there.
-    fn find(&self, entry: &CqEntry, limit: u64, run: Option<&Run>) -> Option<Arc<Segment>> {
-        let position = u64::try_from(entry.physical_offset).ok()?;
-        let near = run.filter(|run| position >= run.segment.start && position < run.segment.end());
-        let segment = match near {
-            Some(run) => Arc::clone(&run.segment),
-            None => self.log.segment(position)?,
-        };
-        let glance = record::glance(segment.bytes_from(position, limit)?)?;
-        let size = u32::try_from(entry.size).ok()?;
-        let fits = position + u64::from(size) <= limit.min(segment.end());
-        (fits && glance.total_size == size && glance.physical_offset == entry.physical_offset).then_some(segment)
-    }
-
     fn glance(&self, entry: &CqEntry) -> Option<Glance> {
-        let segment = self.find(entry, self.visible(), None)?;
-        record::glance(segment.bytes_from(entry.physical_offset as u64, self.visible())?)
+        let position = u64::try_from(entry.physical_offset).ok()?;
+        let segment = self.log.segment(position)?;
+        let glance = record::glance(segment.bytes_from(position, self.visible())?)?;
+        let is_it = i64::from(glance.total_size) == i64::from(entry.size);
+        (is_it && glance.physical_offset == entry.physical_offset).then_some(glance)
     }
 
     /// Whether the record at `position` is of the topic and has the key: other keys have the same hash.
@@ -239,6 +226,21 @@ impl Inner {
                 (name == names::KEYS.as_bytes() && value.split(|byte| *byte == b' ').any(|part| part == key))
                     || (name == names::UNIQ_CLIENT_MESSAGE_ID_KEYIDX.as_bytes() && value == key)
             })
+    }
+
+    /// See [`crate::Store::record_at`].
+    pub fn record_at(&self, position: u64, out: &mut Vec<u8>) -> Option<usize> {
+        let segment = self.log.segment(position)?;
+        let bytes = segment.bytes_from(position, self.visible())?;
+        let glance = record::glance(bytes).filter(|glance| glance.physical_offset as u64 == position)?;
+        let (size, before) = (glance.total_size as usize, out.len());
+        out.extend_from_slice(bytes.get(..size)?);
+        if is_sound(&out[before..], position) {
+            return Some(size);
+        }
+        out.truncate(before);
+        self.damaged(&segment, position, glance.total_size as i32);
+        None
     }
 
     /// See [`crate::Store::search_by_time`].
@@ -264,5 +266,15 @@ impl Inner {
     /// See [`crate::Store::is_in_memory`].
     pub fn is_in_memory(&self, queue: &Queue, offset: i64) -> bool {
         queue.entry(offset).is_some_and(|entry| !self.is_far(entry.physical_offset as u64, self.visible()))
+    }
+}
+
+/// Whether the bytes are the record that belongs at `position`, with the body that was stored.
+fn is_sound(bytes: &[u8], position: u64) -> bool {
+    match record::read(bytes) {
+        record::Entry::Record(r) => {
+            r.bytes().len() == bytes.len() && r.physical_offset() as u64 == position && r.is_body_intact()
+        }
+        _ => false,
     }
 }

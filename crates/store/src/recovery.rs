@@ -4,8 +4,7 @@
 //! With a checkpoint of our own the log is read from the position up to which queues and index are known to be
 //! complete, so a restart takes the same time whatever the log's size. Without one, as for a store written by Java,
 //! the files RocketMQ would read are read. When a queue turns out to lack entries (the sum of queue ends is wrong, or
-//! a record's queue offset leaves a gap) the whole log is read and what is missing is built again; entries that are
-//! there are not touched.
+//! a record's queue offset leaves a gap) the whole log is read and all queues are built again.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -63,22 +62,23 @@ impl Inner {
                 expected,
                 "consume queues lack entries: all of the commit log is read to build them again"
             );
+            forget_entries(&queues, log_start);
             (from, whole) = (log_start, true);
         }
         if known.is_some_and(|built| self.config.message_index_enable && self.index.mark().is_before(&built.index)) {
             tracing::warn!("the key index lacks entries: the commit log is read to build them again");
             from = from.min(self.index.end_offset().max(log_start));
         }
-        let (certain, timestamp) = (self.certain(known.as_ref(), &segments), loaded.times.physic);
+        let certain = self.certain(known.as_ref(), &segments).max(loaded.flushed.unwrap_or(0));
+        let timestamp = loaded.times.physic;
         let mut end = self.read_on(from, whole, certain, timestamp);
         if end.gap {
             whole = true;
             tracing::warn!("consume queues lack entries: all of the commit log is read to build them again");
+            forget_entries(&self.all_queues(), log_start);
             end = self.read_on(log_start, true, certain, timestamp);
         }
-        // The kernel may still hold the rest.
-        let unknown = log_start.max(end.position.saturating_sub(2 * self.log.file_size));
-        let flushed = if clean { end.position } else { loaded.durable.map_or(unknown, |durable| durable.position) };
+        let flushed = self.flushed_before(clean, loaded, log_start, end.position);
         self.log.set_end(end.position, end.timestamp, flushed).map_err(fail())?;
         self.settle(clean && !whole, known.is_some(), log_start, end.position).map_err(fail())?;
         {
@@ -88,9 +88,12 @@ impl Inner {
             d.timestamp = end.timestamp;
             d.entries = self.all_queues().iter().map(|q| q.max_offset()).sum();
         }
-        if self.is_sync_flush() {
-            // Consumers are to see all of it, so all of it must be on the disk.
-            self.log.sync().map_err(fail())?;
+        self.log.write_again(flushed).map_err(fail())?;
+        self.log.sync().map_err(fail())?;
+        self.note_flushed();
+        if !clean {
+            // Nor do the last process's queue files count as being on the disk.
+            self.context.touched.lock().created();
         }
         tracing::info!(
             clean,
@@ -101,6 +104,16 @@ impl Inner {
             "the store is recovered"
         );
         Ok(whole || known.is_none())
+    }
+
+    /// Position before which the log is certainly on the disk.
+    fn flushed_before(&self, clean: bool, loaded: &Loaded, log_start: u64, end: u64) -> u64 {
+        if clean || !loaded.same_boot {
+            // Read from the disk, not from what a process that died has left in memory.
+            return end;
+        }
+        let durable = loaded.durable.map(|durable| durable.position).max(loaded.flushed);
+        durable.unwrap_or_else(|| end.saturating_sub(2 * self.log.file_size)).max(log_start)
     }
 
     /// Loads all queues, on all processors; whether none had holes.
@@ -264,4 +277,9 @@ impl Inner {
         }
         Ok(())
     }
+}
+
+/// All entries are built again, save in queues whose messages have all left the log: they alone know where they go on.
+fn forget_entries(queues: &[Arc<Queue>], log_start: u64) {
+    queues.iter().filter(|queue| queue.built_to() > log_start).for_each(|queue| queue.restart());
 }

@@ -13,6 +13,7 @@ use crate::check;
 use crate::checkpoint::Checkpoint;
 use crate::commit_log::CommitLog;
 use crate::config::{FlushMode, StoreConfig};
+use crate::damage::Damaged;
 use crate::dispatch::{Arrival, Dispatcher, Pending};
 use crate::error::{AppendError, OpenError};
 use crate::failure::Failure;
@@ -33,7 +34,7 @@ const RECORD_EXTRA: u64 = 64 * 1024;
 pub(crate) type Listener = Arc<dyn Fn(&Arrival<'_>) + Send + Sync>;
 
 /// A topic's queues by number.
-type Queues = BTreeMap<u32, Arc<Queue>>;
+pub(crate) type Queues = BTreeMap<u32, Arc<Queue>>;
 
 /// What the store's threads and callers share.
 pub(crate) struct Inner {
@@ -52,13 +53,14 @@ pub(crate) struct Inner {
     pub cleaner: Cleaner,
     pub shortage: Shortage,
     pub failure: Failure,
+    pub damaged: Damaged,
     pub listener: Listener,
     pub after_dispatch: OnceLock<Box<dyn Fn() + Send + Sync>>,
     pub is_disk_full: AtomicBool,
     pub disk_full: Mutex<Option<String>>,
     /// Distance from the end of the log within which data counts as recent, bytes.
     pub recent_bytes: u64,
-    topics: RwLock<HashMap<Arc<str>, Queues>>,
+    pub topics: RwLock<HashMap<Arc<str>, Queues>>,
     pub closing: AtomicBool,
 }
 
@@ -88,23 +90,6 @@ impl Inner {
 
     pub fn all_queues(&self) -> Vec<Arc<Queue>> {
         self.topics.read().values().flat_map(|queues| queues.values().cloned()).collect()
-    }
-
-    fn delete_topic(&self, topic: &str) -> std::io::Result<()> {
-        let Some(queues) = self.topics.write().remove(topic) else { return Ok(()) };
-        {
-            let mut d = self.dispatcher.lock();
-            for queue in queues.values() {
-                d.entries -= queue.max_offset();
-                queue.delete()?;
-            }
-        }
-        self.dispatch_for_others();
-        // Files that come back after a power cut would be taken for those of a topic of this name made later.
-        file::remove_dir_durable(&self.context.dir.join(topic), self.context.faults.as_ref())?;
-        // The sum of the queues' ends has changed: a restart must not take them for lost.
-        self.checkpoint(true);
-        Ok(())
     }
 }
 
@@ -175,6 +160,7 @@ impl Store {
             cleaner: Cleaner::default(),
             shortage: Shortage::default(),
             failure: Failure::default(),
+            damaged: Damaged::default(),
             listener,
             after_dispatch: OnceLock::new(),
             is_disk_full: AtomicBool::new(false),
@@ -348,6 +334,11 @@ impl Store {
     /// Bytes of log that consumers may see but that are not in queues and index yet (RocketMQ's `dispatchBehindBytes`).
     pub fn dispatch_behind_bytes(&self) -> u64 {
         self.inner.visible().saturating_sub(self.inner.dispatched.load(Ordering::Acquire))
+    }
+
+    /// Records that were found damaged when they were to be read.
+    pub fn damaged_records(&self) -> usize {
+        self.inner.damaged.count()
     }
 
     /// Whether a message is acknowledged only when it is on the disk.

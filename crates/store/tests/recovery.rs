@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use common::{as_slices, config, copy_as_killed, expect, numbered, open, read_all, send, sync_config};
-use ferromq_store::StoreConfig;
+use ferromq_store::{Event, Faults, StoreConfig};
 
 /// A store with messages in three queues, as it is on the disk after a kill.
 fn killed(to: &Path, bodies: &[Vec<u8>]) {
@@ -290,4 +290,83 @@ fn a_log_file_that_was_never_used_does_not_keep_the_store_from_opening() {
     fs::write(&short, content).unwrap();
     let error = ferromq_store::Store::open(config(dir.path()), std::sync::Arc::new(|_| ())).err().unwrap();
     assert!(matches!(error, ferromq_store::OpenError::FileSize { .. }) && short.exists(), "{error}");
+}
+
+/// Bytes of the log that were written and then forced to the disk, as ranges of positions.
+fn forced(events: &[Event]) -> Vec<std::ops::Range<u64>> {
+    let start_of = |path: &Path| path.file_name().unwrap().to_str().unwrap().parse::<u64>().ok();
+    let is_forced = |of: &Path, n: usize| {
+        events[n..].iter().any(|e| matches!(e, Event::Sync { path, covers } if path == of && n < *covers))
+    };
+    let written = events.iter().enumerate().filter_map(|(n, event)| match event {
+        Event::Write { path, at, bytes } if path.to_str().unwrap().contains("/commitlog/") && is_forced(path, n) => {
+            let from = start_of(path)? + at;
+            Some(from..from + bytes.len() as u64)
+        }
+        _ => None,
+    });
+    written.collect()
+}
+
+#[test]
+fn what_was_not_forced_to_the_disk_before_a_kill_is_written_again() {
+    let bodies = numbered(200);
+    for flush in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let made = tempfile::tempdir().unwrap();
+        let settings = StoreConfig {
+            flush_interval_commit_log: if flush { 5 } else { 3_600_000 },
+            flush_interval_consume_queue: 3_600_000,
+            durable_checkpoint_interval: 3_600_000,
+            ..config(made.path())
+        };
+        let store = open(settings);
+        if flush {
+            // The checkpoint that the first start makes, and a note of what is forced to the disk.
+            send(&store, "T", 0, &as_slices(&bodies[..100])).unwrap();
+            store.checkpoint_now();
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            send(&store, "T", 0, &as_slices(&bodies[100..])).unwrap();
+            while store.flushed_position() < store.max_physical_offset() {
+                std::thread::yield_now();
+            }
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            send(&store, "T", 0, &[b"last"]).unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        } else {
+            send(&store, "T", 0, &as_slices(&bodies)).unwrap();
+        }
+        let end = store.max_physical_offset();
+        copy_as_killed(made.path(), dir.path());
+        let faults = std::sync::Arc::new(Faults::recording());
+        let again = open(StoreConfig { faults: Some(faults.clone()), ..config(dir.path()) });
+        assert_eq!(again.flushed_position(), end);
+        let forced = forced(&faults.events());
+        let bytes: u64 = forced.iter().map(|range| range.end - range.start).sum();
+        if flush {
+            assert!(bytes < end / 2, "{bytes} of {end} were written again, though all but the last was on the disk");
+        } else {
+            let covered = (0..end).step_by(512).all(|at| forced.iter().any(|range| range.contains(&at)));
+            assert!(covered && bytes >= end, "{forced:?} of {end}");
+        }
+    }
+}
+
+#[test]
+fn a_short_queue_file_without_a_checkpoint_does_not_give_offsets_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let early = numbered(700);
+    {
+        let store = open(config(dir.path()));
+        send(&store, "T", 1, &as_slices(&early)).unwrap();
+        // Much later messages of another queue only.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        send(&store, "T", 0, &as_slices(&numbered(900))).unwrap();
+    }
+    let second = dir.path().join("consumequeue/T/1").join(format!("{:020}", 6000));
+    fs::write(&second, [0; 100]).unwrap();
+    fs::remove_file(dir.path().join("checkpoint")).unwrap();
+    let store = open(config(dir.path()));
+    assert_eq!(store.queue("T", 1).next_offset(), 700);
+    assert_eq!(read_all(&store, "T", 1), expect(&early));
 }

@@ -68,6 +68,7 @@ fn table(broker: &Shared) -> BTreeMap<String, String> {
     put("commitLogMinOffset", min.to_string());
     put("commitLogMaxOffset", max.to_string());
     put("remainHowManyDataToFlush", byte_count(max.saturating_sub(broker.store.flushed_position())));
+    put("damagedRecords", broker.store.damaged_records().to_string());
     put("earliestMessageTimeStamp", earliest_time(broker).unwrap_or(-1).to_string());
     if let Some((free, total)) = volume(broker.topics.path()) {
         let ratio = total.saturating_sub(free) as f64 / total.max(1) as f64;

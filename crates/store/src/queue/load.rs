@@ -24,7 +24,7 @@ impl Queue {
     /// emptied, and has to be built from the whole log.
     pub(crate) fn load(&self, built_to: Option<u64>, log_start: u64) -> io::Result<bool> {
         let context = &self.context;
-        let mut files = Vec::new();
+        let (mut files, mut is_whole) = (Vec::new(), true);
         for (start, path) in file::list(&self.folder())? {
             if start > MAX_OFFSET as u64 * UNIT as u64 {
                 continue;
@@ -40,9 +40,10 @@ impl Queue {
                 tracing::warn!(path = %path.display(), len, "a consume queue file has a wrong size or place; it is removed and rebuilt from the log");
             }
             file::remove(&path, context.faults.as_ref())?;
+            is_whole = false;
         }
         let per_file = (context.file_size / UNIT as u64) as i64;
-        let Some(first) = files.first().map(|start| *start as i64 / UNIT as i64) else { return Ok(true) };
+        let Some(first) = files.first().map(|start| *start as i64 / UNIT as i64) else { return Ok(is_whole) };
         let all = first + files.len() as i64 * per_file;
         // Reading a hole would fill the page cache with nothing.
         let last = files.last().copied().unwrap_or_default();
@@ -52,7 +53,7 @@ impl Queue {
         self.show(first, high);
         if let Some(position) = built_to.filter(|_| files.len() == 1 && (high - first) as usize <= SMALL) {
             let complete = self.load_small(first, high, position, log_start)?;
-            return if complete { Ok(true) } else { self.drop_files().map(|()| false) };
+            return if complete { Ok(is_whole) } else { self.drop_files().map(|()| false) };
         }
         let end = match built_to {
             Some(position) => self.built_end(first, high, position),
@@ -63,7 +64,7 @@ impl Queue {
         if !complete {
             self.drop_files()?;
         }
-        Ok(complete)
+        Ok(complete && is_whole)
     }
 
     /// A queue of one file whose entries were read at once; whether it is complete.
@@ -115,7 +116,7 @@ impl Queue {
         }
     }
 
-    /// A look at the beginning of each file and at pages that were never written.
+    /// A look at both ends of each file and at pages that were never written.
     fn has_no_holes(&self, files: &[u64], end: i64, log_start: u64) -> io::Result<bool> {
         let end = end as u64 * UNIT as u64;
         if files.first().is_some_and(|first| *first > 0 && *first == end) {
@@ -128,7 +129,9 @@ impl Queue {
             let begins_late = n == 0 && start > 0 && !entry.is_blank() && entry.physical_offset as u64 > log_start;
             let filled = (end - start).min(self.context.file_size);
             let file = self.file(start, false)?;
-            if !entry.is_written() || begins_late || file.first_hole()?.is_some_and(|hole| hole < filled) {
+            let last = self.entry(((start + filled) / UNIT as u64) as i64 - 1);
+            let is_filled = entry.is_written() && last.is_some_and(|last| last.is_written());
+            if !is_filled || begins_late || file.first_hole()?.is_some_and(|hole| hole < filled) {
                 return Ok(false);
             }
         }

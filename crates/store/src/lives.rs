@@ -1,0 +1,31 @@
+//! The end of a topic: its queues go, its records stay in the log until that expires. A topic of the same name that is
+//! made again begins a new life at offset 0, and no queue ever holds messages of two lives: all records of one stand
+//! before all of the next, because the end is taken under the append lock.
+
+use crate::file;
+use crate::store::Inner;
+
+impl Inner {
+    /// See [`crate::Store::delete_topic`].
+    pub fn delete_topic(&self, topic: &str) -> std::io::Result<()> {
+        {
+            // Under the append lock: what is appended afterwards belongs to the topic's next life, so that the records
+            // of two lives never mix in the log.
+            let _tail = self.log.tail.lock();
+            let Some(queues) = self.topics.write().remove(topic) else { return Ok(()) };
+            let mut d = self.dispatcher.lock();
+            for queue in queues.values() {
+                d.entries -= queue.max_offset();
+                queue.delete()?;
+            }
+        }
+        // Files that come back after a power cut would be taken for those of a topic of this name made later.
+        file::remove_dir_durable(&self.context.dir.join(topic), self.context.faults.as_ref())?;
+        // The records of the life that ended are behind the checkpoint: a restart reads none of them, and does not
+        // take the entries that are missing for lost.
+        self.log.sync()?;
+        self.dispatch_now();
+        self.checkpoint(true);
+        Ok(())
+    }
+}
