@@ -142,7 +142,7 @@ fn retried_messages_of_the_second_naming_come_back_too() {
 fn a_kill_takes_neither_what_was_popped_nor_what_was_acknowledged() {
     let bench = small();
     fill(&bench, "T", 0..10);
-    let header = PopMessageHeader { invisible_time: 1500, ..pop_header("T") };
+    let header = PopMessageHeader { invisible_time: 4000, ..pop_header("T") };
     let popped = pop(&bench, &PopMessageHeader { max_msg_nums: 6, ..header }).1;
     popped[..4].iter().for_each(|message| ack(&bench, message));
     let changed = change(&bench, &popped[4], 60_000).unwrap();
