@@ -187,8 +187,15 @@ impl Drive {
     fn serve_batch(&mut self, cx: &mut Context<'_>, bytes: &[u8], out: &mut Vec<u8>) -> io::Result<(usize, usize)> {
         let draining = self.common.draining.load(Ordering::Relaxed);
         let mut requests = Requests::new(bytes, &self.conn, self.common.limits.max_frame, draining);
+        // Before anything is served: the turn ends also when serving panics or this connection turns out to be broken.
+        if self.conn.home.is_some() {
+            reactor::end_turn_soon();
+        }
         let _writes_pushes_at_its_end = Collecting::start();
         self.service.serve(&self.conn, &mut requests, out);
+        if self.conn.home.is_none() {
+            reactor::end_turn(&*self.service);
+        }
         for head in requests.sent_away() {
             let mut answer = FrameWriter::response(out, head, response::GO_AWAY);
             answer.remark("the server is shutting down, reconnect and send again");
@@ -205,10 +212,6 @@ impl Drive {
         let unwritten = if out.is_empty() { 0 } else { self.conn.poll_write(cx, out)? };
         if served {
             self.common.drains.fetch_add(1, Ordering::Relaxed);
-            match self.conn.home {
-                Some(_) => reactor::end_turn_soon(),
-                None => reactor::end_turn(&*self.service),
-            }
         }
         Ok((consumed, unwritten))
     }

@@ -34,3 +34,14 @@ fn sockets_that_are_ready_together_share_the_end_of_a_turn() {
     }
     assert_eq!(*service.turns.lock(), [1, 9]);
 }
+
+#[test]
+fn a_turn_ends_also_when_a_connection_breaks_or_the_service_panics() {
+    let (_server, service, addr) = start_with(1, Limits::default());
+    for (n, end) in [vec![0xFF; 64], request(PANIC, 5, b"")].into_iter().enumerate() {
+        let mut socket = connect(addr);
+        socket.write_all(&[request(AT_TURNS_END, 4, b""), end].concat()).unwrap();
+        eventually("the request before the end is taken to the end of a turn", || service.turns.lock().len() == n + 1);
+    }
+    assert_eq!(*service.turns.lock(), [1, 1]);
+}

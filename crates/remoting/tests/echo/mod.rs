@@ -108,7 +108,8 @@ impl Service for Echo {
             self.turns.lock().push(kept.len());
         }
         for (conn, head) in kept {
-            conn.push(|out| FrameWriter::response(out, &head, response::SUCCESS).finish()).expect("open");
+            // One that was broken is closed by now.
+            let _ = conn.push(|out| FrameWriter::response(out, &head, response::SUCCESS).finish());
         }
     }
 
