@@ -122,6 +122,8 @@ fn revive(broker: &Shared, queue: &Arc<PopQueue>, key: Key) -> Result<(), String
         }
         writer.ack(broker, ck.revive_queue, queue, key, &waiting).map_err(|refusal| refusal.remark.into_owned())?;
         writer.append(broker).map_err(|error| error.to_string())?;
+        // No file of offsets may pass the check point before the copies are on the disk.
+        broker.pops.appended_to(writer.batch.end_position());
         Ok::<(), String>(())
     })?;
     broker.pops.remove(queue, key);
