@@ -181,6 +181,23 @@ fn what_waits_survives_a_stop_and_a_kill_and_what_was_delivered_is_not_delivered
 }
 
 #[test]
+fn a_smaller_limit_after_a_restart_loses_no_message_that_waits() {
+    let mut bench = start_with(config(), levels);
+    let body = vec![7; 200 * 1024];
+    for property in ["DELAY\u{1}2\u{2}", "TIMER_DELAY_MS\u{1}2000\u{2}"] {
+        assert_eq!(code(&bench.send("T", 0, property, &body)), response::SUCCESS);
+    }
+    bench.broker.take().unwrap().shutdown();
+    let folder = std::mem::replace(&mut bench.folder, tempfile::tempdir().unwrap());
+    let bench = restart(folder, config(), |store| {
+        levels(store);
+        store.max_message_size = 1024;
+    });
+    assert_eq!(code(&bench.send("T", 0, "", &body)), response::MESSAGE_ILLEGAL);
+    assert!(wait_for(&bench, "T", 0, 2).iter().all(|message| message.body == body));
+}
+
+#[test]
 fn a_lost_mark_costs_time_only() {
     let fine = || BrokerConfig { timer_precision_ms: 10, ..config() };
     let bench = start_with(fine(), levels);

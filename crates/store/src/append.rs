@@ -72,6 +72,17 @@ impl AppendBatch {
         if m.body.len() > context.max_body {
             return Err(Reject::Body { len: m.body.len(), max: context.max_body });
         }
+        self.encode(queue, m, context.max_record)
+    }
+
+    /// Encodes the copy of a message that the log holds already. It was accepted once: a `maxMessageSize` that was lowered
+    /// since does not concern it, only a log file must have room for it.
+    pub fn push_stored(&mut self, queue: &Arc<Queue>, m: &MessageParts<'_>) -> Result<usize, Reject> {
+        self.encode(queue, m, queue.context().max_stored)
+    }
+
+    fn encode(&mut self, queue: &Arc<Queue>, m: &MessageParts<'_>, max_record: u64) -> Result<usize, Reject> {
+        let context = queue.context();
         if m.topic != queue.topic() || m.queue_id != queue.id() {
             return Err(Reject::OtherQueue);
         }
@@ -80,9 +91,9 @@ impl AppendBatch {
         }
         let before = self.bytes.len();
         let size = record::encode(m, &mut self.bytes)?;
-        if size as u64 > context.max_record {
+        if size as u64 > max_record {
             self.bytes.truncate(before);
-            return Err(Reject::TooLarge { len: size, max: context.max_record });
+            return Err(Reject::TooLarge { len: size, max: max_record });
         }
         let kind = flags::transaction_value(m.sys_flag);
         let hashes_before = self.hashes.len();

@@ -92,6 +92,8 @@ pub(crate) struct Context {
     /// Largest body and largest record, bytes.
     pub max_body: usize,
     pub max_record: u64,
+    /// Largest record that is stored again, bytes: what a log file has room for.
+    pub max_stored: u64,
     /// Whether keys are indexed.
     pub index: bool,
     /// Delays of the levels 1.., milliseconds.

@@ -138,6 +138,7 @@ impl Store {
             touched: Mutex::default(),
             max_body: config.max_message_size,
             max_record: (config.max_message_size as u64 + RECORD_EXTRA).min(config.mapped_file_size_commit_log - 8),
+            max_stored: config.mapped_file_size_commit_log - 8,
             index: config.message_index_enable,
             delays: config.delays(),
             next_uid: AtomicU64::new(0),

@@ -169,7 +169,7 @@ impl SendBack {
     ) -> Result<(), Refusal> {
         let mut batch = AppendBatch::default();
         let parts = copy(record, &queue, stored, broker.store_host);
-        batch.push(&queue, &parts).map_err(|reject| Refusal::new(response::SYSTEM_ERROR, reject.to_string()))?;
+        batch.push_stored(&queue, &parts).map_err(|reject| Refusal::new(response::SYSTEM_ERROR, reject.to_string()))?;
         let result = broker.store.append(&mut batch);
         if let Err(error) = result {
             broker.stats.count_put_failed(1);

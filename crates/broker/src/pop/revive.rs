@@ -211,5 +211,5 @@ fn push(
         reconsume_times: message.reconsume_times().saturating_add(1),
         prepared_transaction_offset: 0,
     };
-    batch.push(target, &parts).map(|_| ()).map_err(|reject| reject.to_string())
+    batch.push_stored(target, &parts).map(|_| ()).map_err(|reject| reject.to_string())
 }

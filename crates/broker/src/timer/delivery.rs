@@ -80,7 +80,7 @@ impl Delivery {
             reconsume_times: record.reconsume_times(),
             prepared_transaction_offset: 0,
         };
-        match self.batch.push(queue, &parts) {
+        match self.batch.push_stored(queue, &parts) {
             Ok(_) => self.bytes += record.bytes().len(),
             Err(reject) => tracing::error!(
                 position = record.physical_offset(), topic = queue.topic(), %reject,

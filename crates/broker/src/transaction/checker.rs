@@ -243,7 +243,7 @@ impl Round<'_> {
             broker.topics.create_if_absent(name, 1, perm::READ | perm::WRITE, false, 0)?;
             broker.store.queue(name, 0)
         };
-        let pushed = self.batch.push(&queue, &moved(record, name, 0, properties));
+        let pushed = self.batch.push_stored(&queue, &moved(record, name, 0, properties));
         pushed.inspect_err(|e| tracing::error!("a half message cannot be appended to {name}: {e}")).ok()
     }
 

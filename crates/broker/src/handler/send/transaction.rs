@@ -124,8 +124,8 @@ impl Sends {
         parts.prepared_transaction_offset = half.physical_offset();
         // A topic deleted meanwhile takes the message all the same, as in RocketMQ: it is there when the topic is again.
         let pushed = match topic.and_then(|topic| topic.queue(&broker.store, queue_id)) {
-            Some(queue) => self.batch.push(queue, &parts),
-            None => self.batch.push(&broker.store.queue(name, queue_id), &parts),
+            Some(queue) => self.batch.push_stored(queue, &parts),
+            None => self.batch.push_stored(&broker.store.queue(name, queue_id), &parts),
         };
         pushed.map(drop).map_err(|reject| Refusal::new(response::MESSAGE_ILLEGAL, reject.to_string()))
     }
