@@ -92,8 +92,8 @@ fn check(broker: &Shared, topic: &str) -> Result<(), Refusal> {
     if !config.recall_message_enable {
         return Err(Refusal::new(response::NO_PERMISSION, "recall failed, operation is forbidden"));
     }
-    let writeable = config.broker_permission & 2 != 0 || config.allow_recall_when_broker_not_writeable;
-    if !writeable || clock::now_millis() < config.start_accept_send_request_time_stamp {
+    let writeable = broker.live.broker_permission() & 2 != 0 || config.allow_recall_when_broker_not_writeable;
+    if !writeable || clock::now_millis() < broker.live.start_accept_send_request_time_stamp() {
         return Err(Refusal::new(response::SERVICE_NOT_AVAILABLE, "recall failed, broker service not available"));
     }
     if broker.topics.get(topic).is_none() {

@@ -67,7 +67,7 @@ fn check(broker: &Shared, call: &Call<'_>, header: &ConsumerSendMsgBackHeader<'_
     let group = broker.groups.find(&name).ok_or_else(|| {
         Refusal::new(response::SUBSCRIPTION_GROUP_NOT_EXIST, format!("subscription group not exist, {name}"))
     })?;
-    if broker.config.broker_permission & 2 == 0 {
+    if broker.live.broker_permission() & 2 == 0 {
         let remark = format!("the broker[{}] sending message is forbidden", broker.config.broker_ip1);
         return Err(Refusal::new(response::NO_PERMISSION, remark));
     }
