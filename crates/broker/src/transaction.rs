@@ -10,6 +10,7 @@
 //! other's store.
 
 mod checker;
+mod commits;
 mod metrics;
 mod record;
 mod table;

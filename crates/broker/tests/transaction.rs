@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;
-
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -227,6 +226,8 @@ fn an_end_after_the_immunity_time_waits_for_the_check() {
 #[test]
 fn a_half_without_an_end_is_asked_about_and_the_answer_counts() {
     let (bench, checks) = with_producer(quick());
+    send_half(&bench, "an hour", b"y", "CHECK_IMMUNITY_TIME_IN_SECONDS\u{1}3600\u{2}");
+    std::thread::sleep(Duration::from_millis(2500)); // The thread sleeps for that one then.
     let half = send_half(&bench, "U", b"x", "");
     let check = wait_for_checks(&checks, 2).remove(1);
     assert_eq!((check.transaction_id.as_str(), &check.record.body[..]), ("U", &b"x"[..]));

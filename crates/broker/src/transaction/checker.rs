@@ -17,10 +17,11 @@ use ferromq_common::clock;
 use ferromq_protocol::code::request::CHECK_TRANSACTION_STATE;
 use ferromq_protocol::header::send::CheckTransactionStateHeader;
 use ferromq_protocol::record::{self as stored, Entry, Record};
-use ferromq_protocol::sys_flag::{message as flags, perm};
+use ferromq_protocol::sys_flag::perm;
 use ferromq_protocol::{Encoding, FrameWriter, Text, id, topic};
 use ferromq_store::{AppendBatch, Appended, Durability};
 
+use super::commits::was_committed;
 use super::record::{copied, moved};
 use super::table::Half;
 use super::{GROUP, HalfView};
@@ -41,8 +42,6 @@ const FLOORS_PAUSE_MS: i64 = 1000;
 const DURABLE_LIMIT: Duration = Duration::from_secs(10);
 /// How many producers of a group are tried for one that can be asked.
 const PRODUCERS_TRIED: usize = 3;
-/// Records one look into the index may find.
-const INDEX_HITS: u32 = 32;
 
 /// What a round does with a half.
 enum Fate {
@@ -94,7 +93,9 @@ fn run(broker: &Arc<Shared>) {
     loop {
         wake.listen(true);
         let next = round.run();
-        wake.listen(next.is_none());
+        // A new half may be due before one with a long immunity time; one that is due later than the next round is met then.
+        let soon = clock::now_millis().saturating_add(broker.transactions.timeout);
+        wake.listen(next.is_none_or(|next| next > soon));
         if !wake.sleep_until(next) {
             round.keep_floors();
             return;
@@ -200,12 +201,16 @@ impl Round<'_> {
         }
         broker.store.record_at(half.physical, &mut bytes);
         let Entry::Record(record) = stored::read(&bytes) else {
+            if half.physical >= broker.store.min_physical_offset() && clock::now_millis() <= half.expires {
+                // Under SYNC_FLUSH its copy is not on the disk yet.
+                return (Fate::Later, 0);
+            }
             tracing::error!("the half message at queue offset {offset} is lost: its log file is gone");
             return (Fate::Over { topic: String::new() }, 0);
         };
         let view = HalfView::of(record.properties());
         let over = || Fate::Over { topic: view.real_topic.unwrap_or_default().to_owned() };
-        if std::mem::take(&mut half.recovered) && self.was_committed(&view) {
+        if std::mem::take(&mut half.recovered) && was_committed(&broker.store, &record, &view) {
             return (over(), 0);
         }
         let mut properties = Vec::new();
@@ -245,20 +250,6 @@ impl Round<'_> {
         };
         let pushed = self.batch.push_stored(&queue, &moved(record, name, 0, properties));
         pushed.inspect_err(|e| tracing::error!("a half message cannot be appended to {name}: {e}")).ok()
-    }
-
-    /// Whether the message of this transaction is in the log: the op message was lost in a kill, or a Java broker's batch of
-    /// op messages.
-    fn was_committed(&self, view: &HalfView<'_>) -> bool {
-        let (Some(topic), Some(key)) = (view.real_topic, view.uniq_key) else { return false };
-        let hits = self.broker.store.query_index(topic, key, INDEX_HITS, 0, i64::MAX);
-        hits.physical_offsets.iter().any(|position| {
-            let mut bytes = Vec::new();
-            self.broker.store.record_at(*position, &mut bytes);
-            let Entry::Record(record) = stored::read(&bytes) else { return false };
-            flags::transaction_value(record.sys_flag()) == flags::TRANSACTION_COMMIT
-                && HalfView::of(record.properties()).uniq_key == Some(key)
-        })
     }
 
     /// Appends what was judged, and tells table and producers.
@@ -302,9 +293,8 @@ impl Round<'_> {
                     }
                     Fate::Asked { at } => {
                         let (to, physical) = place(at);
-                        asked.push((Arc::clone(&half.group), physical));
-                        let (checks, due) = (half.checks + 1, now + transactions.interval);
-                        table.copied(offset, to, Half { physical, checks, due, ..half });
+                        asked.push((Arc::clone(&half.group), half.first, physical));
+                        table.copied(offset, to, Half { physical, due: now + transactions.interval, ..half });
                     }
                 }
             }
@@ -312,26 +302,29 @@ impl Round<'_> {
         transactions.metrics.add(gone.iter().map(String::as_str).filter(|topic| !topic.is_empty()), -1);
         let end = self.batch.end_position();
         self.batch.clear();
-        self.wait_durable(end);
+        let durable = self.wait_durable(end);
         self.broker.store.dispatch();
         self.broker.answer_ready_polls();
-        for (group, physical) in asked {
+        // A copy that is not on the disk cannot be read, nor ended: its producer is asked the next time.
+        for (group, first, physical) in asked.into_iter().filter(|_| durable) {
+            transactions.table.lock().count_check(first);
             self.ask(&group, physical);
         }
         true
     }
 
-    /// Under SYNC_FLUSH a copy can be ended only when it is on the disk.
-    fn wait_durable(&self, position: u64) {
-        if self.broker.store.is_sync_flush() {
-            let (sender, done) = sync_channel::<Durability>(1);
-            let waiter = move |durability| {
-                // The receiver has gone when it takes too long.
-                let _ = sender.try_send(durability);
-            };
-            self.broker.store.when_durable(position, Box::new(waiter));
-            let _ = done.recv_timeout(DURABLE_LIMIT);
+    /// Under SYNC_FLUSH a copy can be ended only when it is on the disk; whether it is.
+    fn wait_durable(&self, position: u64) -> bool {
+        if !self.broker.store.is_sync_flush() {
+            return true;
         }
+        let (sender, done) = sync_channel::<Durability>(1);
+        let waiter = move |durability| {
+            // The receiver has gone when it takes too long.
+            let _ = sender.try_send(durability);
+        };
+        self.broker.store.when_durable(position, Box::new(waiter));
+        matches!(done.recv_timeout(DURABLE_LIMIT), Ok(Durability::Durable))
     }
 
     /// Sends CHECK_TRANSACTION_STATE (39) to one producer of the group.

@@ -245,6 +245,14 @@ impl Table {
         self.wait(to, half);
     }
 
+    /// The producer of the half whose first copy stands at this offset is asked.
+    pub fn count_check(&mut self, first: i64) {
+        let offset = self.moved.get(&first).copied().unwrap_or(first);
+        if let Some(half) = self.waiting.get_mut(&offset) {
+            half.checks += 1;
+        }
+    }
+
     /// Number of halves that wait.
     pub fn waiting(&self) -> usize {
         self.waiting.len()
