@@ -14,6 +14,8 @@ use ferromq_common::clock;
 use ferromq_protocol::body::{BrokerStatsData, BrokerStatsItem};
 use parking_lot::{Mutex, RwLock};
 
+use crate::offsets::with_pair;
+
 /// Samples of the last minute, each 10 seconds after the one before.
 const MINUTE: Window = Window { period: 10_000, samples: 7 };
 /// Of the last hour.
@@ -141,15 +143,23 @@ pub struct Rates {
 impl Rates {
     /// The flow of a group's reading, begun at its first message; `None` beyond [`MAX_PAIRS`].
     pub fn read_by(&self, topic: &str, group: &str) -> Option<Arc<Flow>> {
-        let key = key(topic, group);
-        if let Some(flow) = self.read.read().get(&*key) {
-            return Some(Arc::clone(flow));
-        }
-        let mut read = self.read.write();
-        if read.len() >= MAX_PAIRS && !read.contains_key(&*key) {
-            return None;
-        }
-        Some(Arc::clone(read.entry(key).or_insert_with(|| Arc::new(Flow::new()))))
+        with_pair(topic, group, |key| {
+            {
+                let read = self.read.read();
+                if let Some(flow) = read.get(key) {
+                    return Some(Arc::clone(flow));
+                }
+                // Each pull of a pair that is one too many comes here: none of them may keep the others out.
+                if read.len() >= MAX_PAIRS {
+                    return None;
+                }
+            }
+            let mut read = self.read.write();
+            if read.len() >= MAX_PAIRS && !read.contains_key(key) {
+                return None;
+            }
+            Some(Arc::clone(read.entry(key.into()).or_insert_with(|| Arc::new(Flow::new()))))
+        })
     }
 
     /// The same by its key in RocketMQ's tools, `topic@group`, if anything has been read.
@@ -159,24 +169,22 @@ impl Rates {
 
     /// Messages a second that a group reads of a topic.
     pub fn rate(&self, topic: &str, group: &str) -> f64 {
-        self.find(&key(topic, group)).map_or(0.0, |flow| flow.rate())
+        with_pair(topic, group, |key| self.find(key)).map_or(0.0, |flow| flow.rate())
     }
 
-    /// Keeps samples; forgets who has read nothing for a day.
+    /// Keeps samples; forgets who has read nothing for a day. A parked pull holds its flow and will count in it.
     pub fn tick(&self, now: i64) {
         let idle: Vec<Box<str>> =
             self.read.read().iter().filter(|(_, flow)| !flow.tick(now)).map(|(key, _)| key.clone()).collect();
         if !idle.is_empty() {
             let mut read = self.read.write();
             for key in idle {
-                read.remove(&key);
+                if read.get(&key).is_some_and(|flow| Arc::strong_count(flow) == 1) {
+                    read.remove(&key);
+                }
             }
         }
     }
-}
-
-fn key(topic: &str, group: &str) -> Box<str> {
-    [topic, "@", group].concat().into()
 }
 
 #[cfg(test)]
@@ -212,6 +220,9 @@ mod tests {
             rates.tick(start + hour * 3_600_000);
         }
         assert_eq!(flow.history.lock().day.len(), DAY.samples);
+        assert!(rates.find("T@G").is_some(), "a parked pull counts in it");
+        drop(flow);
+        rates.tick(start + 31 * 3_600_000);
         assert!(rates.find("T@G").is_none());
         for n in 0..MAX_PAIRS {
             assert!(rates.read_by("T", &n.to_string()).is_some());
