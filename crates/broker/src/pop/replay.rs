@@ -127,6 +127,8 @@ fn check_point(broker: &Shared, revive_queue: u32, record: &Record<'_>, newest: 
     if is_foreign(record) {
         due = due.max(clock::now_millis()).saturating_add(FOREIGN_GRACE_MS);
     } else if ck.diffs.is_some() && is_newer(broker, record) {
+        // The group may have been made by this pop and not be in its file yet: without it the messages would be forgotten.
+        let _ = broker.groups.find(&ck.group);
         note(newest, record, (&ck.topic, &ck.group, queue_id), last + 1);
     }
     let key = (ck.start_offset, ck.pop_time);
