@@ -27,7 +27,7 @@ use crate::properties::look;
 
 /// Most check points of one revive queue that are worked off before others get their turn.
 const AT_ONCE: usize = 64;
-/// How long nothing is tried after a check point could not be worked off: what keeps one back keeps all back.
+/// How long a check point that could not be worked off waits; all of them when the log takes nothing.
 const AGAIN: Duration = Duration::from_secs(10);
 /// Queues of a retry or dead-letter topic.
 const RETRY_QUEUES: i32 = 1;
@@ -63,21 +63,43 @@ impl Reviver {
     }
 }
 
-/// Works off what is due; `false` when something could not be.
+/// Why a check point could not be worked off.
+enum Failure {
+    /// The log takes nothing, of no check point.
+    Log(String),
+    /// It is about this one alone.
+    Own(String),
+}
+
+impl From<String> for Failure {
+    fn from(why: String) -> Self {
+        Failure::Own(why)
+    }
+}
+
+/// Works off what is due; `false` when the log takes nothing.
 fn revive_due(broker: &Arc<Shared>) -> bool {
     let mut all = true;
     read_foreign(broker);
     for (queue, key) in broker.pops.due(clock::now_millis(), AT_ONCE) {
-        if let Err(why) = revive(broker, &queue, key) {
+        if let Err(failure) = revive(broker, &queue, key) {
+            let (is_log, why) = match failure {
+                Failure::Log(why) => (true, why),
+                Failure::Own(why) => (false, why),
+            };
             let (topic, id, group) = (&queue.topic, queue.id, &queue.group);
             tracing::error!(
                 "messages of {topic}/{id} that group {group} popped and did not acknowledge cannot come back: {why}; it is tried again in {} s",
                 AGAIN.as_secs()
             );
-            // Others have their turn first then.
-            broker.pops.postpone(&queue, key, clock::now_millis());
-            all = false;
-            break;
+            let now = clock::now_millis();
+            if is_log {
+                // Others have their turn first then.
+                broker.pops.postpone(&queue, key, now);
+                all = false;
+                break;
+            }
+            broker.pops.postpone(&queue, key, now + AGAIN.as_millis() as i64);
         }
     }
     broker.store.dispatch();
@@ -86,7 +108,7 @@ fn revive_due(broker: &Arc<Shared>) -> bool {
 }
 
 /// Works a check point off.
-fn revive(broker: &Shared, queue: &Arc<PopQueue>, key: Key) -> Result<(), String> {
+fn revive(broker: &Shared, queue: &Arc<PopQueue>, key: Key) -> Result<(), Failure> {
     let Some(ck) = queue.check_point(key) else { return Ok(()) };
     let normal = pop::normal_topic(&queue.topic, &queue.group);
     let (known, group) = (broker.topics.get(normal), broker.groups.get(&queue.group));
@@ -121,10 +143,10 @@ fn revive(broker: &Shared, queue: &Arc<PopQueue>, key: Key) -> Result<(), String
             push(broker, &mut writer.batch, &target, queue, key.1, &message, &mut text)?;
         }
         writer.ack(broker, ck.revive_queue, queue, key, &waiting).map_err(|refusal| refusal.remark.into_owned())?;
-        writer.append(broker).map_err(|error| error.to_string())?;
+        writer.append(broker).map_err(|error| Failure::Log(error.to_string()))?;
         // No file of offsets may pass the check point before the copies are on the disk.
         broker.pops.appended_to(writer.batch.end_position());
-        Ok::<(), String>(())
+        Ok::<(), Failure>(())
     })?;
     broker.pops.remove(queue, key);
     if made_topic {
