@@ -96,9 +96,12 @@ impl AckRequests {
         };
         let Ok(queue_id) = u32::try_from(ack.queue_id) else { return Ok(()) };
         let topic = origin.real_topic(&ack.topic, &ack.group);
+        let Some(queue) = broker.store.find_queue(&topic, queue_id) else { return Ok(()) };
+        let stored = queue.min_offset()..=queue.max_offset();
         for (at, byte) in (0_i64..).step_by(8).zip(bits) {
             for bit in (0..8).filter(|bit| byte & (1 << bit) != 0) {
-                let Some(offset) = ack.start_offset.checked_add(at + bit) else { continue };
+                let offset = ack.start_offset.checked_add(at + bit).filter(|offset| stored.contains(offset));
+                let Some(offset) = offset else { continue };
                 if ack.revive_queue == ORDER_REVIVE_QUEUE {
                     let place = (topic.as_str(), ack.group.as_str(), queue_id);
                     self.ordered(ack::ack_in_order(broker, place, ack.pop_time, offset)?);

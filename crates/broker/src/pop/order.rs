@@ -118,7 +118,7 @@ impl OrderPops {
     /// Notes an acknowledgement.
     pub(crate) fn acknowledge(&self, topic: &str, group: &str, queue_id: u32, offset: i64, pop_time: i64) -> Acked {
         self.with(topic, group, queue_id, |info| {
-            let Some(info) = info else { return Acked::Commit(offset + 1) };
+            let Some(info) = info else { return Acked::Commit(offset.saturating_add(1)) };
             let at = position(info, offset).filter(|_| info.pop_time == pop_time);
             let Some(at) = at else { return Acked::Nothing };
             info.acked |= 1 << at;
