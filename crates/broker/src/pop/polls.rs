@@ -92,7 +92,9 @@ pub(crate) fn serve(broker: &Arc<Shared>, mut waiter: Waiter) {
     let seen = ends(&queues);
     if waiter.notification {
         if take::has_message(broker, &waiter.request) {
-            return (waiter.reply)(Woken::Found(&Popped::default(), &[]));
+            (waiter.reply)(Woken::Found(&Popped::default(), &[]));
+            // It took nothing: the arrival that woke it is still there for a pop.
+            return broker.pops.polls.wake_one(&waiter.request.topic, &waiter.request.group);
         }
     } else {
         match take::take(broker, &waiter.request, &mut records) {
@@ -105,6 +107,8 @@ pub(crate) fn serve(broker: &Arc<Shared>, mut waiter: Waiter) {
                 }
                 return;
             }
+            // What lies behind messages that the filter passed by wakes nobody: the next sweep looks on.
+            Ok(popped) if popped.rest > 0 => waiter.again_at = Some(popped.pop_time),
             Ok(popped) => waiter.again_at = popped.blocked_until,
             Err(refusal) => return (waiter.reply)(Woken::Refused(refusal)),
         }

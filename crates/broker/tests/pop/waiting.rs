@@ -138,6 +138,29 @@ fn a_notification_says_that_there_is_a_message_and_leaves_it() {
 }
 
 #[test]
+fn a_notification_leaves_its_arrival_to_a_pop_that_waits_behind_it() {
+    let bench = small();
+    fill(&bench, "T", 0..1);
+    assert_eq!(pop(&bench, &pop_header("T")).1.len(), 1);
+    let header = NotificationHeader {
+        consumer_group: Text::plain("G"),
+        topic: Text::plain("T"),
+        queue_id: -1,
+        poll_time: 8000,
+        ..NotificationHeader::default()
+    };
+    std::thread::scope(|scope| {
+        let notified = scope.spawn(|| bench.call(request::NOTIFICATION, b"", |frame| header.write(frame)));
+        wait_until("parking", || parked(&bench) == 1);
+        let waiting = start_pop(&bench, PopMessageHeader { poll_time: 4000, ..pop_header("T") });
+        wait_until("parking", || parked(&bench) == 2);
+        fill(&bench, "T", 1..2);
+        assert_eq!(field(&notified.join().unwrap(), "hasMsg").as_deref(), Some("true"));
+        assert_eq!(bodies(&messages(&finish(&bench, waiting), "T", "G")), ["1"]);
+    });
+}
+
+#[test]
 fn a_peek_takes_nothing() {
     let bench = small();
     fill(&bench, "T", 0..3);
