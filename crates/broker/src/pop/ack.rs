@@ -105,7 +105,10 @@ pub(crate) fn change_invisible_time(
     invisible_ms: i64,
 ) -> Result<Changed, Refusal> {
     let key = (handle.start_offset, handle.pop_time);
-    let found = broker.pops.find(topic, group, queue_id).filter(|queue| queue.is_waiting(key, offset));
+    let known = broker.pops.find(topic, group, queue_id);
+    // The reviving thread may be copying the message at this moment: it comes back or lives on, never both.
+    let _taking = known.as_ref().map(|queue| queue.taking.lock());
+    let found = known.as_ref().filter(|queue| queue.is_waiting(key, offset)).cloned();
     let place = found.and_then(|queue| queue.revive_queue(key).map(|revive_queue| (queue, revive_queue)));
     let Some((queue, revive_queue)) = place else {
         let remark = format!("message {offset} of {topic}/{queue_id} is not invisible under this handle");

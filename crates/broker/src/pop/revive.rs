@@ -109,6 +109,8 @@ fn revive_due(broker: &Arc<Shared>) -> bool {
 
 /// Works a check point off.
 fn revive(broker: &Shared, queue: &Arc<PopQueue>, key: Key) -> Result<(), Failure> {
+    // No handle of the queue gets a new life between the look at the check point and its end.
+    let _taking = queue.taking.lock();
     let Some(ck) = queue.check_point(key) else { return Ok(()) };
     let normal = pop::normal_topic(&queue.topic, &queue.group);
     let (known, group) = (broker.topics.get(normal), broker.groups.get(&queue.group));
