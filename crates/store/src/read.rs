@@ -151,7 +151,8 @@ impl Inner {
                     }
                     continue;
                 }
-                if self.copy(&entry, limit, &mut near, out) {
+                let place = (queue.id(), result.next_offset - 1);
+                if self.copy(&entry, place, limit, &mut near, out) {
                     result.cold = cold;
                     result.status = ReadStatus::Found;
                     result.count += 1;
@@ -161,8 +162,16 @@ impl Inner {
         result
     }
 
-    /// Appends the record of an entry to `out` if it is sound, else reports it. `near`: the file of the last one.
-    fn copy(&self, entry: &CqEntry, limit: u64, near: &mut Option<Arc<Segment>>, out: &mut Vec<u8>) -> bool {
+    /// Appends the record of an entry to `out` if it is sound and says that it stands at this `place` (queue id and queue
+    /// offset), else reports it. `near`: the file of the last one.
+    fn copy(
+        &self,
+        entry: &CqEntry,
+        place: (u32, i64),
+        limit: u64,
+        near: &mut Option<Arc<Segment>>,
+        out: &mut Vec<u8>,
+    ) -> bool {
         let position = entry.physical_offset as u64;
         if near.as_ref().is_none_or(|segment| position < segment.start || position >= segment.end()) {
             *near = self.log.segment(position);
@@ -174,7 +183,7 @@ impl Inner {
         let before = out.len();
         if fits {
             out.extend_from_slice(&bytes[..size]);
-            if is_sound(&out[before..], position) {
+            if sound(&out[before..], position).is_some_and(|r| (r.queue_id() as u32, r.queue_offset()) == place) {
                 return true;
             }
             out.truncate(before);
@@ -235,7 +244,7 @@ impl Inner {
         let glance = record::glance(bytes).filter(|glance| glance.physical_offset as u64 == position)?;
         let (size, before) = (glance.total_size as usize, out.len());
         out.extend_from_slice(bytes.get(..size)?);
-        if is_sound(&out[before..], position) {
+        if sound(&out[before..], position).is_some() {
             return Some(size);
         }
         out.truncate(before);
@@ -270,11 +279,8 @@ impl Inner {
 }
 
 /// Whether the bytes are the record that belongs at `position`, with the body that was stored.
-fn is_sound(bytes: &[u8], position: u64) -> bool {
-    match record::read(bytes) {
-        record::Entry::Record(r) => {
-            r.bytes().len() == bytes.len() && r.physical_offset() as u64 == position && r.is_body_intact()
-        }
-        _ => false,
-    }
+fn sound(bytes: &[u8], position: u64) -> Option<Record<'_>> {
+    let record::Entry::Record(r) = record::read(bytes) else { return None };
+    let is_sound = r.bytes().len() == bytes.len() && r.physical_offset() as u64 == position && r.is_body_intact();
+    is_sound.then_some(r)
 }
