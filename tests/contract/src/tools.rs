@@ -18,7 +18,7 @@ const ADMIN: &str = "tools-5.5.0";
 #[derive(Default)]
 pub struct Tools {
     binary: OnceLock<Outcome<PathBuf>>,
-    jars: [OnceLock<Outcome<PathBuf>>; 4],
+    jars: [OnceLock<Outcome<PathBuf>>; 5],
     go: OnceLock<Outcome<PathBuf>>,
 }
 
@@ -56,7 +56,7 @@ impl Tools {
 
     /// The class path of the driver around the official mqadmin.
     pub fn admin_classpath(&self) -> Outcome<String> {
-        let jars = self.jars[3]
+        let jars = self.jars[4]
             .get_or_init(|| resolve(ADMIN).and_then(|jars| compile("classes-admin", &["admin"], jars)))
             .clone()?;
         Ok(format!("{}:{}/*", cache().join("classes-admin").display(), jars.display()))
