@@ -36,7 +36,9 @@ pub enum Loaded<T> {
 }
 
 impl<T> Loaded<T> {
-    /// The content, with a warning in the log when it came from the copy.
+    /// The content, with a warning in the log when it came from the copy. For whoever is going to [`store`] the file: one
+    /// that is damaged is moved to `NAME.broken`, else it would become the copy, and a crash in the middle of that would
+    /// leave nothing to read.
     pub fn into_option(self, path: &Path) -> Option<T> {
         match self {
             Self::Current(value) => Some(value),
@@ -46,6 +48,12 @@ impl<T> Loaded<T> {
                     path.display(),
                     with_suffix(path, "bak").display()
                 );
+                match fs::rename(path, with_suffix(path, "broken")) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        tracing::warn!("{} cannot be moved out of the way: {error}", path.display());
+                    }
+                    _ => {}
+                }
                 Some(value)
             }
             Self::Absent => None,
@@ -53,8 +61,7 @@ impl<T> Loaded<T> {
     }
 }
 
-/// Reads a file, or its `.bak` when the file is missing, empty or refused by `decode`. A file that is refused is moved to
-/// `NAME.broken` then: the next [`store`] would make it the copy, and a crash in its middle would leave nothing to read.
+/// Reads a file, or its `.bak` when the file is missing, empty or refused by `decode`. Changes nothing.
 pub fn load<T, E: Display>(path: &Path, decode: impl Fn(&[u8]) -> Result<T, E>) -> Result<Loaded<T>, LoadError> {
     let main = match read(path, &decode) {
         Ok(Some(value)) => return Ok(Loaded::Current(value)),
@@ -62,13 +69,7 @@ pub fn load<T, E: Display>(path: &Path, decode: impl Fn(&[u8]) -> Result<T, E>) 
         Err(why) => Some(why),
     };
     match (read(&with_suffix(path, "bak"), &decode), main) {
-        (Ok(Some(value)), None) => Ok(Loaded::Backup(value, "it does not exist".into())),
-        (Ok(Some(value)), Some(why)) => {
-            if let Err(error) = fs::rename(path, with_suffix(path, "broken")) {
-                tracing::warn!("{} cannot be moved out of the way: {error}", path.display());
-            }
-            Ok(Loaded::Backup(value, why))
-        }
+        (Ok(Some(value)), main) => Ok(Loaded::Backup(value, main.unwrap_or_else(|| "it does not exist".into()))),
         (Ok(None), None) => Ok(Loaded::Absent),
         (backup, main) => Err(LoadError {
             path: path.to_owned(),
@@ -164,6 +165,7 @@ mod tests {
             }
             let loaded = load(&path, text).unwrap();
             assert!(matches!(&loaded, Loaded::Backup(value, _) if value == "{1}"), "{loaded:?}");
+            assert_eq!(fs::read(&path).ok().as_deref(), damage, "reading changes nothing");
             assert_eq!(loaded.into_option(&path).as_deref(), Some("{1}"));
             if let Some(bytes) = damage {
                 assert_eq!(fs::read(dir.path().join("a.json.broken")).unwrap(), bytes);
