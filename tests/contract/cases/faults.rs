@@ -105,6 +105,8 @@ fn full_disk(lab: &Lab) -> Outcome {
         ("mappedFileSizeCommitLog", "4194304"),
         ("maxHashSlotNum", "20000"),
         ("maxIndexNum", "100000"),
+        // What was acknowledged is to stay; `retention` has the cases of a broker that makes room.
+        ("cleanFileForciblyEnable", "false"),
         ("storePathRootDir", store.as_str()),
         ("storePathCommitLog", log.as_str()),
     ];

@@ -31,6 +31,8 @@ public final class Admin {
             System.setOut(to);
             System.setErr(to);
             String[] arguments = arguments(part[2]);
+            // A command that is used again works with the client it has shut down: brokerConsumeStats cannot connect then.
+            Commands.forget();
             Thread command = new Thread(() -> MQAdminStartup.main0(arguments, null), "command");
             command.start();
             command.join(LIMIT_MILLIS);
@@ -53,5 +55,12 @@ public final class Admin {
             }
         }
         return arguments.toArray(new String[0]);
+    }
+
+    /** The tool's list of commands. */
+    private static final class Commands extends MQAdminStartup {
+        static void forget() {
+            SUB_COMMANDS.clear();
+        }
     }
 }
