@@ -21,6 +21,7 @@ use ferromq_store::{Arrival, Durability, OpenError, Store, StoreConfig};
 use crate::blocking::Blocking;
 use crate::clients::{self, Clients};
 use crate::config::BrokerConfig;
+use crate::consumer_filters::ConsumerFilters;
 use crate::groups::Groups;
 use crate::handler::pull;
 use crate::handler::send::SendConstants;
@@ -95,6 +96,7 @@ pub struct Shared {
     pub pops: Pops,
     pub order_pops: OrderPops,
     pub request_modes: RequestModes,
+    pub consumer_filters: ConsumerFilters,
     pub(crate) topic_routes: TopicRoutes,
     /// Where check points and acknowledgements of pops are kept.
     pub revive_topic: String,
@@ -186,7 +188,7 @@ pub struct Broker {
 impl Broker {
     /// Opens the store, reads the tables, listens, and begins to register with the name servers.
     pub fn start(mut config: BrokerConfig, store: StoreConfig) -> Result<Broker, StartError> {
-        let listen = addresses(&mut config)?;
+        let listen = Listen::new(&mut config)?;
         let ip: IpAddr = config.broker_ip1.parse().map_err(|_| StartError::Address(config.broker_ip1.clone()))?;
         let store_host = SocketAddr::new(ip, config.listen_port);
         let root = store.root.clone();
@@ -237,6 +239,7 @@ impl Broker {
             pops: Pops::new(revive_queues, pop_polls),
             order_pops: OrderPops::open(&root)?,
             request_modes: RequestModes::open(&root, Arc::clone(&saving))?,
+            consumer_filters: ConsumerFilters::open(&root, clock::now_millis()),
             topic_routes: TopicRoutes::new(config.namesrv_addr.as_deref()),
             revive_topic,
             timer,
@@ -255,8 +258,7 @@ impl Broker {
         replay(&shared);
         let reviver = Reviver::start(&shared)?;
         shared.timer.start(&shared)?;
-        let service =
-            BrokerService { shared: Arc::clone(&shared), fast_port: listen.get(1).map_or(0, SocketAddr::port) };
+        let service = BrokerService { shared: Arc::clone(&shared), fast_port: listen.fast_port() };
         let server = serve(&shared.config, listen, service)?;
         server.spawn(sweep_polls(Arc::clone(&shared)));
         server.spawn(clients::tell_changes(Arc::clone(&shared)));
@@ -297,28 +299,41 @@ impl Broker {
     }
 }
 
-/// The addresses to listen on, the main one first. Fills in the port when any free one is wanted; a taken port is told
-/// before the store is opened.
-fn addresses(config: &mut BrokerConfig) -> Result<Vec<SocketAddr>, StartError> {
-    let ip: IpAddr = config.bind_address.parse().map_err(|_| StartError::Bind(config.bind_address.clone()))?;
-    let free = |port: u16| {
-        let bound = TcpListener::bind((ip, port)).and_then(|listener| listener.local_addr());
-        bound.map_err(|source| StartError::Listen { port, source })
-    };
-    if config.listen_port == 0 {
-        let main = free(0)?;
-        config.listen_port = main.port();
-        return Ok(vec![main]);
-    }
-    let mut listen = vec![free(config.listen_port)?];
-    if config.listen_port > FAST_PORT_DISTANCE {
-        listen.push(free(config.listen_port - FAST_PORT_DISTANCE)?);
-    }
-    Ok(listen)
+/// Where to listen. A free port is taken at once and kept, and filled in; others are only looked at before the store is
+/// opened, so that clients do not wait at a closed door while it recovers.
+struct Listen {
+    bound: Option<TcpListener>,
+    /// The main address and the fast one.
+    addresses: Vec<SocketAddr>,
 }
 
-fn serve(config: &BrokerConfig, listen: Vec<SocketAddr>, service: BrokerService) -> Result<Server, StartError> {
-    let mut server = ServerConfig::new(listen);
+impl Listen {
+    fn new(config: &mut BrokerConfig) -> Result<Self, StartError> {
+        let ip: IpAddr = config.bind_address.parse().map_err(|_| StartError::Bind(config.bind_address.clone()))?;
+        if config.listen_port == 0 {
+            let failed = |source| StartError::Listen { port: 0, source };
+            let listener = ferromq_remoting::listen(SocketAddr::new(ip, 0))?;
+            config.listen_port = listener.local_addr().map_err(failed)?.port();
+            return Ok(Self { bound: Some(listener), addresses: Vec::new() });
+        }
+        let fast = config.listen_port.checked_sub(FAST_PORT_DISTANCE).filter(|port| *port > 0);
+        let mut addresses = Vec::new();
+        for port in std::iter::once(config.listen_port).chain(fast) {
+            TcpListener::bind((ip, port)).map_err(|source| StartError::Listen { port, source })?;
+            addresses.push(SocketAddr::new(ip, port));
+        }
+        Ok(Self { bound: None, addresses })
+    }
+
+    /// 0: none.
+    fn fast_port(&self) -> u16 {
+        self.addresses.get(1).map_or(0, SocketAddr::port)
+    }
+}
+
+fn serve(config: &BrokerConfig, listen: Listen, service: BrokerService) -> Result<Server, StartError> {
+    let mut server = ServerConfig::new(listen.addresses);
+    server.bound.extend(listen.bound);
     if config.reactors > 0 {
         server.reactors = config.reactors;
     }

@@ -84,7 +84,7 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    fn new(data: SubscriptionData) -> Self {
+    pub(crate) fn new(data: SubscriptionData) -> Self {
         let (filter, error) = match Filter::of(&data) {
             Ok(filter) => (filter, None),
             Err(error) => (Filter::none(), Some(error)),

@@ -201,6 +201,10 @@ pub struct PopConfig {
     pub default_pop_share_queue_num: i32,
     /// Retried messages go out under the name of their retry topic.
     pub pop_response_return_actual_retry_topic: bool,
+    /// Whether `pop_inflight_message_threshold` holds.
+    pub enable_pop_message_threshold: bool,
+    /// Messages of one queue that a group may have unacknowledged before it gets no more of that queue.
+    pub pop_inflight_message_threshold: u32,
     /// A group that begins with the newest message gets all of a queue whose first message is in memory.
     pub init_pop_offset_by_check_msg_in_mem: bool,
 }
@@ -218,6 +222,8 @@ impl Default for PopConfig {
             default_message_request_mode: MessageRequestMode::Pull,
             default_pop_share_queue_num: -1,
             pop_response_return_actual_retry_topic: false,
+            enable_pop_message_threshold: false,
+            pop_inflight_message_threshold: 10_000,
             init_pop_offset_by_check_msg_in_mem: true,
         }
     }

@@ -8,6 +8,7 @@ mod blocking;
 mod broker;
 mod clients;
 mod config;
+mod consumer_filters;
 mod filter;
 mod groups;
 mod handler;

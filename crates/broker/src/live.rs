@@ -38,6 +38,8 @@ pub struct Live {
     use_server_side_reset_offset: AtomicBool,
     store_reply_message_enable: AtomicBool,
     client_send_rate_limit: AtomicI64,
+    enable_pop_message_threshold: AtomicBool,
+    pop_inflight_message_threshold: AtomicI64,
     /// Changes since the start.
     changes: AtomicU64,
     /// One change at a time: two would overwrite each other's lines in the file.
@@ -72,6 +74,8 @@ const KEYS: &[Key] = &[
     key("notifyConsumerIdsChangedEnable", |b| Cell::Switch(&b.live.notify_consumer_ids_changed_enable)),
     key("useServerSideResetOffset", |b| Cell::Switch(&b.live.use_server_side_reset_offset)),
     key("storeReplyMessageEnable", |b| Cell::Switch(&b.live.store_reply_message_enable)),
+    key("enablePopMessageThreshold", |b| Cell::Switch(&b.live.enable_pop_message_threshold)),
+    key("popInflightMessageThreshold", |b| Cell::Number(&b.live.pop_inflight_message_threshold, 0, i32::MAX as i64)),
     key("clientSendRateLimit", |b| Cell::Number(&b.live.client_send_rate_limit, 0, limits::MAX_RATE)),
 ];
 
@@ -90,6 +94,8 @@ impl Live {
             use_server_side_reset_offset: config.use_server_side_reset_offset.into(),
             store_reply_message_enable: config.store_reply_message_enable.into(),
             client_send_rate_limit: i64::from(config.client_send_rate_limit).into(),
+            enable_pop_message_threshold: config.pop.enable_pop_message_threshold.into(),
+            pop_inflight_message_threshold: i64::from(config.pop.pop_inflight_message_threshold).into(),
             changes: AtomicU64::new(0),
             changing: Mutex::new(()),
         }
@@ -138,6 +144,13 @@ impl Live {
     /// Messages a second, 0 for any number.
     pub fn client_send_rate_limit(&self) -> u64 {
         self.client_send_rate_limit.load(Relaxed).unsigned_abs()
+    }
+
+    /// `None` when any number of messages of a queue may be unacknowledged, else the number beyond which a group gets no
+    /// more of it.
+    pub fn pop_inflight_limit(&self) -> Option<usize> {
+        let limit = || self.pop_inflight_message_threshold.load(Relaxed) as usize;
+        self.enable_pop_message_threshold.load(Relaxed).then(limit)
     }
 
     /// Changes since the start.

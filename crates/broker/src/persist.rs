@@ -2,7 +2,7 @@
 //!
 //! It writes what changed: every `flushConsumerOffsetInterval`, at once when a table asks for it (topics and groups, on each
 //! change), and at the stop. It does not know what the files mean; `json_file` of `ferromq-common` keeps them safe.
-//! Files nobody registered here (a Java broker's `timermetrics`, `consumerFilter.json` ...) are never touched.
+//! Files nobody registered here (a Java broker's `timermetrics` ...) are never touched.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use ferromq_broker::BrokerConfig;
 use ferromq_protocol::Text;
-use ferromq_protocol::body::{CheckClientRequestBody, ConsumerData, HeartbeatData, SubscriptionData};
+use ferromq_protocol::body::{
+    CheckClientRequestBody, ConsumerData, ConsumerFilterWrapper, HeartbeatData, SubscriptionData,
+};
 use ferromq_protocol::code::{request, response};
 use ferromq_protocol::header::pull::PullHeader;
 use ferromq_protocol::json;
@@ -80,6 +82,23 @@ fn a_group_gets_what_its_heartbeat_asked_for() {
     assert_eq!(code(&bench.pull(&registered)), response::FILTER_DATA_NOT_EXIST);
     beat(&bench, "n < 1", 4);
     assert_eq!(bodies(&bench.pull(&registered)), ["0"]);
+}
+
+#[test]
+fn filters_of_groups_are_kept_in_the_file_of_rocketmq() {
+    let config = BrokerConfig { enable_property_filter: true, flush_consumer_offset_interval: 100, ..config() };
+    let bench = start_with(config, |_| {});
+    beat(&bench, "n > 1", 7);
+    let path = bench.folder.path().join("config/consumerFilter.json");
+    let filter = || {
+        let file: ConsumerFilterWrapper = json::from_slice(&std::fs::read(&path).ok()?).unwrap();
+        Some(file.filter_data_by_topic.get("Sql")?.group_filter_data["CG"].clone())
+    };
+    wait_until("the file", || filter().is_some());
+    let kept = filter().unwrap();
+    assert_eq!((kept.expression.as_str(), kept.client_version, kept.dead_time), ("n > 1", 7, 0));
+    bench.client.close();
+    wait_until("the group's end", || filter().is_some_and(|kept| kept.dead_time >= kept.born_time));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! missing or `null` takes the default RocketMQ's class has.
 
 mod client;
+mod filter;
 mod group;
 mod mapping;
 mod pop;
@@ -13,6 +14,7 @@ mod stats;
 mod topic;
 
 pub use client::*;
+pub use filter::*;
 pub use group::*;
 pub use mapping::*;
 pub use pop::*;

@@ -32,7 +32,7 @@ pub use client::{Client, ClientConfig};
 pub use connection::{Connection, InvokeError, PushError};
 pub use limits::Limits;
 pub use requests::Requests;
-pub use server::{HeldBytes, Server, ServerConfig, StartError};
+pub use server::{HeldBytes, Server, ServerConfig, StartError, listen};
 
 /// What stands behind a connection: the broker, the NameServer, or the client's side for requests of a server.
 pub trait Service: Send + Sync + 'static {

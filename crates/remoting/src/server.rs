@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::sync_channel;
@@ -22,10 +22,12 @@ const QUIET_LOOK: Duration = Duration::from_millis(10);
 const QUIET_LOOKS: u32 = 5;
 
 /// What a server needs to know.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct ServerConfig {
     /// Addresses to listen on; port 0 takes any free one.
     pub listen: Vec<SocketAddr>,
+    /// Sockets of [`listen`] that are served before those.
+    pub bound: Vec<TcpListener>,
     /// Reactor threads, at least 1.
     pub reactors: usize,
     /// Connections at the same time; a further one is closed at once.
@@ -37,7 +39,8 @@ impl ServerConfig {
     /// Defaults, for these addresses.
     pub fn new(listen: Vec<SocketAddr>) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        ServerConfig { listen, reactors: cores.min(8), max_connections: 65_536, limits: Limits::default() }
+        let bound = Vec::new();
+        ServerConfig { listen, bound, reactors: cores.min(8), max_connections: 65_536, limits: Limits::default() }
     }
 }
 
@@ -75,15 +78,19 @@ impl std::fmt::Debug for Server {
     }
 }
 
+/// Takes an address before the server starts: for who has to know which free port it is. Until the start, clients wait.
+pub fn listen(addr: SocketAddr) -> Result<TcpListener, StartError> {
+    bind(addr).map_err(|source| StartError::Listen { addr, advice: advice(&source), source })
+}
+
 impl Server {
     /// Binds all addresses, then starts the reactors. Raises the process's soft limit of open files if
     /// `max_connections` needs it.
     pub fn start(config: ServerConfig, service: Arc<dyn Service>) -> Result<Server, StartError> {
         raise_open_files(config.max_connections);
-        let mut listeners = Vec::new();
+        let mut listeners = config.bound;
         for &addr in &config.listen {
-            let failed = |source| StartError::Listen { addr, advice: advice(&source), source };
-            listeners.push(bind(addr).map_err(failed)?);
+            listeners.push(listen(addr)?);
         }
         let local_addrs = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
 

@@ -12,6 +12,7 @@ pub fn cases() -> Vec<Case> {
     vec![
         Case::shared("pop::java5::each_once_and_failed_ones_again", failing),
         Case::shared("pop::java5::two_members_share_every_queue", sharing),
+        Case::alone("pop::java5::sql92", selected),
         Case::alone("pop::java5::killed_broker", killed),
     ]
 }
@@ -78,6 +79,31 @@ fn sharing(lab: &Lab) -> Outcome {
         stage.stop(member)?;
     }
     stage.stop(&producer)
+}
+
+/// An expression on properties selects among what is popped, and among what comes back.
+fn selected(lab: &Lab) -> Outcome {
+    let driver = lab.driver(Client::Java5)?;
+    let settings = [("enablePropertyFilter", "true")];
+    let cluster = Cluster::start(&lab.tools, lab.make, &lab.folder("pop-sql")?, &settings)?;
+    let (topic, group, namesrv) = (lab.name("pop-sql"), lab.name("group"), &cluster.namesrv.addr);
+    cluster.create_topic(&topic, 4)?;
+    set_pop(&mut cluster.broker.conn()?, &topic, &group)?;
+    let (producer, consumer) = (lab.name("producer"), lab.name("consumer"));
+    let options = [("topic", topic.as_str()), ("pop", "60000"), ("later", "2"), ("sql", "price between 10 and 19")];
+    start(driver, "consumer", namesrv, &consumer, &group, &options)?;
+    start(driver, "producer", namesrv, &producer, "contract-producers", &[])?;
+    let all: Vec<Msg> = (0..40).map(|n| Msg::new(&topic, format!("m-{n}")).with("p.price", n)).collect();
+    driver.send(&producer, "sync", &all)?;
+    driver.wait_events(&consumer, 10, DELIVERY)?;
+    std::thread::sleep(Duration::from_millis(500));
+    let got = driver.events(&consumer);
+    driver.call("stop", &[("name", &consumer)])?;
+    driver.call("stop", &[("name", &producer)])?;
+    each_once(&got, (10..20).map(|n| format!("m-{n}")))?;
+    ensure_eq!(got.iter().filter(|row| row.get("reconsume") == "1").count(), 2, "messages that came a second time");
+    ensure!(revive_records(&mut cluster.broker.conn()?)? > 0, "nothing was popped");
+    Ok(())
 }
 
 /// kill -9 while a consumer pops: nothing is lost, and only what was in its hands may come a second time.

@@ -4,6 +4,8 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use ferromq_common::clock;
+
 use super::Shared;
 use crate::persist::Saved;
 
@@ -29,6 +31,7 @@ pub(super) fn tables(shared: &Arc<Shared>) -> Vec<Saved> {
         table(shared, shared.topics.path(), true, |s| s.topics.generation(), |s| s.topics.encode()),
         table(shared, shared.groups.path(), true, |s| s.groups.changes(), |s| s.groups.encode()),
         table(shared, shared.request_modes.path(), true, |s| s.request_modes.changes(), |s| s.request_modes.encode()),
+        table(shared, shared.consumer_filters.path(), false, update_filters, |s| s.consumer_filters.encode()),
         table(
             shared,
             shared.order_pops.path(),
@@ -60,4 +63,11 @@ pub(super) fn tables(shared: &Arc<Shared>) -> Vec<Saved> {
             |s| Ok(s.timer.marks.encode_timer()),
         ),
     ]
+}
+
+/// Brings the filters that are kept up to date.
+fn update_filters(shared: &Shared) -> u64 {
+    let expressions = shared.clients.expressions();
+    let connected = expressions.iter().map(|(group, subscription)| (&**group, &**subscription));
+    shared.consumer_filters.update(connected, clock::now_millis())
 }

@@ -8,7 +8,9 @@ use ferromq_protocol::body::{ConsumeFromWhere, ConsumeType, MessageModel};
 
 use tokio::sync::Semaphore;
 
+use super::group::ConsumerGroup;
 use super::{Client, Clients, Subscription};
+use crate::filter::is_tag_type;
 
 /// What a pull needs to know of its group.
 #[derive(Debug)]
@@ -74,6 +76,17 @@ impl<C: Clone> Clients<C> {
         let tables = self.tables.read();
         let reads = tables.consumers.iter().filter(|(_, group)| group.subscriptions.contains_key(topic));
         reads.map(|(name, _)| Arc::clone(name)).collect()
+    }
+
+    /// Subscriptions of connected groups that filter by something else than tags, and can be used.
+    pub fn expressions(&self) -> Vec<(Arc<str>, Arc<Subscription>)> {
+        let tables = self.tables.read();
+        let by_expression = |s: &&Arc<Subscription>| s.error.is_none() && !is_tag_type(&s.data.expression_type);
+        let of_group = |(name, group): (&Arc<str>, &ConsumerGroup<C>)| {
+            let found = group.subscriptions.values().filter(by_expression);
+            found.map(|subscription| (Arc::clone(name), Arc::clone(subscription))).collect::<Vec<_>>()
+        };
+        tables.consumers.iter().flat_map(of_group).collect()
     }
 
     /// All connected producers: group, client, when it was last heard of.

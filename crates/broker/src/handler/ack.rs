@@ -22,6 +22,8 @@ use crate::pop::take;
 const MAX_ACKS: usize = 4096;
 /// Most bytes of a bit set that are looked at: a pop has 32 messages, but their offsets may have gaps.
 const MAX_BIT_SET_BYTES: usize = 8192;
+/// Most messages, and most parts, of one batch of acknowledgements.
+const MAX_BATCH: usize = 4096;
 
 /// Acknowledgements of one reactor thread that are not stored yet, and who waits for them.
 #[derive(Default)]
@@ -83,32 +85,35 @@ impl AckRequests {
         if body.acks.is_empty() {
             return Err(Refusal::new(response::NO_MESSAGE, "the request acknowledges no message"));
         }
+        if body.acks.len() > MAX_BATCH {
+            return Err(too_many());
+        }
+        // All of the batch or nothing of it: it is read before its first message is looked for.
+        let mut parts = Vec::with_capacity(body.acks.len());
+        let mut left = MAX_BATCH;
         for ack in &body.acks {
-            self.add_batch_part(broker, ack)?;
+            let part = BatchPart::read(ack, left)?;
+            left -= part.offsets.len();
+            parts.push(part);
+        }
+        for part in &parts {
+            self.add_batch_part(broker, part)?;
         }
         Ok(())
     }
 
-    fn add_batch_part(&mut self, broker: &Arc<Shared>, ack: &BatchAck) -> Result<(), Refusal> {
-        let bits = ack.bits.bytes(MAX_BIT_SET_BYTES);
-        let (Some(origin), Some(bits)) = (Origin::of_digit(&ack.retry), bits) else {
-            return Err(Refusal::new(response::SYSTEM_ERROR, "an acknowledgement of the list is malformed"));
-        };
+    fn add_batch_part(&mut self, broker: &Arc<Shared>, part: &BatchPart<'_>) -> Result<(), Refusal> {
+        let BatchPart { ack, topic, offsets } = part;
         let Ok(queue_id) = u32::try_from(ack.queue_id) else { return Ok(()) };
-        let topic = origin.real_topic(&ack.topic, &ack.group);
-        let Some(queue) = broker.store.find_queue(&topic, queue_id) else { return Ok(()) };
+        let Some(queue) = broker.store.find_queue(topic, queue_id) else { return Ok(()) };
         let stored = queue.min_offset()..=queue.max_offset();
-        for (at, byte) in (0_i64..).step_by(8).zip(bits) {
-            for bit in (0..8).filter(|bit| byte & (1 << bit) != 0) {
-                let offset = ack.start_offset.checked_add(at + bit).filter(|offset| stored.contains(offset));
-                let Some(offset) = offset else { continue };
-                if ack.revive_queue == ORDER_REVIVE_QUEUE {
-                    let place = (topic.as_str(), ack.group.as_str(), queue_id);
-                    self.ordered(ack::ack_in_order(broker, place, ack.pop_time, offset)?);
-                } else {
-                    let key = (ack.start_offset, ack.pop_time);
-                    self.acks.add(broker, &topic, &ack.group, queue_id, key, offset);
-                }
+        for &offset in offsets.iter().filter(|offset| stored.contains(offset)) {
+            if ack.revive_queue == ORDER_REVIVE_QUEUE {
+                let place = (topic.as_str(), ack.group.as_str(), queue_id);
+                self.ordered(ack::ack_in_order(broker, place, ack.pop_time, offset)?);
+            } else {
+                let key = (ack.start_offset, ack.pop_time);
+                self.acks.add(broker, topic, &ack.group, queue_id, key, offset);
             }
         }
         Ok(())
@@ -132,6 +137,37 @@ impl AckRequests {
             }
         }
     }
+}
+
+/// The acknowledgements of one pop from one queue in a batch.
+struct BatchPart<'a> {
+    ack: &'a BatchAck,
+    /// The topic that holds the messages.
+    topic: String,
+    offsets: Vec<i64>,
+}
+
+impl<'a> BatchPart<'a> {
+    /// Reads a part of at most `max` messages.
+    fn read(ack: &'a BatchAck, max: usize) -> Result<Self, Refusal> {
+        let malformed = || Refusal::new(response::SYSTEM_ERROR, "an acknowledgement of the list is malformed");
+        let origin = Origin::of_digit(&ack.retry).ok_or_else(malformed)?;
+        let bits = ack.bits.bytes(MAX_BIT_SET_BYTES).ok_or_else(malformed)?;
+        if bits.iter().map(|byte| byte.count_ones() as usize).sum::<usize>() > max {
+            return Err(too_many());
+        }
+        let places = (0_i64..).step_by(8).zip(bits).flat_map(|(at, byte)| {
+            let set = move |bit: &i64| byte & (1 << bit) != 0;
+            (0..8).filter(set).map(move |bit| at + bit)
+        });
+        let offsets = places.filter_map(|place| ack.start_offset.checked_add(place)).collect();
+        Ok(Self { ack, topic: origin.real_topic(&ack.topic, &ack.group), offsets })
+    }
+}
+
+fn too_many() -> Refusal {
+    let remark = format!("a batch acknowledges at most {MAX_BATCH} messages: send several");
+    Refusal::new(response::INVALID_PARAMETER, remark)
 }
 
 /// Pushes the answers, those of one connection together.

@@ -14,7 +14,7 @@ use ferromq_protocol::pop::{ORDER_REVIVE_QUEUE, ReceiptHandle};
 use super::check_point::{CheckPoint, Key};
 use super::log::{self, with_writer};
 use super::order::Acked;
-use super::table::PopQueue;
+use super::queue::PopQueue;
 use crate::broker::Shared;
 use crate::handler::Refusal;
 

@@ -47,6 +47,11 @@ impl CheckPoint {
         self.acked & (1 << index) == 0
     }
 
+    /// How many messages nobody acknowledged.
+    pub fn waiting_count(&self) -> usize {
+        (self.count - self.acked.count_ones().min(self.count)) as usize
+    }
+
     /// Offsets of the messages that nobody acknowledged.
     pub fn waiting(&self, start: i64) -> Vec<i64> {
         let offset = |index: u32| match &self.diffs {

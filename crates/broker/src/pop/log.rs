@@ -15,7 +15,7 @@ use ferromq_protocol::record::MessageParts;
 use ferromq_store::{AppendBatch, AppendError, Appended};
 
 use super::check_point::Key;
-use super::table::PopQueue;
+use super::queue::PopQueue;
 use crate::broker::Shared;
 use crate::handler::Refusal;
 

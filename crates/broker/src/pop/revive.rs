@@ -20,8 +20,8 @@ use parking_lot::Mutex;
 
 use super::check_point::Key;
 use super::log::with_writer;
+use super::queue::PopQueue;
 use super::replay::read_foreign;
-use super::table::PopQueue;
 use crate::broker::Shared;
 use crate::properties::look;
 

@@ -19,6 +19,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use super::check_point::{CheckPoint, Key};
 use super::foreign::Foreign;
 use super::polls::PopPolls;
+use super::queue::PopQueue;
 use crate::handler::Refusal;
 use crate::offsets::{Offsets, with_pair};
 
@@ -30,41 +31,6 @@ const MAX_POP_QUEUES: usize = 1_000_000;
 const STRIPES: usize = 16;
 /// How late the thread that revives may wake, so that it does not wake for each check point, milliseconds.
 const GRAIN_MS: i64 = 20;
-
-/// One queue of a topic as one group pops it.
-pub(crate) struct PopQueue {
-    pub topic: Arc<str>,
-    pub group: Arc<str>,
-    pub id: u32,
-    /// Held from the look at the offset until the messages are handed out.
-    pub taking: Mutex<()>,
-    check_points: Mutex<BTreeMap<Key, CheckPoint>>,
-}
-
-impl PopQueue {
-    /// A copy of a check point.
-    pub fn check_point(&self, key: Key) -> Option<CheckPoint> {
-        self.check_points.lock().get(&key).cloned()
-    }
-
-    /// Whether a message was handed out under this key and is not acknowledged.
-    pub fn is_waiting(&self, key: Key, offset: i64) -> bool {
-        let check_points = self.check_points.lock();
-        let Some(ck) = check_points.get(&key) else { return false };
-        ck.index(key.0, offset).is_some_and(|index| ck.is_waiting(index))
-    }
-
-    /// The revive queue of a check point.
-    pub fn revive_queue(&self, key: Key) -> Option<u32> {
-        self.check_points.lock().get(&key).map(|ck| ck.revive_queue)
-    }
-
-    /// A pop time at or after `now` that no check point from `start` on has.
-    pub fn free_time(&self, start: i64, now: i64) -> i64 {
-        let check_points = self.check_points.lock();
-        (now..).find(|time| !check_points.contains_key(&(start, *time))).unwrap_or(now)
-    }
-}
 
 /// The check points of one queue of the revive topic.
 #[derive(Default)]
@@ -192,7 +158,7 @@ impl Pops {
             };
             let made = queues.entry(id).or_insert_with(|| {
                 self.queue_count.fetch_add(1, Ordering::Relaxed);
-                Arc::new(PopQueue { topic, group, id, taking: Mutex::new(()), check_points: Mutex::default() })
+                Arc::new(PopQueue::new(topic, group, id))
             });
             Ok(Arc::clone(made))
         })
@@ -203,7 +169,7 @@ impl Pops {
         for stripe in &self.queues {
             stripe.write().retain(|_, queues| {
                 queues.retain(|_, queue| {
-                    let keep = Arc::strong_count(queue) > 1 || !queue.check_points.lock().is_empty();
+                    let keep = Arc::strong_count(queue) > 1 || !queue.is_idle();
                     if !keep {
                         self.queue_count.fetch_sub(1, Ordering::Relaxed);
                     }
@@ -218,7 +184,7 @@ impl Pops {
     pub(super) fn insert(&self, queue: &Arc<PopQueue>, key: Key, ck: CheckPoint) {
         let (revive_queue, revive_offset, due) = (ck.revive_queue, ck.revive_offset, ck.due);
         let Some(revive) = self.revive.get(revive_queue as usize) else { return };
-        if let Some(before) = queue.check_points.lock().insert(key, ck) {
+        if let Some(before) = queue.insert(key, ck) {
             // The same pop once more: its record was read twice.
             self.leave_revive_queue(&before);
         }
@@ -239,28 +205,14 @@ impl Pops {
 
     /// Takes acknowledged messages off a check point.
     pub(super) fn acknowledge(&self, queue: &PopQueue, key: Key, offsets: &[i64]) {
-        let done = {
-            let mut check_points = queue.check_points.lock();
-            let Some(ck) = check_points.get_mut(&key) else { return };
-            for offset in offsets {
-                if let Some(index) = ck.index(key.0, *offset) {
-                    ck.acked |= 1 << index;
-                }
-            }
-            if (ck.acked.count_ones()) < ck.count {
-                return;
-            }
-            check_points.remove(&key)
-        };
-        if let Some(done) = done {
+        if let Some(done) = queue.acknowledge(key, offsets) {
             self.leave_revive_queue(&done);
         }
     }
 
     /// Takes a check point off that has been worked off.
     pub(super) fn remove(&self, queue: &PopQueue, key: Key) {
-        let removed = queue.check_points.lock().remove(&key);
-        if let Some(removed) = removed {
+        if let Some(removed) = queue.remove(key) {
             self.leave_revive_queue(&removed);
         }
     }
@@ -277,12 +229,7 @@ impl Pops {
 
     /// Moves the time of a check point that could not be worked off.
     pub(super) fn postpone(&self, queue: &PopQueue, key: Key, due: i64) {
-        let place = {
-            let mut check_points = queue.check_points.lock();
-            let Some(ck) = check_points.get_mut(&key) else { return };
-            ck.due = due;
-            (ck.revive_queue, ck.revive_offset)
-        };
+        let Some(place) = queue.set_due(key, due) else { return };
         if let Some(revive) = self.revive.get(place.0 as usize) {
             let mut revive = revive.lock();
             let revive = &mut *revive;
@@ -410,11 +357,12 @@ mod tests {
         assert!(queue.is_waiting((20, 1), 24) && !queue.is_waiting((20, 1), 21));
         pops.acknowledge(&queue, (10, 1), &[11, 99, i64::MIN]);
         assert_eq!(queue.check_point((10, 1)).unwrap().waiting(10), [10, 12]);
+        assert_eq!(queue.in_flight(), 4);
         pops.acknowledge(&queue, (10, 1), &[10, 11, 12]);
         assert!(queue.check_point((10, 1)).is_none());
         assert_eq!((pops.check_points(), pops.due(1000, 9).len()), (1, 1));
         pops.remove(&queue, (20, 1));
-        assert_eq!((pops.check_points(), pops.due(1000, 9).len()), (0, 0));
+        assert_eq!((pops.check_points(), pops.due(1000, 9).len(), queue.in_flight()), (0, 0, 0));
     }
 
     #[test]

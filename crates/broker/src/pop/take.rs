@@ -14,8 +14,8 @@ use ferromq_store::{CqEntry, Queue, ReadOutcome, ReadStatus};
 
 use super::check_point::{CheckPoint, Key};
 use super::log::{self, with_writer};
+use super::queue::PopQueue;
 use super::records;
-use super::table::PopQueue;
 use crate::broker::Shared;
 use crate::filter::Filter;
 use crate::handler::Refusal;
@@ -235,6 +235,11 @@ fn take_from(
         && let Some(until) = broker.order_pops.blocked_until(request, queue.id(), popped.pop_time)
     {
         popped.blocked_until = Some(popped.blocked_until.map_or(until, |other| other.min(until)));
+        return Ok(());
+    }
+    if broker.live.pop_inflight_limit().is_some_and(|limit| pop_queue.in_flight() > limit) {
+        // What is acknowledged or comes back makes room: those that wait look again then.
+        popped.rest += (queue.max_offset() - offset).max(0);
         return Ok(());
     }
     let before = records.len();

@@ -49,6 +49,58 @@ fn tags_select_and_what_they_leave_out_is_passed_by() {
 }
 
 #[test]
+fn sql_selects_among_the_first_deliveries_and_among_those_that_come_back() {
+    let bench = small();
+    fill(&bench, "T", 0..10);
+    let exp = Some(Text::plain("TAGS = 'odd' AND UNIQ_KEY <> 'id7'"));
+    let sql = PopMessageHeader { exp, exp_type: Some(Text::plain("SQL92")), invisible_time: 1_000, ..pop_header("T") };
+    let (_, first) = pop(&bench, &sql);
+    assert_eq!(bodies(&first), ["1", "3", "5", "9"]);
+    first[..3].iter().for_each(|message| ack(&bench, message));
+    let again = pop_one(&bench, &sql);
+    assert_eq!((again.body.as_str(), again.reconsume_times), ("9", 1));
+    ack(&bench, &again);
+    // One that waits is answered by the first message it wants.
+    let waits = PopMessageHeader { poll_time: 8_000, born_time: ferromq_common::clock::now_millis(), ..sql };
+    let (_, found) = std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| pop(&bench, &waits));
+        wait_until("a pop that waits", || bench.broker.as_ref().unwrap().shared().pops.waiting() == 1);
+        fill(&bench, "T", 10..14);
+        waiting.join().unwrap()
+    });
+    assert_eq!(found.first().map(|message| message.body.as_str()), Some("11"));
+    let wrong = PopMessageHeader { exp: Some(Text::plain("a >")), ..sql };
+    assert_eq!(code(&pop(&bench, &wrong).0), response::SUBSCRIPTION_PARSE_FAILED);
+}
+
+#[test]
+fn a_group_with_too_much_unacknowledged_gets_no_more() {
+    let mut config = config();
+    config.pop.enable_pop_message_threshold = true;
+    config.pop.pop_inflight_message_threshold = 9;
+    let bench = small_with(config);
+    fill(&bench, "T", 0..40);
+    let ten = PopMessageHeader { max_msg_nums: 10, ..pop_header("T") };
+    let first = pop(&bench, &ten).1;
+    assert_eq!(first.len(), 10);
+    let (answer, none) = pop(&bench, &ten);
+    assert_eq!((code(&answer), none.len()), (response::POLLING_TIMEOUT, 0));
+    let other = PopMessageHeader { consumer_group: Text::plain("H"), ..ten };
+    assert_eq!(pop(&bench, &other).1.len(), 10);
+    let waits = PopMessageHeader { poll_time: 8_000, born_time: ferromq_common::clock::now_millis(), ..ten };
+    let (_, second) = std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| pop(&bench, &waits));
+        wait_until("a pop that waits", || bench.broker.as_ref().unwrap().shared().pops.waiting() == 1);
+        ack(&bench, &first[4]);
+        waiting.join().unwrap()
+    });
+    assert_eq!(second.first().map(|message| message.queue_offset), Some(10));
+    let update = bench.call(request::UPDATE_BROKER_CONFIG, b"enablePopMessageThreshold=false", |_| {});
+    assert_eq!(code(&update), 0);
+    assert_eq!(pop(&bench, &pop_header("T")).1.len(), 20);
+}
+
+#[test]
 fn one_queue_can_be_popped_alone() {
     let bench = small();
     fill(&bench, "T", 0..3);

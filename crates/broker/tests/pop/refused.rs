@@ -76,6 +76,14 @@ fn lists_of_acknowledgements_that_cannot_be_read_are_refused() {
     assert_eq!(batch(r#"{"acks":[{"c":"G","t":"T","r":"0","b":"*"}]}"#), response::SYSTEM_ERROR);
     let far = format!(r#"{{"acks":[{{"c":"G","t":"T","r":"0","so":{},"q":-3,"b":"/////w=="}}]}}"#, i64::MAX);
     assert_eq!(batch(&far), 0);
+    let all = format!("\"{}\"", "////".repeat(200));
+    let part = format!(r#"{{"c":"G","t":"T","r":"0","b":{all}}}"#);
+    assert_eq!(batch(&format!(r#"{{"acks":[{part}]}}"#)), response::INVALID_PARAMETER);
+    let half = part.replace(&all, &format!("\"{}\"", "////".repeat(100)));
+    assert_eq!(batch(&format!(r#"{{"acks":[{half}]}}"#)), 0);
+    assert_eq!(batch(&format!(r#"{{"acks":[{half},{half}]}}"#)), response::INVALID_PARAMETER);
+    let parts = vec![r#"{"c":"G","t":"T","r":"0","b":""}"#; 4097].join(",");
+    assert_eq!(batch(&format!(r#"{{"acks":[{parts}]}}"#)), response::INVALID_PARAMETER);
     let ordered = format!(r#"{{"acks":[{{"c":"G","t":"T","r":"0","so":{},"rq":999,"b":"/////w=="}}]}}"#, i64::MAX);
     assert_eq!(batch(&ordered), 0);
 }

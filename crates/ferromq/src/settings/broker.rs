@@ -253,6 +253,10 @@ const KEYS: &[Key<BrokerSettings>] = &[
     key("defaultMessageRequestMode", |s| Slot::Word(&mut s.request_mode, REQUEST_MODES)),
     key("defaultPopShareQueueNum", |s| Slot::Int(Int::I32(&mut s.broker.pop.default_pop_share_queue_num), -1, 100_000)),
     key("popResponseReturnActualRetryTopic", |s| Slot::Bool(&mut s.broker.pop.pop_response_return_actual_retry_topic)),
+    key("enablePopMessageThreshold", |s| Slot::Bool(&mut s.broker.pop.enable_pop_message_threshold)),
+    key("popInflightMessageThreshold", |s| {
+        Slot::Int(Int::U32(&mut s.broker.pop.pop_inflight_message_threshold), 0, i32::MAX as i64)
+    }),
     key("initPopOffsetByCheckMsgInMem", |s| Slot::Bool(&mut s.broker.pop.init_pop_offset_by_check_msg_in_mem)),
     // Store.
     important("storePathRootDir", |s| Slot::Path(&mut s.store.root)),

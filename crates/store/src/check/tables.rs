@@ -15,7 +15,7 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use super::queues::Queues;
 use super::report::{Findings, Kind};
 
-/// Tables that are only looked at for being readable. Not `consumerFilter.json`: a broker here does not read it, and a killed
+/// Tables that are only looked at for being readable. Not `consumerFilter.json`: a broker starts without it, and a killed
 /// Java broker may leave it empty.
 const OTHERS: &[&str] = &[
     "topicQueueMapping.json",
