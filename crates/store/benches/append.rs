@@ -143,9 +143,20 @@ fn sync(dir: &PathBuf, batch_len: usize) {
 
 fn restart(dir: &Path) {
     let config = StoreConfig { root: dir.to_owned(), ..StoreConfig::default() };
-    let start = Instant::now();
+    let (cpu, start) = (cpu_ns(), Instant::now());
     let store = Store::open(config, Arc::new(|_| ())).unwrap();
-    println!("open with {} MiB of log: {} ms", store.max_physical_offset() >> 20, start.elapsed().as_millis());
+    let (cpu, wall) = ((cpu_ns() - cpu) / 1_000_000, start.elapsed().as_millis());
+    println!("open with {} MiB of log: {wall} ms, {cpu} ms CPU", store.max_physical_offset() >> 20);
+}
+
+/// Everything but the log is built again.
+fn rebuild(dir: &Path) {
+    for folder in ["consumequeue", "index"] {
+        std::fs::remove_dir_all(dir.join(folder)).unwrap();
+    }
+    std::fs::remove_file(dir.join("checkpoint")).unwrap();
+    std::fs::write(dir.join("abort"), "1").unwrap();
+    restart(dir);
 }
 
 fn main() {
@@ -153,6 +164,11 @@ fn main() {
     let dir = dir.join("append-bench.tmp");
     if std::env::args().any(|a| a == "sync") {
         return [1, 1, 32].into_iter().for_each(|n| sync(&dir, n));
+    }
+    if std::env::args().any(|a| a == "rebuild") {
+        append(&dir, 64, 8, true);
+        (0..5).for_each(|_| rebuild(&dir));
+        return;
     }
     if std::env::args().any(|a| a == "short") {
         return append(&dir, 32, 8, true);

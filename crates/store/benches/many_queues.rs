@@ -1,6 +1,6 @@
 //! What many queues cost: CPU per stored message against 8 queues, anonymous memory, and the restart after a kill.
 //!
-//! `cargo bench -p ferromq-store --bench many_queues -- QUEUES [DIR] [SECONDS]`. Each queue is a topic's only one, so
+//! `cargo bench -p ferromq-store --bench many_queues -- QUEUES [DIR] [MESSAGES]`. Each queue is a topic's only one, so
 //! that each has a folder of its own, as with many topics.
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a measuring program, not part of the store")]
 
@@ -61,8 +61,8 @@ fn send(store: &Store, batch: &mut AppendBatch, queues: &[Arc<Queue>], from: usi
     batch.clear();
 }
 
-/// Every queue gets a message, then all get some in turn; ends as a kill does.
-fn fill(dir: &Path, count: usize, time: Duration) {
+/// Every queue gets a message, then all get some in turn, at full speed, with the checkpoints that takes; ends as a kill does.
+fn fill(dir: &Path, count: usize, messages: usize) {
     let store = open(dir);
     let began = Instant::now();
     let queues: Vec<_> = (0..count).map(|n| store.queue(&format!("{PREFIX}-{n}"), 0)).collect();
@@ -74,12 +74,10 @@ fn fill(dir: &Path, count: usize, time: Duration) {
     }
     println!("{count} queues: first messages {:.1} s, {} MiB anonymous", began.elapsed().as_secs_f64(), memory());
     store.checkpoint_now();
-    let (before, began, first) = (cpu(), Instant::now(), sent);
-    while began.elapsed() < time {
+    let (before, first) = (cpu(), sent);
+    while sent < first + messages {
         send(&store, &mut batch, &queues, sent);
         sent += BATCH;
-        // A steady rate: about 20,000 a second.
-        std::thread::sleep(Duration::from_micros(1500));
     }
     let (used, messages) = (cpu() - before, sent - first);
     println!(
@@ -95,13 +93,13 @@ fn main() {
     let argument = |n: usize| arguments.get(n).cloned();
     let count: usize = argument(0).map_or(100_000, |text| text.parse().unwrap());
     let dir = argument(1).map_or_else(std::env::temp_dir, PathBuf::from).join("many-queues");
-    let time = Duration::from_secs(argument(2).map_or(20, |text| text.parse().unwrap()));
+    let messages = argument(2).map_or(3_000_000, |text| text.parse().unwrap());
     if std::env::var_os("MANY_QUEUES_FILL").is_some() {
-        return fill(&dir, count, time);
+        return fill(&dir, count, messages);
     }
     for count in [8, count] {
         let _ = std::fs::remove_dir_all(&dir);
-        let texts = [count.to_string(), dir.parent().unwrap().display().to_string(), time.as_secs().to_string()];
+        let texts = [count.to_string(), dir.parent().unwrap().display().to_string(), messages.to_string()];
         let mut child = Command::new(std::env::current_exe().unwrap());
         child.args(texts).env("MANY_QUEUES_FILL", "1").status().unwrap();
         let (before, began) = (cpu(), Instant::now());

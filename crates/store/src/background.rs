@@ -9,19 +9,30 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use crate::checkpoint::{Built, Times};
+use crate::dispatch::Dispatcher;
+use crate::failure::is_out_of_space;
 use crate::fd_cache::SyncWork;
 use crate::file;
 use crate::mapped;
 use crate::queue::Queue;
+use crate::snapshot::{self, Taken, Writer};
 use crate::store::Inner;
 
 /// How often free space is looked at.
 const SPACE_PERIOD: Duration = Duration::from_secs(1);
-/// A checkpoint is written whenever the log has grown by this, or, when many queues have to be written for it, by so much
-/// for each of them, at most a second's reading.
+/// A checkpoint is written, or a snapshot taken, whenever the log has grown by this, or, when many queues have to be
+/// looked at for it, by so much for each of them, at most a second's reading.
 const CHECKPOINT_BYTES: u64 = 64 << 20;
-const CHECKPOINT_BYTES_PER_QUEUE: u64 = 8 << 10;
+const CHECKPOINT_BYTES_PER_QUEUE: u64 = 4 << 10;
 const MAX_CHECKPOINT_BYTES: u64 = 1 << 30;
+/// With more queues than this to be written, a snapshot of all takes the place of their files for a while.
+const MANY_QUEUES: usize = 2048;
+/// Until so many entries wait for their files (96 MB of memory),
+const MAX_UNWRITTEN: i64 = 4_800_000;
+/// or the log has grown by this: after a power cut, which snapshots do not outlive, it is read again,
+const MAX_UNWRITTEN_LOG: u64 = 4 << 30;
+/// or the files are so old.
+const MAX_UNWRITTEN_TIME: Duration = Duration::from_secs(300);
 /// A checkpoint that took long is followed by a pause so many times as long: with many queues it must stay a small part
 /// of the work.
 const CHECKPOINT_REST: u32 = 64;
@@ -119,8 +130,24 @@ pub(crate) struct Progress {
     pub times: Times,
     pub durable: Built,
     pub written: Built,
+    /// When that was written by this process or one just before it.
+    pub written_at: Option<Instant>,
+    /// How far the newest snapshot is.
+    pub saved: Built,
+    /// The newest snapshot, if it holds.
+    pub snapshot: Option<Taken>,
     /// Queues whose buffers may be given back if nothing comes.
     pub warm: Vec<Arc<Queue>>,
+}
+
+impl Progress {
+    /// Whether the files of the queues may wait: `built` is how far all is, `dirty` how many have entries they lack.
+    fn allows_snapshot(&self, built: &Built, dirty: usize) -> bool {
+        dirty > MANY_QUEUES
+            && built.entries - self.written.entries < MAX_UNWRITTEN
+            && built.position.saturating_sub(self.written.position) < MAX_UNWRITTEN_LOG
+            && self.written_at.is_some_and(|at| at.elapsed() < MAX_UNWRITTEN_TIME)
+    }
 }
 
 impl Inner {
@@ -157,7 +184,7 @@ impl Inner {
         while !self.background.checkpoint.wait(write_at) {
             let began = Instant::now();
             let durable = began >= sync_at;
-            self.checkpoint(durable);
+            self.save(durable);
             let rest = (began.elapsed() * CHECKPOINT_REST).min(MAX_CHECKPOINT_PAUSE);
             write_at = began + write_every.max(rest);
             if durable {
@@ -189,13 +216,67 @@ impl Inner {
         }
     }
 
+    /// What is done from time to time: a checkpoint, or a snapshot in its place while very many queues would have to be
+    /// written for it.
+    pub fn save(&self, durable: bool) {
+        if self.failure.is_set() {
+            return;
+        }
+        let mut progress = self.progress.lock();
+        let (built, dirty) = {
+            let d = self.dispatcher.lock();
+            (self.built(&d), d.dirty.len())
+        };
+        self.dispatch_for_others();
+        if !progress.allows_snapshot(&built, dirty) {
+            drop(progress);
+            return self.checkpoint(durable);
+        }
+        self.background.checkpoint_from(self.log.end(), dirty);
+        if progress.saved != built
+            && let Err(error) = self.take_snapshot(&mut progress, durable)
+        {
+            self.fail("writing a snapshot of the queues", &error);
+        }
+    }
+
+    fn built(&self, d: &Dispatcher) -> Built {
+        Built { position: d.position, entries: d.entries, index: self.index.mark() }
+    }
+
+    /// Saves the state of all queues. Without room there is none, and the next time the files are written, which says so.
+    fn take_snapshot(&self, progress: &mut Progress, durable: bool) -> std::io::Result<()> {
+        let (root, faults) = (&self.config.root, self.context.faults.as_ref());
+        let begun = Writer::begin(root, progress.snapshot, faults);
+        let taken = begun.and_then(|writer| {
+            let built = self.built(&self.dispatcher.lock());
+            self.dispatch_for_others();
+            let mut queues = self.all_queues();
+            queues.retain(|queue| queue.max_offset() > 0);
+            progress.saved = built;
+            writer.write(&progress.written, &built, &queues, durable)
+        });
+        match taken {
+            Ok(taken) => progress.snapshot = Some(taken),
+            Err(error) if is_out_of_space(&error) => return self.forget_snapshot(progress),
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// The snapshots there are hold no longer.
+    pub fn forget_snapshot(&self, progress: &mut Progress) -> std::io::Result<()> {
+        progress.snapshot = None;
+        progress.written_at = None;
+        snapshot::remove(&self.config.root, self.context.faults.as_ref())
+    }
+
     fn try_checkpoint(&self, durable: bool) -> std::io::Result<()> {
         let mut progress = self.progress.lock();
         let progress = &mut *progress;
         let (built, timestamp, index_timestamp, dirty) = {
             let mut d = self.dispatcher.lock();
-            let built = Built { position: d.position, entries: d.entries, index: self.index.mark() };
-            (built, d.timestamp, self.index.end_timestamp(), std::mem::take(&mut d.dirty))
+            (self.built(&d), d.timestamp, self.index.end_timestamp(), std::mem::take(&mut d.dirty))
         };
         self.background.checkpoint_from(self.log.end(), dirty.len());
         self.dispatch_for_others();
@@ -218,6 +299,7 @@ impl Inner {
             return Ok(());
         }
         progress.written = built;
+        progress.written_at = Some(Instant::now());
         if durable {
             self.sync_built(&built)?;
             progress.durable = built;
@@ -225,7 +307,12 @@ impl Inner {
             progress.times.index = index_timestamp;
             progress.times.physic = self.log.flushed_timestamp();
         }
-        self.checkpoint.write(&progress.times, &progress.durable, &progress.written, durable)
+        let snapshot = progress.snapshot.map_or(0, |taken| taken.at);
+        self.checkpoint.write(&progress.times, &progress.durable, &progress.written, snapshot, durable)?;
+        if progress.warm.len() > MANY_QUEUES || (progress.snapshot.is_none() && self.queue_count() > MANY_QUEUES) {
+            self.take_snapshot(progress, durable)?;
+        }
+        Ok(())
     }
 
     /// Forces to the disk what is built of `built`, and the log it was built from.

@@ -19,6 +19,7 @@ use rustix::fs::{AtFlags, StatxFlags, statx};
 
 use crate::file::{DataFile, MaybeFaults};
 use crate::index::IndexMark;
+use crate::snapshot::Changed;
 
 const FILE_BYTES: u64 = 4096;
 const JAVA_BYTES: usize = 40;
@@ -60,13 +61,23 @@ impl Times {
 }
 
 /// How far the derived files are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Built {
     /// Position in the log.
     pub position: u64,
     /// Sum of the ends of all queues at that position.
     pub entries: i64,
     pub index: IndexMark,
+}
+
+impl Built {
+    /// Adds the 28 bytes that stand for it.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.position.to_be_bytes());
+        out.extend_from_slice(&self.entries.to_be_bytes());
+        out.extend_from_slice(&self.index.file.to_be_bytes());
+        out.extend_from_slice(&self.index.count.to_be_bytes());
+    }
 }
 
 /// A boot of the machine and a mount of the volume.
@@ -113,11 +124,12 @@ impl Uptime {
         let durable = reader.built();
         let written = reader.built();
         let uptime = Uptime { boot: reader.bytes(), mount: reader.long() as u64 };
+        let snapshot = reader.long();
         let note = bytes.get(NOTE_AT..).and_then(|rest| rest.first_chunk()).and_then(decode_note);
         let same_boot = uptime.is_same(self);
         let trusted = same_boot && note.is_some();
         let built = Some(if trusted { written } else { durable });
-        Loaded { times, built, durable: Some(durable), flushed: note, trusted, same_boot }
+        Loaded { times, built, durable: Some(durable), snapshot, flushed: note, trusted, same_boot }
     }
 }
 
@@ -129,6 +141,8 @@ pub(crate) struct Loaded {
     pub built: Option<Built>,
     /// How far they, and the log, are known to be on the disk.
     pub durable: Option<Built>,
+    /// When the snapshot of the queues was taken that still holds, 0 for none.
+    pub snapshot: Changed,
     /// Position up to which the log was on the disk, and perhaps further.
     pub flushed: Option<u64>,
     /// Whether all is as the last process left it: it died, but neither machine nor disk did.
@@ -197,8 +211,15 @@ impl Checkpoint {
         self.file.write_at(&[0; NOTE_BYTES], NOTE_AT as u64)
     }
 
-    /// Writes both parts; with `sync` they are on the disk afterwards.
-    pub fn write(&self, times: &Times, durable: &Built, written: &Built, sync: bool) -> io::Result<()> {
+    /// Writes both parts; with `sync` they are on the disk afterwards. `snapshot`: when the one was taken that holds, or 0.
+    pub fn write(
+        &self,
+        times: &Times,
+        durable: &Built,
+        written: &Built,
+        snapshot: Changed,
+        sync: bool,
+    ) -> io::Result<()> {
         let mut bytes = [0; BLOCK_AT + BLOCK_BYTES];
         let java = times.encode();
         bytes[..JAVA_BYTES].copy_from_slice(&java);
@@ -207,13 +228,11 @@ impl Checkpoint {
         block.extend_from_slice(&VERSION.to_be_bytes());
         block.extend_from_slice(&java);
         for built in [durable, written] {
-            block.extend_from_slice(&built.position.to_be_bytes());
-            block.extend_from_slice(&built.entries.to_be_bytes());
-            block.extend_from_slice(&built.index.file.to_be_bytes());
-            block.extend_from_slice(&built.index.count.to_be_bytes());
+            built.encode(&mut block);
         }
         block.extend_from_slice(&self.uptime.boot);
         block.extend_from_slice(&self.uptime.mount.to_be_bytes());
+        block.extend_from_slice(&snapshot.to_be_bytes());
         block.resize(BLOCK_BYTES - 4, 0);
         block.extend_from_slice(&crc32fast::hash(&block).to_be_bytes());
         bytes[BLOCK_AT..].copy_from_slice(&block);
@@ -231,24 +250,31 @@ fn decode_note(note: &[u8; NOTE_BYTES]) -> Option<u64> {
 }
 
 /// Takes fields off the front; beyond the end everything is zero.
-struct Reader<'a>(&'a [u8]);
+pub(crate) struct Reader<'a>(pub &'a [u8]);
 
-impl Reader<'_> {
-    fn bytes<const N: usize>(&mut self) -> [u8; N] {
+impl<'a> Reader<'a> {
+    pub fn bytes<const N: usize>(&mut self) -> [u8; N] {
         let (head, rest) = self.0.split_at_checked(N).unwrap_or((&[], &[]));
         self.0 = rest;
         head.try_into().unwrap_or([0; N])
     }
 
-    fn int(&mut self) -> u32 {
+    /// The next `len` bytes, if there are so many.
+    pub fn take(&mut self, len: usize) -> Option<&'a [u8]> {
+        let (head, rest) = self.0.split_at_checked(len)?;
+        self.0 = rest;
+        Some(head)
+    }
+
+    pub fn int(&mut self) -> u32 {
         u32::from_be_bytes(self.bytes())
     }
 
-    fn long(&mut self) -> i64 {
+    pub fn long(&mut self) -> i64 {
         i64::from_be_bytes(self.bytes())
     }
 
-    fn built(&mut self) -> Built {
+    pub fn built(&mut self) -> Built {
         let (position, entries) = (self.long() as u64, self.long());
         Built { position, entries, index: IndexMark { file: self.long() as u64, count: self.int() } }
     }
@@ -268,7 +294,7 @@ mod tests {
         let (checkpoint, loaded) = Checkpoint::open(dir.path(), None).unwrap();
         assert!(loaded.built.is_none());
         let times = Times { physic: 10_000, logics: 9000, ..Times::default() };
-        checkpoint.write(&times, &built(100), &built(200), true).unwrap();
+        checkpoint.write(&times, &built(100), &built(200), 0, true).unwrap();
         checkpoint.note_flushed(150).unwrap();
         let (_, loaded) = Checkpoint::open(dir.path(), None).unwrap();
         assert_eq!((loaded.times, loaded.times.recover_from()), (times, 6000));
@@ -288,7 +314,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (mut checkpoint, _) = Checkpoint::open(dir.path(), None).unwrap();
         checkpoint.uptime.boot = [b'x'; 36];
-        checkpoint.write(&Times::default(), &built(100), &built(200), false).unwrap();
+        checkpoint.write(&Times::default(), &built(100), &built(200), 0, false).unwrap();
         let (_, loaded) = Checkpoint::open(dir.path(), None).unwrap();
         assert_eq!((loaded.built, loaded.trusted), (Some(built(100)), false));
     }
@@ -297,7 +323,7 @@ mod tests {
     fn after_the_disk_failed_the_kernel_is_not_trusted() {
         let dir = tempfile::tempdir().unwrap();
         let (checkpoint, _) = Checkpoint::open(dir.path(), None).unwrap();
-        checkpoint.write(&Times::default(), &built(100), &built(200), false).unwrap();
+        checkpoint.write(&Times::default(), &built(100), &built(200), 0, false).unwrap();
         checkpoint.note_flushed(150).unwrap();
         checkpoint.wipe_note().unwrap();
         checkpoint.note_flushed(170).unwrap();

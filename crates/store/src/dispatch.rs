@@ -289,14 +289,15 @@ impl Inner {
     }
 
     /// Dispatches one record of the log during recovery; `false` if its queue lacks entries before it.
-    pub fn redispatch(&self, record: &Record<'_>, may_begin_anywhere: bool) -> bool {
+    /// `may_be_behind`: queues may have entries of later records.
+    pub fn redispatch(&self, record: &Record<'_>, may_begin_anywhere: bool, may_be_behind: bool) -> bool {
         let mut d = self.dispatcher.lock();
         let d = &mut *d;
         d.hashes.clear();
         let Some(item) = self.item_of(record, &mut d.hashes) else { return true };
         if item.in_queue {
             // The queue of a topic that was deleted and made again holds the messages of one life only.
-            if item.queue.is_ahead_of(item.queue_offset, item.physical_offset) {
+            if may_be_behind && item.queue.is_ahead_of(item.queue_offset, item.physical_offset) {
                 return true;
             }
             if item.queue_offset < item.queue.max_offset() {

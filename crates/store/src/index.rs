@@ -66,19 +66,12 @@ pub struct IndexHits {
 }
 
 /// How far the index was on the disk at a checkpoint.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct IndexMark {
     /// Name of the file as a number, 0 without a file.
     pub file: u64,
     /// Its count.
     pub count: u32,
-}
-
-impl IndexMark {
-    /// Whether entries that `other` counts are missing.
-    pub fn is_before(&self, other: &IndexMark) -> bool {
-        self.file < other.file || (self.file == other.file && self.count < other.count)
-    }
 }
 
 /// All index files.

@@ -9,6 +9,8 @@ impl Inner {
     /// See [`crate::Store::delete_topic`].
     pub fn delete_topic(&self, topic: &str) -> std::io::Result<()> {
         {
+            let mut progress = self.progress.lock();
+            self.forget_snapshot(&mut progress)?;
             // Under the append lock: what is appended afterwards belongs to the topic's next life, so that the records
             // of two lives never mix in the log.
             let _tail = self.log.tail.lock();

@@ -20,8 +20,10 @@ use crate::file::{self, DataFile};
 
 mod expire;
 mod load;
+mod saved;
 
-pub(crate) use load::folders;
+pub(crate) use load::{queues_of, topics_in};
+pub(crate) use saved::Saved;
 
 /// Bytes of one entry.
 pub(crate) const UNIT: usize = 20;
@@ -238,6 +240,9 @@ impl Queue {
                     continue;
                 }
             }
+            if offset == self.min.load(Ordering::Relaxed) {
+                self.min_position.store(entry.physical_offset as u64, Ordering::Relaxed);
+            }
             tail.bytes.extend_from_slice(&entry.encode());
             if tail.bytes.len() >= BUFFERED * UNIT {
                 match self.write(&mut tail) {
@@ -383,15 +388,5 @@ impl Queue {
 
     pub(crate) fn is_deleted(&self) -> bool {
         self.deleted.load(Ordering::Acquire)
-    }
-
-    /// Marks the handle as deleted and removes the files.
-    pub(crate) fn delete(&self) -> io::Result<()> {
-        self.deleted.store(true, Ordering::Release);
-        let mut tail = self.tail.lock();
-        *tail = Tail { first: tail.end(), ..Tail::default() };
-        self.context.files.forget(self.uid);
-        self.context.touched.lock().forget(self.uid);
-        file::remove_dir_all(&self.folder(), self.context.faults.as_ref())
     }
 }

@@ -16,14 +16,14 @@ use crate::checkpoint::{Built, Loaded};
 use crate::commit_log::Segment;
 use crate::error::OpenError;
 use crate::file;
-use crate::queue::{self, Queue};
+use crate::queue::Queue;
+use crate::snapshot::Snapshot;
 use crate::store::Inner;
 
 /// Progress is told each so many bytes of log.
 const TELL_EVERY: u64 = 4 << 30;
 
-/// Most threads that load queues.
-const MAX_LOADERS: usize = 8;
+mod queues;
 
 /// Where reading ended.
 struct End {
@@ -48,14 +48,23 @@ impl Inner {
                 file::remove_dir_all(&self.context.dir, self.context.faults.as_ref()).map_err(fail())?;
             }
             self.index.clear().map_err(fail())?;
+            self.forget_snapshot(&mut self.progress.lock()).map_err(fail())?;
             return self.log.set_end(0, 0, 0).map(|()| false).map_err(fail());
         };
         let log_start = first.start;
-        let known = loaded.built.filter(|b| self.is_boundary(b.position) && b.position >= log_start);
-        let (queues, complete) = self.load_queues(known.map(|b| b.position), log_start).map_err(fail())?;
+        let is_known = |b: &Built| self.is_boundary(b.position) && b.position >= log_start;
+        let snapshot = if clean || loaded.trusted { Snapshot::load(root, loaded) } else { None };
+        let snapshot = snapshot.filter(|snapshot| is_known(&snapshot.built));
+        let known = loaded.built.filter(is_known).max(snapshot.as_ref().map(|snapshot| snapshot.built));
+        let position = known.map(|built| built.position);
+        let (queues, complete) = self.load_queues(position, log_start, snapshot.as_ref()).map_err(fail())?;
         let (mut from, mut whole) = self.begin(clean, loaded, known.as_ref(), &queues, &segments);
         let entries: i64 = queues.iter().map(|q| q.max_offset()).sum();
-        if !complete || known.is_some_and(|built| built.entries != entries) {
+        let is_whole = complete && known.is_none_or(|built| built.entries == entries);
+        // Entries of later records may be there already when a record is read before this position.
+        let mut loaded_to = position.unwrap_or(u64::MAX);
+        self.keep_snapshot(snapshot.filter(|_| is_whole), loaded).map_err(fail())?;
+        if !is_whole {
             let expected = known.map(|built| built.entries);
             tracing::warn!(
                 entries,
@@ -63,20 +72,21 @@ impl Inner {
                 "consume queues lack entries: all of the commit log is read to build them again"
             );
             forget_entries(&queues, log_start);
-            (from, whole) = (log_start, true);
+            (from, whole, loaded_to) = (log_start, true, 0);
         }
-        if known.is_some_and(|built| self.config.message_index_enable && self.index.mark().is_before(&built.index)) {
+        if known.is_some_and(|built| self.config.message_index_enable && self.index.mark() < built.index) {
             tracing::warn!("the key index lacks entries: the commit log is read to build them again");
             from = from.min(self.index.end_offset().max(log_start));
         }
         let certain = self.certain(known.as_ref(), &segments).max(loaded.flushed.unwrap_or(0));
         let timestamp = loaded.times.physic;
-        let mut end = self.read_on(from, whole, certain, timestamp);
+        let mut end = self.read_on(from, whole, loaded_to, certain, timestamp);
         if end.gap {
             whole = true;
             tracing::warn!("consume queues lack entries: all of the commit log is read to build them again");
+            self.forget_snapshot(&mut self.progress.lock()).map_err(fail())?;
             forget_entries(&self.all_queues(), log_start);
-            end = self.read_on(log_start, true, certain, timestamp);
+            end = self.read_on(log_start, true, 0, certain, timestamp);
         }
         let flushed = self.flushed_before(clean, loaded, log_start, end.position);
         self.log.set_end(end.position, end.timestamp, flushed).map_err(fail())?;
@@ -106,6 +116,17 @@ impl Inner {
         Ok(whole || known.is_none())
     }
 
+    /// The snapshot that was used holds further on; any other is removed.
+    fn keep_snapshot(&self, snapshot: Option<Snapshot>, loaded: &Loaded) -> std::io::Result<()> {
+        let mut progress = self.progress.lock();
+        let Some(snapshot) = snapshot else { return self.forget_snapshot(&mut progress) };
+        progress.snapshot = Some(snapshot.taken);
+        if let Some(written) = loaded.built.filter(|_| loaded.trusted) {
+            (progress.written, progress.written_at) = (written, Some(Instant::now()));
+        }
+        Ok(())
+    }
+
     /// Position before which the log is certainly on the disk.
     fn flushed_before(&self, clean: bool, loaded: &Loaded, log_start: u64, end: u64) -> u64 {
         if clean || !loaded.same_boot {
@@ -114,27 +135,6 @@ impl Inner {
         }
         let durable = loaded.durable.map(|durable| durable.position).max(loaded.flushed);
         durable.unwrap_or_else(|| end.saturating_sub(2 * self.log.file_size)).max(log_start)
-    }
-
-    /// Loads all queues, on all processors; whether none had holes.
-    fn load_queues(&self, built_to: Option<u64>, log_start: u64) -> std::io::Result<(Vec<Arc<Queue>>, bool)> {
-        let folders = queue::folders(&self.context.dir)?;
-        let queues: Vec<_> = folders.iter().map(|(topic, id)| self.queue(topic, *id)).collect();
-        let processors = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_LOADERS);
-        let part = queues.len().div_ceil(processors).max(1);
-        let load = |queues: &[Arc<Queue>]| {
-            queues
-                .iter()
-                .try_fold(true, |complete, queue| queue.load(built_to, log_start).map(|loaded| loaded && complete))
-        };
-        let complete = std::thread::scope(|scope| {
-            let loaders: Vec<_> = queues.chunks(part).map(|part| scope.spawn(move || load(part))).collect();
-            loaders.into_iter().try_fold(true, |complete, loader| {
-                let loaded = loader.join().map_err(|_| std::io::Error::other("a thread that loads queues panicked"))?;
-                Ok::<_, std::io::Error>(loaded? && complete)
-            })
-        })?;
-        Ok((queues, complete))
     }
 
     /// Whether a record, or the end of the log, can stand at `position`.
@@ -181,14 +181,15 @@ impl Inner {
 
     /// Reads records from `from` and dispatches them, until there is none. Before `certain` the log is known to go on:
     /// what is no record there is damage, is reported and passed over.
-    fn read_on(&self, from: u64, may_begin_anywhere: bool, certain: u64, timestamp: i64) -> End {
+    fn read_on(&self, from: u64, may_begin_anywhere: bool, loaded_to: u64, certain: u64, timestamp: i64) -> End {
         let mut end = End { position: from, timestamp, gap: false };
         let mut told = from;
         while let Some(segment) = self.log.segment(end.position) {
             let Some(bytes) = segment.bytes_from(end.position, u64::MAX) else { break };
             let damage = match record::read(bytes) {
                 Entry::Record(record) if self.is_sound(&record, end.position, bytes) => {
-                    if !self.redispatch(&record, may_begin_anywhere) {
+                    let may_be_behind = end.position < loaded_to;
+                    if !self.redispatch(&record, may_begin_anywhere, may_be_behind) {
                         end.gap = true;
                         return end;
                     }

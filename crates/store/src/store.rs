@@ -88,6 +88,10 @@ impl Inner {
         self.topics.read().get(topic)?.get(&id).cloned()
     }
 
+    pub fn queue_count(&self) -> usize {
+        self.topics.read().values().map(Queues::len).sum()
+    }
+
     pub fn all_queues(&self) -> Vec<Arc<Queue>> {
         self.topics.read().values().flat_map(|queues| queues.values().cloned()).collect()
     }

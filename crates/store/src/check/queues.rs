@@ -15,7 +15,7 @@ use super::layout;
 use super::rebuild::Plan;
 use super::report::{Findings, Kind, MAX_EXAMPLES};
 use crate::file;
-use crate::queue::{CqEntry, UNIT, folders};
+use crate::queue::{CqEntry, UNIT, queues_of, topics_in};
 
 /// Bytes of one piece of a queue file.
 const PIECE: usize = 204 * UNIT;
@@ -91,13 +91,14 @@ impl Queues {
     /// Lists the files; `file_size` is that of the configuration, if one is known.
     pub fn find(dir: &Path, file_size: Option<u64>, log_start: u64, findings: &mut Findings) -> io::Result<Queues> {
         let mut all = Vec::new();
-        for (topic, id) in folders(dir)? {
-            let folder = dir.join(&topic).join(id.to_string());
-            let mut files = Vec::new();
-            for (start, path) in file::list(&folder)? {
-                files.push((start, fs::metadata(&path)?.len()));
+        for topic in topics_in(dir)? {
+            for id in queues_of(&dir.join(&topic))? {
+                let mut files = Vec::new();
+                for (start, path) in file::list(&dir.join(&topic).join(id.to_string()))? {
+                    files.push((start, fs::metadata(&path)?.len()));
+                }
+                all.push((topic.clone(), id, files));
             }
-            all.push((topic, id, files));
         }
         let sizes = all.iter().flat_map(|(_, _, files)| files.iter().map(|(_, len)| *len).filter(|len| *len > 0));
         let file_size = file_size.unwrap_or_else(|| layout::size_of_most(sizes));

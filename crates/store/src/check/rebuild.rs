@@ -54,7 +54,7 @@ fn leave_unbuilt(config: &StoreConfig, report: &Report) -> io::Result<()> {
     // No sum of queue ends is negative: recovery finds them incomplete, and the log known up to its end.
     let built = Built { position: report.log_end, entries: -1, index: IndexMark::default() };
     let times = Times { physic: report.last_timestamp, logics: 0, index: 0, ..loaded.times };
-    checkpoint.write(&times, &built, &built, true)?;
+    checkpoint.write(&times, &built, &built, 0, true)?;
     for (topic, id) in &report.plan.queues {
         remove_dir(&root.join("consumequeue").join(&**topic).join(id.to_string()))?;
     }

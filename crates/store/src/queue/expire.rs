@@ -1,5 +1,5 @@
 //! What happens to a queue when the log loses its oldest files: the minimum moves, files wholly below it go. Done by the
-//! thread that deletes log files, and once at the start.
+//! thread that deletes log files, and once at the start. And what is left of it when its topic is deleted.
 //!
 //! The queue's end is never touched, and the file that holds it always stays: an offset is never given out twice, also
 //! when no message of the queue is left.
@@ -7,7 +7,7 @@
 use std::io;
 use std::sync::atomic::Ordering;
 
-use super::{Queue, UNIT};
+use super::{Queue, Tail, UNIT};
 use crate::file;
 
 impl Queue {
@@ -43,5 +43,15 @@ impl Queue {
         }
         self.first_file.store(keep, Ordering::Relaxed);
         Ok(removed)
+    }
+
+    /// Marks the handle as deleted and removes the files.
+    pub(crate) fn delete(&self) -> io::Result<()> {
+        self.deleted.store(true, Ordering::Release);
+        let mut tail = self.tail.lock();
+        *tail = Tail { first: tail.end(), ..Tail::default() };
+        self.context.files.forget(self.uid);
+        self.context.touched.lock().forget(self.uid);
+        file::remove_dir_all(&self.folder(), self.context.faults.as_ref())
     }
 }

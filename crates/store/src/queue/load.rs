@@ -232,8 +232,8 @@ impl Queue {
     }
 }
 
-/// Topics and queue numbers that have a folder.
-pub(crate) fn folders(dir: &Path) -> io::Result<Vec<(String, u32)>> {
+/// Topics that have a folder.
+pub(crate) fn topics_in(dir: &Path) -> io::Result<Vec<String>> {
     let mut found = Vec::new();
     let topics = match fs::read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
@@ -245,11 +245,20 @@ pub(crate) fn folders(dir: &Path) -> io::Result<Vec<(String, u32)>> {
         if !topic.file_type()?.is_dir() {
             continue;
         }
-        for queue in fs::read_dir(topic.path())? {
-            if let Some(id) = queue?.file_name().to_str().and_then(|id| id.parse().ok()) {
-                found.push((name.clone(), id));
-            }
-        }
+        found.push(name);
+    }
+    Ok(found)
+}
+
+/// Numbers of the queues that have a folder in that of their topic; none without one.
+pub(crate) fn queues_of(topic: &Path) -> io::Result<Vec<u32>> {
+    let queues = match fs::read_dir(topic) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other?,
+    };
+    let mut found = Vec::new();
+    for queue in queues {
+        found.extend(queue?.file_name().to_str().and_then(|id| id.parse::<u32>().ok()));
     }
     Ok(found)
 }
