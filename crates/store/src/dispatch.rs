@@ -15,6 +15,7 @@ use ferromq_protocol::topic;
 use crate::append;
 use crate::index;
 use crate::queue::{CqEntry, Queue};
+use crate::redispatch::Doubts;
 use crate::store::Inner;
 
 /// Most items that wait; beyond it the log is read again, which costs about three times as much a message. Some 7 MiB,
@@ -85,11 +86,11 @@ impl Pending {
 /// What the holder of the dispatch lock works with.
 #[derive(Default)]
 pub(crate) struct Dispatcher {
-    items: Vec<Item>,
-    hashes: Vec<u32>,
+    pub items: Vec<Item>,
+    pub hashes: Vec<u32>,
     /// Items and hashes done.
-    head: usize,
-    hash_head: usize,
+    pub head: usize,
+    pub hash_head: usize,
     /// Everything before it is in queues and index.
     pub position: u64,
     /// Sum of the ends of all queues.
@@ -98,6 +99,8 @@ pub(crate) struct Dispatcher {
     pub timestamp: i64,
     /// Queues with entries that are not in their files.
     pub dirty: Vec<Arc<Queue>>,
+    /// Only while recovery reads: see `redispatch.rs`.
+    pub doubts: Doubts,
 }
 
 impl Inner {
@@ -158,7 +161,7 @@ impl Inner {
     }
 
     /// Dispatches the next items of one queue, at most `max`; how many.
-    fn dispatch_run(&self, d: &mut Dispatcher, limit: u64, max: usize) -> usize {
+    pub fn dispatch_run(&self, d: &mut Dispatcher, limit: u64, max: usize) -> usize {
         let run = &d.items[d.head..];
         let queue = Arc::clone(&run[0].queue);
         let len = run.iter().take(max).take_while(|i| Arc::ptr_eq(&i.queue, &queue) && i.end() <= limit).count();
@@ -286,34 +289,5 @@ impl Inner {
             in_queue: append::is_in_queue(record.sys_flag()),
             queue,
         })
-    }
-
-    /// Dispatches one record of the log during recovery; `false` if its queue lacks entries before it.
-    /// `may_be_behind`: queues may have entries of later records.
-    pub fn redispatch(&self, record: &Record<'_>, may_begin_anywhere: bool, may_be_behind: bool) -> bool {
-        let mut d = self.dispatcher.lock();
-        let d = &mut *d;
-        d.hashes.clear();
-        let Some(item) = self.item_of(record, &mut d.hashes) else { return true };
-        if item.in_queue {
-            // The queue of a topic that was deleted and made again holds the messages of one life only.
-            if may_be_behind && item.queue.is_ahead_of(item.queue_offset, item.physical_offset) {
-                return true;
-            }
-            if item.queue_offset < item.queue.max_offset() {
-                if item.physical_offset >= item.queue.built_to() {
-                    item.queue.restart();
-                }
-            } else if item.queue_offset > item.queue.max_offset() && !may_begin_anywhere {
-                return false;
-            }
-        }
-        d.items.clear();
-        d.items.push(item);
-        (d.head, d.hash_head) = (0, 0);
-        self.dispatch_run(d, u64::MAX, 1);
-        d.items.clear();
-        d.head = 0;
-        true
     }
 }

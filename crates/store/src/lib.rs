@@ -25,6 +25,7 @@ mod mapped;
 mod queue;
 mod read;
 mod recovery;
+mod redispatch;
 mod retention;
 mod snapshot;
 mod space;

@@ -196,6 +196,11 @@ impl Queue {
         self.next.load(Ordering::Acquire)
     }
 
+    /// A number no other queue of this process has.
+    pub(crate) fn uid(&self) -> u64 {
+        self.uid
+    }
+
     pub(crate) fn key_prefix(&self) -> i32 {
         self.key_prefix
     }

@@ -88,6 +88,7 @@ impl Inner {
             forget_entries(&self.all_queues(), log_start);
             end = self.read_on(log_start, true, 0, certain, timestamp);
         }
+        self.settle_doubts();
         let flushed = self.flushed_before(clean, loaded, log_start, end.position);
         self.log.set_end(end.position, end.timestamp, flushed).map_err(fail())?;
         self.settle(clean && !whole, known.is_some(), log_start, end.position).map_err(fail())?;
@@ -182,6 +183,7 @@ impl Inner {
     /// Reads records from `from` and dispatches them, until there is none. Before `certain` the log is known to go on:
     /// what is no record there is damage, is reported and passed over.
     fn read_on(&self, from: u64, may_begin_anywhere: bool, loaded_to: u64, certain: u64, timestamp: i64) -> End {
+        self.dispatcher.lock().doubts.clear();
         let mut end = End { position: from, timestamp, gap: false };
         let mut told = from;
         while let Some(segment) = self.log.segment(end.position) {

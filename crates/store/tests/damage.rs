@@ -7,7 +7,8 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use common::{as_slices, config, numbered, open, read_all, records, send};
+use common::{as_slices, config, copy_as_killed, numbered, open, read_all, records, send};
+use ferromq_protocol::record::{self, Entry};
 use ferromq_store::{ReadStatus, Store};
 
 const MESSAGES: usize = 300;
@@ -15,7 +16,7 @@ const MESSAGES: usize = 300;
 /// Messages that are read one queue after the other, whatever is damaged: offset and body.
 fn read_what_is_there(store: &Store) -> Vec<(i64, Vec<u8>)> {
     let queue = store.find_queue("T", 0).unwrap();
-    let (mut all, mut offset) = (Vec::new(), 0);
+    let (mut all, mut offset) = (Vec::new(), queue.min_offset());
     while offset < queue.max_offset() {
         let mut out = Vec::new();
         let outcome = store.read(&queue, offset, 32, 1 << 20, &mut |_| true, &mut out);
@@ -105,4 +106,62 @@ fn a_consume_queue_of_garbage_gives_no_garbage() {
     assert!(all.iter().all(|(offset, body)| *body == bodies[*offset as usize]));
     assert_eq!(all.len(), MESSAGES - 6);
     assert_eq!(read_all(&store, "T", 0).len(), MESSAGES - 6);
+}
+
+/// Where the records of a log file begin, with their queues and offsets.
+fn places(log: &[u8]) -> Vec<(usize, i32, i64)> {
+    let (mut all, mut at) = (Vec::new(), 0);
+    while let Entry::Record(record) = record::read(&log[at..]) {
+        all.push((at, record.queue_id(), record.queue_offset()));
+        at += record.bytes().len();
+    }
+    all
+}
+
+/// No checksum guards queue and offset of a record: a bit that flips there must not cost the others of the queue.
+#[test]
+fn a_record_that_names_a_wrong_place_costs_itself_only_when_all_is_rebuilt() {
+    let made = tempfile::tempdir().unwrap();
+    let bodies = numbered(MESSAGES);
+    {
+        let store = open(config(made.path()));
+        for bodies in bodies.chunks(7) {
+            send(&store, "T", 0, &as_slices(bodies)).unwrap();
+            send(&store, "T", 1, &as_slices(&bodies[..1])).unwrap();
+        }
+    }
+    std::fs::remove_dir_all(made.path().join("consumequeue")).unwrap();
+    let path = |root: &Path| root.join("commitlog").join(format!("{:020}", 0));
+    let records = places(&std::fs::read(path(made.path())).unwrap());
+    for (number, byte, bit) in [
+        // Queue offset: one off, far beyond the end, to 0, and the first one of the queue.
+        (100, 27, 0),
+        (101, 25, 2),
+        (records.iter().position(|(_, queue, offset)| (*queue, *offset) == (0, 64)).unwrap(), 27, 6),
+        (0, 26, 1),
+        // Queue id, from either queue to the other.
+        (100, 15, 0),
+        (records.iter().rposition(|(_, queue, _)| *queue == 1).unwrap() - 3, 15, 0),
+        (records.iter().position(|(_, queue, offset)| (*queue, *offset) == (1, 5)).unwrap(), 15, 0),
+        (0, 15, 0),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        copy_as_killed(made.path(), dir.path());
+        let (at, queue, offset) = records[number];
+        let file = log_file(dir.path(), 0);
+        let mut there = [0];
+        file.read_exact_at(&mut there, at as u64 + byte).unwrap();
+        file.write_all_at(&[there[0] ^ 1 << bit], at as u64 + byte).unwrap();
+        for round in ["built again", "opened again"] {
+            let store = open(config(dir.path()));
+            let all = read_what_is_there(&store);
+            let wrong = format!("record {number} of queue {queue} offset {offset}, bit {bit} of {byte}, {round}");
+            let expected =
+                (0..MESSAGES as i64).filter(|n| (0, *n) != (queue, offset)).map(|n| (n, bodies[n as usize].clone()));
+            let (found, expected): (Vec<_>, Vec<_>) = (all, expected.collect());
+            assert!(found == expected, "{wrong}: {} of {}", found.len(), expected.len());
+            assert_eq!(store.queue("T", 0).next_offset(), MESSAGES as i64, "{wrong}");
+            assert_eq!(store.queue("T", 1).next_offset(), MESSAGES.div_ceil(7) as i64, "{wrong}");
+        }
+    }
 }

@@ -219,24 +219,25 @@ fn without_a_log_there_are_no_queues() {
 
 #[test]
 fn a_topic_made_again_keeps_its_new_messages_when_all_is_rebuilt() {
-    let dir = tempfile::tempdir().unwrap();
-    let old = numbered(400);
-    let new: Vec<Vec<u8>> = (0..350).map(|n| format!("new {n}").into_bytes()).collect();
-    {
-        let store = open(config(dir.path()));
-        send(&store, "T", 0, &as_slices(&old)).unwrap();
-        store.delete_topic("T").unwrap();
-        for bodies in new.chunks(10) {
-            send(&store, "T", 0, &as_slices(bodies)).unwrap();
+    for (old, new) in [(400, 350), (1, 2), (2, 2), (3, 1)] {
+        let dir = tempfile::tempdir().unwrap();
+        let new: Vec<Vec<u8>> = (0..new).map(|n| format!("new {n}").into_bytes()).collect();
+        {
+            let store = open(config(dir.path()));
+            send(&store, "T", 0, &as_slices(&numbered(old))).unwrap();
+            store.delete_topic("T").unwrap();
+            for bodies in new.chunks(10) {
+                send(&store, "T", 0, &as_slices(bodies)).unwrap();
+            }
+            assert_eq!(read_all(&store, "T", 0), expect(&new));
         }
-        assert_eq!(read_all(&store, "T", 0), expect(&new));
-    }
-    for killed in [false, true] {
-        fs::remove_dir_all(dir.path().join("consumequeue")).unwrap();
-        if killed {
-            fs::write(dir.path().join("abort"), "1").unwrap();
+        for killed in [false, true] {
+            fs::remove_dir_all(dir.path().join("consumequeue")).unwrap();
+            if killed {
+                fs::write(dir.path().join("abort"), "1").unwrap();
+            }
+            assert_eq!(read_all(&open(config(dir.path())), "T", 0), expect(&new));
         }
-        assert_eq!(read_all(&open(config(dir.path())), "T", 0), expect(&new));
     }
 }
 

@@ -62,7 +62,11 @@ struct Open {
     /// Newest entry of each slot, as the entries so far say.
     heads: Vec<u32>,
     slots_used: u32,
+    first: Option<Entry>,
     last: Option<Entry>,
+    /// Store timestamps of the records of both, as far as the log has them.
+    begin: Option<i64>,
+    end: Option<i64>,
 }
 
 impl Open {
@@ -96,7 +100,9 @@ impl Open {
     fn advance(&mut self, entry: Entry) -> Option<String> {
         let number = self.next;
         self.next += 1;
+        self.first.get_or_insert(entry);
         self.last = Some(entry);
+        self.end = None;
         let slot = entry.hash as usize % self.heads.len();
         let before = std::mem::replace(&mut self.heads[slot], number);
         self.slots_used += u32::from(before == 0);
@@ -130,9 +136,25 @@ impl Open {
         if self.count() > self.next {
             wrong(format!("the header counts {} entries, there are {}", self.count() - 1, self.next - 1));
         }
-        let end = long(&self.header, 24) as u64;
-        if let Some(last) = self.last.filter(|last| last.position != end && !slack) {
-            wrong(format!("the header ends at {end} of the log, the last entry at {}", last.position));
+        let mut unused = [0; ENTRY_BYTES as usize];
+        self.file.read_exact_at(&mut unused, HEADER_BYTES + slot as u64 * SLOT_BYTES)?;
+        if unused != [0; ENTRY_BYTES as usize] {
+            wrong("entry 0, which means none, is not empty".to_owned());
+        }
+        if !slack && let Some((first, last)) = self.first.zip(self.last) {
+            let header = |at| long(&self.header, at);
+            for (name, there, right) in [("begins", header(16), first), ("ends", header(24), last)] {
+                if there as u64 != right.position {
+                    wrong(format!("the header {name} at {there} of the log, its entries at {}", right.position));
+                }
+            }
+            if let Some(begin) = self.begin.filter(|begin| *begin != header(0)) {
+                wrong(format!("the header begins at time {}, the first record is of {begin}", header(0)));
+            }
+            // After a power cut it is known from the last entry, to the second.
+            if let Some(end) = self.end.filter(|end| end.abs_diff(header(8)) >= 1000) {
+                wrong(format!("the header ends at time {}, the last record is of {end}", header(8)));
+            }
         }
         Ok(())
     }
@@ -228,7 +250,20 @@ impl IndexCheck {
         file.read_exact_at(&mut header, 0)?;
         let heads = vec![0; self.shape.slots as usize];
         let (piece, path) = (Vec::new(), path.to_owned());
-        Ok(Open { path, file, header, next: 1, piece, piece_first: 1, heads, slots_used: 0, last: None })
+        Ok(Open {
+            path,
+            file,
+            header,
+            next: 1,
+            piece,
+            piece_first: 1,
+            heads,
+            slots_used: 0,
+            first: None,
+            last: None,
+            begin: None,
+            end: None,
+        })
     }
 
     fn advance(&mut self, entry: Entry, findings: &mut Findings) {
@@ -257,6 +292,12 @@ impl IndexCheck {
                     self.wrong.add(entry.position, timestamp);
                 }
                 continue;
+            }
+            if let Some(open) = &mut self.open {
+                if number == 1 {
+                    open.begin = Some(timestamp);
+                }
+                open.end = Some(timestamp);
             }
             // The first entry of a file counts from the end of the file before it, or from itself.
             let seconds = ((timestamp - begin) / 1000).clamp(0, i64::from(i32::MAX)) as u32;

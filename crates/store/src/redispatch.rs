@@ -1,0 +1,105 @@
+//! Records that recovery reads, to their queues and the index.
+//!
+//! A queue's records stand in the log in the order of their offsets. One that does not go on where its queue ends is
+//! damaged (no checksum guards the place a record names), or is the first behind records that are lost, or the first of
+//! a topic that was deleted and made again. The record alone does not tell; the next one of its queue does, so it waits
+//! for that one.
+
+use std::collections::HashMap;
+
+use ferromq_protocol::record::Record;
+
+use crate::dispatch::{Dispatcher, Item};
+use crate::store::Inner;
+
+/// Records that wait, at most one for each queue, by the queue.
+pub(crate) type Doubts = HashMap<u64, Item>;
+
+impl Inner {
+    /// Dispatches one record of the log during recovery; `false` if its queue lacks entries before it.
+    /// `may_be_behind`: queues may have entries of later records.
+    pub fn redispatch(&self, record: &Record<'_>, may_begin_anywhere: bool, may_be_behind: bool) -> bool {
+        let mut d = self.dispatcher.lock();
+        let d = &mut *d;
+        d.hashes.clear();
+        d.items.clear();
+        let Some(item) = self.item_of(record, &mut d.hashes) else { return true };
+        if item.in_queue {
+            let (offset, end) = (item.queue_offset, item.queue.max_offset());
+            // The queue of a topic that was deleted and made again holds the messages of one life only.
+            if may_be_behind && item.queue.is_ahead_of(offset, item.physical_offset) {
+                return true;
+            }
+            let doubt = if d.doubts.is_empty() { None } else { d.doubts.remove(&item.queue.uid()) };
+            match doubt {
+                Some(doubt) if is_continued(doubt.queue_offset, offset, end) => {
+                    if doubt.queue_offset < end {
+                        item.queue.restart();
+                    }
+                    d.items.push(doubt);
+                }
+                doubt => {
+                    doubt.iter().for_each(tell_misplaced);
+                    let is_there = offset < end && item.physical_offset < item.queue.built_to();
+                    let is_first = end == 0 && may_begin_anywhere;
+                    // What waited stands where the record of `end` has to stand: its own offset is wrong.
+                    let is_second = offset == end + 1 && doubt.is_some();
+                    if offset != end && !is_there && !is_first && !is_second {
+                        if offset > end && !may_begin_anywhere {
+                            return false;
+                        }
+                        self.index.put(&d.hashes, item.physical_offset, item.store_timestamp);
+                        d.doubts.insert(item.queue.uid(), Item { hash_count: 0, ..item });
+                        return true;
+                    }
+                }
+            }
+        }
+        d.items.push(item);
+        self.dispatch_items(d);
+        true
+    }
+
+    /// After the last record: those that no other followed. A queue goes on behind a gap, and begins anew; but a record
+    /// that names the place of another is left out.
+    pub fn settle_doubts(&self) {
+        let mut d = self.dispatcher.lock();
+        let d = &mut *d;
+        for (_, item) in std::mem::take(&mut d.doubts) {
+            if item.queue_offset < item.queue.max_offset() {
+                if item.queue_offset > 0 {
+                    tell_misplaced(&item);
+                    continue;
+                }
+                item.queue.restart();
+            }
+            d.items.push(item);
+            self.dispatch_items(d);
+        }
+    }
+
+    /// All items there are, of one queue.
+    fn dispatch_items(&self, d: &mut Dispatcher) {
+        (d.head, d.hash_head) = (0, 0);
+        let all = d.items.len();
+        self.dispatch_run(d, u64::MAX, all);
+        d.items.clear();
+        d.head = 0;
+    }
+}
+
+/// Whether two records on end, the first of them in doubt, are the queue behind a gap or a queue that began anew: both
+/// lie on one side of its end, in order. Of a queue with one message the second record of the new one is at the end.
+fn is_continued(doubt: i64, next: i64, end: i64) -> bool {
+    doubt < next && (doubt > end || next < end || (doubt, next) == (0, 1))
+}
+
+fn tell_misplaced(item: &Item) {
+    tracing::error!(
+        topic = item.queue.topic(),
+        queue = item.queue.id(),
+        offset = item.queue_offset,
+        position = item.physical_offset,
+        "a record in the commit log names a wrong place in its queue: it is damaged and left out, what follows is served"
+    );
+}
