@@ -1,10 +1,12 @@
-//! Damaged records: each is reported once, with its place and size, and counted.
+//! Damaged records: each is reported once, with its place and size, and counted. Entries of consume queues that lead to
+//! none are searched for once.
 
 use std::collections::HashSet;
 
 use parking_lot::Mutex;
 
 use crate::commit_log::Segment;
+use crate::queue::Queue;
 use crate::store::Inner;
 
 /// Most records that are reported one by one.
@@ -12,20 +14,33 @@ const MAX_TOLD: usize = 16_384;
 /// Most bytes of a damaged record that are read again to learn why.
 const MAX_REREAD: u64 = 8 << 20;
 
-/// Positions of the records that were reported.
+/// Most entries of consume queues that are searched for.
+const MAX_SEARCHED: usize = 16_384;
+
 #[derive(Default)]
-pub(crate) struct Damaged(Mutex<HashSet<u64>>);
+pub(crate) struct Damaged {
+    /// Positions of the records that were reported.
+    records: Mutex<HashSet<u64>>,
+    /// Queues and offsets of the entries that were searched for.
+    entries: Mutex<HashSet<(u64, i64)>>,
+}
 
 impl Damaged {
     pub fn count(&self) -> usize {
-        self.0.lock().len()
+        self.records.lock().len()
+    }
+
+    /// Whether the entry at `offset` was not searched for yet; it counts as that from now on.
+    pub fn is_new(&self, queue: &Queue, offset: i64) -> bool {
+        let mut entries = self.entries.lock();
+        entries.len() < MAX_SEARCHED && entries.insert((queue.uid(), offset))
     }
 }
 
 impl Inner {
     /// Reports that no sound record of `size` bytes is at `position`.
     pub fn damaged(&self, segment: &Segment, position: u64, size: i32) {
-        let mut told = self.damaged.0.lock();
+        let mut told = self.damaged.records.lock();
         if told.len() >= MAX_TOLD || !told.insert(position) {
             return;
         }

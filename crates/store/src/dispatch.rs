@@ -55,7 +55,7 @@ impl Item {
         self.physical_offset + u64::from(self.size)
     }
 
-    fn entry(&self) -> CqEntry {
+    pub fn entry(&self) -> CqEntry {
         CqEntry { physical_offset: self.physical_offset as i64, size: self.size as i32, tags_code: self.tags_code }
     }
 }

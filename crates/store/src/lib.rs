@@ -26,6 +26,7 @@ mod queue;
 mod read;
 mod recovery;
 mod redispatch;
+mod repair;
 mod retention;
 mod snapshot;
 mod space;

@@ -3,7 +3,8 @@
 //!
 //! Records are copied from the mapping of their file straight into the caller's buffer, and what was copied is checked:
 //! place and length against the entry of the consume queue, which is never trusted, the body against its CRC. A damaged
-//! record is reported once (`damage.rs`) and left out; what follows it is served.
+//! entry is built again (`repair.rs`); a damaged record is reported once (`damage.rs`) and left out; what follows it is
+//! served.
 
 use std::sync::Arc;
 
@@ -118,6 +119,8 @@ impl Inner {
         let mut entries = [[0; UNIT]; FETCH];
         let mut near: Option<Arc<Segment>> = None;
         let before = out.len();
+        // A queue's records lie in the log in its order.
+        let mut passed = 0;
         'scan: while result.next_offset < max && result.next_offset - offset < max_scan {
             let want = (max_scan - (result.next_offset - offset)).min(max - result.next_offset);
             // Without a filter no more entries are needed than messages.
@@ -135,6 +138,11 @@ impl Inner {
             for entry in &entries[..fetched] {
                 let entry = CqEntry::decode(entry);
                 let position = entry.physical_offset as u64;
+                // A filter must not pass over what is no entry.
+                let is_possible = entry.is_blank() || (entry.size > 0 && (passed..limit).contains(&position));
+                if !is_possible && self.repair_entry(queue, result.next_offset) {
+                    continue 'scan;
+                }
                 let cold = self.is_far(position, limit);
                 let bytes = out.len() - before;
                 if result.count > 0 && self.is_full(&entry, cold, max_messages, max_bytes, result.count, bytes) {
@@ -156,6 +164,12 @@ impl Inner {
                     result.cold = cold;
                     result.status = ReadStatus::Found;
                     result.count += 1;
+                    passed = position;
+                } else if self.repair_entry(queue, place.1) {
+                    result.next_offset = place.1;
+                    continue 'scan;
+                } else if let Some(segment) = &near {
+                    self.damaged(segment, position, entry.size);
                 }
             }
         }
@@ -163,7 +177,7 @@ impl Inner {
     }
 
     /// Appends the record of an entry to `out` if it is sound and says that it stands at this `place` (queue id and queue
-    /// offset), else reports it. `near`: the file of the last one.
+    /// offset). `near`: the file of the last one.
     fn copy(
         &self,
         entry: &CqEntry,
@@ -188,7 +202,6 @@ impl Inner {
             }
             out.truncate(before);
         }
-        self.damaged(segment, position, entry.size);
         false
     }
 
@@ -215,7 +228,7 @@ impl Inner {
         end.saturating_sub(position) > self.recent_bytes
     }
 
-    fn glance(&self, entry: &CqEntry) -> Option<Glance> {
+    pub fn glance(&self, entry: &CqEntry) -> Option<Glance> {
         let position = u64::try_from(entry.physical_offset).ok()?;
         let segment = self.log.segment(position)?;
         let glance = record::glance(segment.bytes_from(position, self.visible())?)?;

@@ -228,7 +228,7 @@ impl Inner {
     }
 
     /// Position of the first sound record of the file at or behind `from`, or the file's end.
-    fn next_sound(&self, segment: &Segment, from: u64) -> u64 {
+    pub fn next_sound(&self, segment: &Segment, from: u64) -> u64 {
         let bytes = segment.bytes_from(from, u64::MAX).unwrap_or_default();
         let looks_like_one = |at: &usize| {
             let position = from + *at as u64;

@@ -7,7 +7,7 @@
 use std::io;
 use std::sync::atomic::Ordering;
 
-use super::{Queue, Tail, UNIT};
+use super::{CqEntry, Queue, Tail, UNIT};
 use crate::file;
 
 impl Queue {
@@ -20,10 +20,25 @@ impl Queue {
         let position = |offset| self.entry(offset).filter(|e| !e.is_blank()).map(|e| e.physical_offset as u64);
         let mut first = min;
         if self.entry(min).is_some_and(|e| e.is_blank() || (e.physical_offset as u64) < log_start) {
-            first = self.partition(min, max, |e| !e.is_blank() && e.physical_offset as u64 >= log_start);
+            first = self.first_in_log(min, max, log_start);
             self.min.store(first, Ordering::Release);
         }
         self.min_position.store(position(first).unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// The first offset of `min..max` whose record is in the log. A damaged entry in the way of the search must not hide
+    /// what lies before it: of the two readable ones before the result neither may be in the log.
+    fn first_in_log(&self, min: i64, max: i64, log_start: u64) -> i64 {
+        let is_in_log = |e: CqEntry| e.is_written() && !e.is_blank() && e.physical_offset as u64 >= log_start;
+        let mut high = max;
+        loop {
+            let first = self.partition(min, high, is_in_log);
+            let readable = (min..first).rev().filter_map(|at| Some((at, self.entry(at).filter(|e| e.is_written())?)));
+            match readable.take(2).find(|(_, entry)| is_in_log(*entry)) {
+                Some((at, _)) => high = at,
+                None => return first,
+            }
+        }
     }
 
     /// After log files were deleted: the minimum is corrected, and files without a readable entry are removed. How many.
