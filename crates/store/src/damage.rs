@@ -1,8 +1,9 @@
 //! Damaged records: each is reported once, with its place and size, and counted. Entries of consume queues that lead to
-//! none are searched for once.
+//! none are searched for once. And what makes a record one that a start or a check does not believe.
 
 use std::collections::HashSet;
 
+use ferromq_protocol::record::Record;
 use parking_lot::Mutex;
 
 use crate::commit_log::Segment;
@@ -56,4 +57,17 @@ impl Inner {
             tracing::error!("{MAX_TOLD} damaged records were reported; further ones are left out without a word");
         }
     }
+}
+
+/// Why a record that was read at `position` cannot be believed, if so. `next`: what follows it.
+pub(crate) fn fault(record: &Record<'_>, position: u64, next: &[u8], checks_crc: bool) -> Option<String> {
+    if record.physical_offset() as u64 != position {
+        return Some(format!("the record says that it stands at {}", record.physical_offset()));
+    }
+    if checks_crc && !record.is_body_intact() {
+        return Some("the body has a wrong CRC".to_owned());
+    }
+    // A write that the death of the process cut in the middle of the properties: zeros at the end, nothing behind.
+    let is_torn = record.properties().last() == Some(&0) && next.iter().take(8).all(|byte| *byte == 0);
+    is_torn.then(|| "the record's end was not written".to_owned())
 }

@@ -7,7 +7,6 @@
 //! Three counters: `next` is given to the next appended message (owned by the append lock), `max` is the end of what
 //! consumers see (owned by dispatch), `min` is the first entry whose message still exists.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,6 +20,7 @@ use crate::file::{self, DataFile};
 
 mod expire;
 mod load;
+mod rewrite;
 mod saved;
 
 pub(crate) use load::{queues_of, topics_in};
@@ -371,25 +371,6 @@ impl Queue {
         let count = in_file.min(out.len());
         self.file(start, false)?.read_at(out[..count].as_flattened_mut(), at - start)?;
         Ok(count)
-    }
-
-    /// Writes entries that are in a file and differ; how many.
-    pub(crate) fn rewrite(&self, entries: &BTreeMap<i64, CqEntry>) -> io::Result<usize> {
-        let tail = self.tail.lock();
-        let mut written = 0;
-        for (offset, entry) in entries.range(self.min_offset()..tail.first) {
-            let (at, right) = (*offset as u64 * UNIT as u64, entry.encode());
-            let start = at - at % self.context.file_size;
-            let file = self.file(start, false)?;
-            let mut there = [0; UNIT];
-            file.read_at(&mut there, at - start)?;
-            if there != right {
-                file.write_sparse_at(&right, at - start)?;
-                self.context.touched.lock().wrote((self.uid, start), &file);
-                written += 1;
-            }
-        }
-        Ok(written)
     }
 
     /// The entry at `offset`, if consumers can see it.

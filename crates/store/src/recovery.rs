@@ -14,6 +14,7 @@ use ferromq_protocol::record::{self, Entry, Record};
 
 use crate::checkpoint::{Built, Loaded};
 use crate::commit_log::Segment;
+use crate::damage;
 use crate::error::OpenError;
 use crate::file;
 use crate::queue::Queue;
@@ -189,21 +190,23 @@ impl Inner {
         while let Some(segment) = self.log.segment(end.position) {
             let Some(bytes) = segment.bytes_from(end.position, u64::MAX) else { break };
             let damage = match record::read(bytes) {
-                Entry::Record(record) if self.is_sound(&record, end.position, bytes) => {
-                    let may_be_behind = end.position < loaded_to;
-                    if !self.redispatch(&record, may_begin_anywhere, may_be_behind) {
-                        end.gap = true;
-                        return end;
+                Entry::Record(record) => {
+                    let fault = self.fault(&record, end.position, bytes);
+                    if fault.is_none() {
+                        let may_be_behind = end.position < loaded_to;
+                        if !self.redispatch(&record, may_begin_anywhere, may_be_behind) {
+                            end.gap = true;
+                            return end;
+                        }
+                        end.timestamp = record.store_timestamp();
+                        end.position += record.bytes().len() as u64;
                     }
-                    end.timestamp = record.store_timestamp();
-                    end.position += record.bytes().len() as u64;
-                    None
+                    fault
                 }
                 Entry::Blank => {
                     end.position = segment.end();
                     None
                 }
-                Entry::Record(_) => Some("the record is torn or its body has a wrong CRC".to_owned()),
                 Entry::Invalid(damage) => Some(damage.to_string()),
             };
             if let Some(damage) = damage {
@@ -233,7 +236,7 @@ impl Inner {
         let looks_like_one = |at: &usize| {
             let position = from + *at as u64;
             record::glance(&bytes[*at..]).is_some_and(|g| g.physical_offset as u64 == position)
-                && matches!(record::read(&bytes[*at..]), Entry::Record(r) if self.is_sound(&r, position, &bytes[*at..]))
+                && matches!(record::read(&bytes[*at..]), Entry::Record(r) if self.fault(&r, position, &bytes[*at..]).is_none())
         };
         (0..bytes.len()).find(looks_like_one).map_or(segment.end(), |at| from + at as u64)
     }
@@ -247,15 +250,10 @@ impl Inner {
         last.max(known.map_or(0, |built| built.position))
     }
 
-    fn is_sound(&self, record: &Record<'_>, position: u64, bytes: &[u8]) -> bool {
-        if record.physical_offset() as u64 != position || (self.config.check_crc_on_recover && !record.is_body_intact())
-        {
-            return false;
-        }
-        // A write that the death of the process cut in the middle of the properties: zeros at the end, nothing behind.
-        let len = record.bytes().len();
-        let torn = record.properties().last() == Some(&0) && bytes.get(len..len + 8).is_none_or(|next| next == [0; 8]);
-        !torn
+    /// Why the record at the beginning of `bytes`, read at `position`, is none to go by.
+    fn fault(&self, record: &Record<'_>, position: u64, bytes: &[u8]) -> Option<String> {
+        let next = bytes.get(record.bytes().len()..).unwrap_or_default();
+        damage::fault(record, position, next, self.config.check_crc_on_recover)
     }
 
     /// Cuts off what points or stands behind the end. `is_cut`: the queues were loaded up to a position before it.

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use ferromq_protocol::record::{self, Damage, Entry, Record};
 
 use super::layout::LogFiles;
+use crate::damage::fault;
 
 /// Bytes read at once.
 const PIECE: usize = 4 << 20;
@@ -84,18 +85,6 @@ fn begins(path: &Path, start: u64) -> bool {
     let mut head = [0; HEAD];
     let read = File::open(path).and_then(|file| file.read_exact_at(&mut head, 0));
     read.is_ok() && record::glance(&head).is_some_and(|glance| glance.physical_offset == start as i64)
-}
-
-/// Why a record cannot be believed, if so.
-fn fault(record: &Record<'_>, position: u64, next: &[u8]) -> Option<String> {
-    if record.physical_offset() as u64 != position {
-        return Some(format!("the record says that it stands at {}", record.physical_offset()));
-    }
-    if !record.is_body_intact() {
-        return Some("the body has a wrong CRC".to_owned());
-    }
-    let is_torn = record.properties().last() == Some(&0) && next.iter().take(8).all(|byte| *byte == 0);
-    is_torn.then(|| "the record's end was not written".to_owned())
 }
 
 /// One file, read in pieces.
@@ -192,7 +181,7 @@ impl Reader {
         Ok(match record::read(bytes) {
             Entry::Record(record) => {
                 let len = record.bytes().len();
-                match fault(&record, position, bytes.get(len..).unwrap_or_default()) {
+                match fault(&record, position, bytes.get(len..).unwrap_or_default(), true) {
                     None => {
                         *timestamp = record.store_timestamp();
                         on(Event::Record(record));
@@ -245,7 +234,7 @@ impl Reader {
         let bytes = self.at(position, total + 8).ok()?;
         let Entry::Record(record) = record::read(bytes) else { return None };
         let next = bytes.get(record.bytes().len()..).unwrap_or_default();
-        fault(&record, position, next).is_none().then_some(record.store_timestamp())
+        fault(&record, position, next, true).is_none().then_some(record.store_timestamp())
     }
 
     /// The first position at or behind `position` whose block is allocated, as far as the file system tells.
