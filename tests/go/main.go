@@ -118,7 +118,7 @@ func run(verb string, args url.Values, answer func(row)) error {
 		options := []producer.Option{
 			producer.WithNsResolver(resolver), producer.WithGroupName(args.Get("group")), producer.WithInstanceName(name),
 			producer.WithRetry(num(args, "retries", 2)), producer.WithSendMsgTimeout(5 * time.Second),
-			producer.WithCompressMsgBodyOverHowmuch(1 << 30),
+			producer.WithCompressMsgBodyOverHowmuch(num(args, "compressover", 1<<30)), producer.WithNamespace(args.Get("namespace")),
 		}
 		if get(args, "selector", "") == "hash" {
 			options = append(options, producer.WithQueueSelector(byHash{}))
@@ -342,7 +342,7 @@ func subscribe(args url.Values) error {
 		consumer.WithNsResolver(primitive.NewPassthroughResolver([]string{args.Get("namesrv")})),
 		consumer.WithGroupName(args.Get("group")), consumer.WithInstance(get(args, "instance", name)), consumer.WithConsumerModel(model),
 		consumer.WithConsumeFromWhere(from), consumer.WithMaxReconsumeTimes(int32(num(args, "maxreconsume", -1))), consumer.WithConsumerOrder(args.Get("mode") == "orderly"),
-		consumer.WithConsumeMessageBatchMaxSize(num(args, "batch", 1)))
+		consumer.WithConsumeMessageBatchMaxSize(num(args, "batch", 1)), consumer.WithNamespace(args.Get("namespace")))
 	if err != nil {
 		return err
 	}

@@ -31,6 +31,7 @@ pub(crate) mod recall;
 pub(crate) mod relay;
 pub(crate) mod reply;
 pub(crate) mod reset;
+pub(crate) mod resume;
 pub(crate) mod runtime;
 pub(crate) mod send;
 pub(crate) mod send_back;

@@ -6,7 +6,7 @@ use ferromq_protocol::code::request;
 
 use crate::handler::{
     Handler, ack, admin, assignment, clean, client, group, lock, offset, pop, progress, pull, query, recall, relay,
-    reply, reset, runtime, send_back, topic, upkeep,
+    reply, reset, resume, runtime, send_back, topic, upkeep,
 };
 
 /// Who answers a request code, or `None`.
@@ -15,6 +15,7 @@ pub(crate) fn handler(code: i32) -> Option<Handler> {
         // messages
         request::CONSUMER_SEND_MSG_BACK => send_back::send_back,
         request::RECALL_MESSAGE => recall::recall,
+        request::RESUME_CHECK_HALF_MESSAGE => resume::check_half,
         request::PULL_MESSAGE | request::LITE_PULL_MESSAGE => pull::pull,
         request::POP_MESSAGE => pop::pop,
         request::PEEK_MESSAGE => pop::peek,
@@ -32,6 +33,7 @@ pub(crate) fn handler(code: i32) -> Option<Handler> {
         request::GET_MIN_OFFSET => offset::min,
         request::GET_EARLIEST_MSG_STORETIME => offset::earliest,
         request::GET_ALL_CONSUMER_OFFSET => offset::all,
+        request::QUERY_CORRECTION_OFFSET => offset::correction,
         // clients
         request::HEART_BEAT => client::heartbeat,
         request::UNREGISTER_CLIENT => client::unregister,

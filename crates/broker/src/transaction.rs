@@ -137,6 +137,14 @@ impl Transactions {
         self.wake.for_new_half();
     }
 
+    /// Adds a half that was given up to a batch, as one nobody was asked about; the topic its message is for.
+    pub(crate) fn push_again(&self, batch: &mut AppendBatch, half: &Record<'_>) -> Result<String, Reject> {
+        let mut properties = Vec::new();
+        record::renewed(half.properties(), &mut properties);
+        batch.push_stored(&self.half_queue, &moved(half, topic::TRANS_HALF, 0, &properties))?;
+        Ok(HalfView::of(half.properties()).real_topic.unwrap_or_default().to_owned())
+    }
+
     /// The queue of half messages.
     pub(crate) fn half_queue(&self) -> &Arc<Queue> {
         &self.half_queue

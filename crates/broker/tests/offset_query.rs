@@ -4,7 +4,9 @@
 
 mod support;
 
+use ferromq_protocol::body::QueryCorrectionOffsetBody;
 use ferromq_protocol::code::{request, response};
+use ferromq_protocol::json;
 use support::*;
 
 #[test]
@@ -68,6 +70,31 @@ fn the_bounds_of_a_queue_are_told() {
     let at = |time: &str| bench.ask(request::SEARCH_OFFSET_BY_TIMESTAMP, "T", 0, "offset", &[("timestamp", time)]);
     assert_eq!(at("0"), Some(0));
     assert_eq!(at("9000000000000"), Some(3));
+}
+
+#[test]
+fn offsets_are_corrected_by_the_slowest_of_other_groups() {
+    let bench = start();
+    for queue in 0..2 {
+        bench.send("T", queue, "", b"x");
+    }
+    for (group, queue, offset) in [("A", 0, 5), ("B", 0, 3), ("C", 0, 1), ("A", 1, 2), ("B", 1, -1)] {
+        bench.call(request::UPDATE_CONSUMER_OFFSET, b"", |frame| {
+            frame.str("topic", "T").i32("queueId", queue).str("consumerGroup", group).i64("commitOffset", offset);
+        });
+    }
+    let ask = |left_out: &str, compared: &str| {
+        let answer = bench.call(request::QUERY_CORRECTION_OFFSET, b"", |frame| {
+            frame.str("topic", "T").str("filterGroups", left_out).str("compareGroup", compared);
+        });
+        let body: QueryCorrectionOffsetBody = json::from_slice(answer.body()).unwrap();
+        body.correction_offsets.into_iter().collect::<Vec<_>>()
+    };
+    assert_eq!(ask("", "nobody"), [(0, 1), (1, 2)]);
+    assert_eq!(ask("C,X", "nobody"), [(0, 3), (1, 2)]);
+    // C is behind the others already: its queue stays where it is. Nobody's offset is forgotten by asking.
+    assert_eq!(ask("C", "C"), [(0, i64::MAX), (1, 2)]);
+    assert_eq!(ask("", "A"), [(0, 1), (1, 2)]);
 }
 
 #[test]

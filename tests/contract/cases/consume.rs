@@ -1,12 +1,16 @@
 //! Push consumers: sharing, broadcasting, tags, two groups, and members that come and go.
 
-use crate::common::{ALL, DELIVERY, Stage, bodies, each_once, numbered};
+use crate::common::{ALL, DELIVERY, Stage, bodies, each_once, numbered, start};
 use ferromq_contract::driver::Msg;
 use ferromq_contract::runner::{Case, Client, Lab};
-use ferromq_contract::wire::code;
+use ferromq_contract::server::Cluster;
+use ferromq_contract::wire::{Conn, code};
 use ferromq_contract::{Outcome, ensure, ensure_eq, wait_for};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
+
+/// GET_HAS_UNIT_SUB_TOPIC_LIST of a NameServer.
+const GET_HAS_UNIT_SUB_TOPIC_LIST: i32 = 312;
 
 pub fn cases() -> Vec<Case> {
     let mut all = Vec::new();
@@ -20,6 +24,12 @@ pub fn cases() -> Vec<Case> {
             join_and_leave(lab, client)
         }));
     }
+    for client in ALL {
+        all.push(Case::alone(format!("consume::{}::in_a_namespace", client.label()), move |lab| {
+            namespace(lab, client)
+        }));
+    }
+    all.push(Case::alone("consume::java5::eight_members_are_eight_times_as_fast", eight));
     all.push(Case::shared("consume::raw::tags_are_filtered_at_the_broker", filtered_at_the_broker));
     all
 }
@@ -203,5 +213,94 @@ fn join_and_leave(lab: &Lab, client: Client) -> Outcome {
     stage.stop(&producer)?;
     ensure!(took.0 < Duration::from_secs(SECONDS), "the new member had its share after {:?} only", took.0);
     ensure!(took.1 < Duration::from_secs(SECONDS), "the leaving member's queues were idle for {:?}", took.1);
+    Ok(())
+}
+
+/// A namespace is a part of names at the broker and none at the clients; retries, compressed bodies and the unit flag
+/// pass through it.
+fn namespace(lab: &Lab, client: Client) -> Outcome {
+    const SPACE: &str = "space";
+    let driver = lab.driver(client)?;
+    let settings = [("messageDelayLevel", "1s 1s 1s 1s 1s 1s 1s 1s 1s 1s 1s 1s 1s 1s 1s 1s 1s 1s")];
+    let cluster = Cluster::start(&lab.tools, lab.make, &lab.folder("namespace")?, &settings)?;
+    let (topic, group, namesrv) = (lab.name("topic"), lab.name("group"), &cluster.namesrv.addr);
+    cluster.create_topic(&format!("{SPACE}%{topic}"), 1)?;
+    let (producer, consumer) = (lab.name("producer"), lab.name("consumer"));
+    let options = [("topic", topic.as_str()), ("namespace", SPACE), ("fail", "1"), ("unit", "true")];
+    start(driver, "consumer", namesrv, &consumer, &group, &options)?;
+    let options = [("namespace", SPACE), ("compressover", "1000")];
+    start(driver, "producer", namesrv, &producer, "contract-producers", &options)?;
+    driver.send(&producer, "sync", &[Msg::filled(&topic, 5000, 7)])?;
+    let got = driver.wait_events(&consumer, 2, DELIVERY)?;
+    // The Go client shows its listener the name at the broker.
+    let shown = if client == Client::Go { format!("{SPACE}%{topic}") } else { topic.clone() };
+    for (count, row) in got.iter().enumerate() {
+        ensure_eq!(row.get("topic"), shown, "topic at the client");
+        ensure_eq!((row.get("len"), row.num("reconsume")?), ("5000", count as i64), "length and tries");
+    }
+    driver.call("stop", &[("name", &consumer)])?;
+    driver.call("stop", &[("name", &producer)])?;
+    let mut conn = cluster.broker.conn()?;
+    let stored = conn.read_queue(&format!("{SPACE}%{topic}"), 0, 0)?;
+    ensure!(stored.len() == 1 && stored[0].body.len() < 5000, "the stored body is not compressed");
+    ensure_eq!(conn.read_queue(&format!("%RETRY%{SPACE}%{group}"), 0, 0)?.len(), 1, "messages in the retry topic");
+    if client != Client::Go {
+        let units = Conn::open(namesrv)?.call(GET_HAS_UNIT_SUB_TOPIC_LIST, &[], &[])?.ok()?;
+        let units = String::from_utf8_lossy(&units.body).into_owned();
+        ensure!(units.contains(&format!("%RETRY%{SPACE}%{group}")), "topics subscribed to by units: {units}");
+    }
+    Ok(())
+}
+
+/// Seven further members join one whose listener takes 5 ms: each gets a queue within seconds, and together they are
+/// as fast as they are many.
+fn eight(lab: &Lab) -> Outcome {
+    const MEMBERS: usize = 8;
+    const WINDOW: Duration = Duration::from_secs(6);
+    let driver = lab.driver(Client::Java5)?;
+    let cluster = Cluster::start(&lab.tools, lab.make, &lab.folder("eight")?, &[])?;
+    let (topic, group, namesrv) = (lab.name("eight"), lab.name("group"), &cluster.namesrv.addr);
+    cluster.create_topic(&topic, MEMBERS as u32)?;
+    let mut conn = cluster.broker.conn()?;
+    for queue in 0..MEMBERS as i32 {
+        for n in 0..4000 {
+            conn.send(&topic, queue, "", format!("{queue}/{n}").as_bytes())?;
+        }
+    }
+    let mut members: Vec<String> = Vec::new();
+    let join = |members: &mut Vec<String>| -> Outcome {
+        let name = lab.name("member");
+        let options = [("topic", topic.as_str()), ("threads", "1"), ("pause", "5")];
+        start(driver, "consumer", namesrv, &name, &group, &options)?;
+        members.push(name);
+        Ok(())
+    };
+    let received = |members: &[String]| members.iter().map(|name| driver.events(name).len()).sum::<usize>();
+    let rate = |members: &[String]| {
+        let (before, begun) = (received(members), Instant::now());
+        std::thread::sleep(WINDOW);
+        (received(members) - before) as f64 / begun.elapsed().as_secs_f64()
+    };
+    join(&mut members)?;
+    driver.wait_events(&members[0], 100, DELIVERY)?;
+    let alone = rate(&members);
+    let joined = Instant::now();
+    while members.len() < MEMBERS {
+        join(&mut members)?;
+    }
+    wait_for(DELIVERY, "messages at each member", || {
+        Ok(members.iter().all(|name| driver.events(name).len() >= 20).then_some(()))
+    })?;
+    let owned = joined.elapsed();
+    let together = rate(&members);
+    for name in &members {
+        driver.call("stop", &[("name", name)])?;
+    }
+    lab.tell(&format!(
+        "1 to {MEMBERS} members with a 5 ms listener: {alone:.0}/s to {together:.0}/s, {:.1} times; all had a queue after {:.1} s",
+        together / alone,
+        owned.as_secs_f64()
+    ));
+    ensure!(together >= 4.0 * alone, "{MEMBERS} members take {together:.0}/s, one alone {alone:.0}/s");
     Ok(())
 }

@@ -15,6 +15,9 @@ pub fn cases() -> Vec<Case> {
     for client in ALL {
         let label = client.label();
         all.push(Case::alone(format!("later::{label}::retries_and_dead_letters"), move |lab| retries(lab, client)));
+        all.push(Case::alone(format!("later::{label}::retries_through_a_broker_kill"), move |lab| {
+            retries_killed(lab, client)
+        }));
         all.push(Case::alone(format!("later::{label}::delay_levels_and_timers"), move |lab| delays(lab, client)));
     }
     all.push(Case::alone("later::java5::recall", recall));
@@ -85,6 +88,34 @@ fn retries(lab: &Lab, client: Client) -> Outcome {
     for name in [&patient, &hopeless, &producer] {
         driver.call("stop", &[("name", name)])?;
     }
+    Ok(())
+}
+
+/// The broker is killed between the tries: each message comes until its second retry, and none is a dead letter.
+fn retries_killed(lab: &Lab, client: Client) -> Outcome {
+    const MESSAGES: usize = 20;
+    let mut cluster = cluster(lab, client, "retries-kill")?;
+    let driver = lab.driver(client)?;
+    let group = lab.name("stubborn");
+    let further = [("topic", TOPIC), ("fail", "2"), ("maxreconsume", "5")];
+    start(driver, "consumer", &cluster.namesrv.addr, &group, &group, &further)?;
+    let producer = producer(driver, lab, &cluster)?;
+    let messages: Vec<Msg> = (0..MESSAGES).map(|n| Msg::new(TOPIC, n.to_string())).collect();
+    driver.send(&producer, "sync", &messages)?;
+    driver.wait_events(&group, MESSAGES, DELIVERY)?;
+    cluster.broker.kill();
+    cluster.broker.start(&lab.tools)?;
+    wait_for(DELIVERY, "the second retry of each message", || {
+        let rows = driver.events(&group);
+        let last: BTreeSet<_> =
+            rows.iter().filter(|row| row.get("reconsume") == "2").map(|row| row.get("body")).collect();
+        Ok((last.len() == MESSAGES).then_some(()))
+    })?;
+    for name in [&group, &producer] {
+        driver.call("stop", &[("name", name)])?;
+    }
+    let dead = cluster.broker.conn()?.read_queue(&format!("%DLQ%{group}"), 0, 0).unwrap_or_default();
+    ensure_eq!(dead.len(), 0, "dead letters");
     Ok(())
 }
 

@@ -13,6 +13,7 @@ pub fn cases() -> Vec<Case> {
         Case::shared("mqadmin::groups_and_clients", groups),
         Case::shared("mqadmin::offsets", offsets),
         Case::shared("mqadmin::messages", messages),
+        Case::alone("mqadmin::traces_of_clients", traces),
         Case::alone("mqadmin::broker_and_cluster", broker),
         Case::alone("mqadmin::settings_take_effect_and_last", settings),
         Case::alone("mqadmin::name_server", name_server),
@@ -208,6 +209,28 @@ fn messages(lab: &Lab) -> Outcome {
         &["======================================"],
     )?;
     admin.shows(&format!("checkMsgSendRT -t {topic} -a 3 -s 64"), &["broker-a", "true", "Avg RT: "])?;
+    Ok(())
+}
+
+/// What clients with a trace report of a message, under the broker's trace topic and under one made by the first report.
+fn traces(lab: &Lab) -> Outcome {
+    for (client, enabled) in [(Client::Java5, "true"), (Client::Java4, "false")] {
+        let cluster = Cluster::start(&lab.tools, lab.make, &lab.folder("traces")?, &[("traceTopicEnable", enabled)])?;
+        let (driver, namesrv) = (lab.driver(client)?, &cluster.namesrv.addr);
+        let (topic, group) = (lab.name("traced"), lab.name("tracing"));
+        cluster.create_topic(&topic, 1)?;
+        let (producer, consumer) = (lab.name("producer"), lab.name("consumer"));
+        start(driver, "consumer", namesrv, &consumer, &group, &[("topic", &topic), ("trace", "true")])?;
+        start(driver, "producer", namesrv, &producer, "traced-producers", &[("trace", "true")])?;
+        let sent = driver.send(&producer, "sync", &[Msg::new(&topic, "traced")])?;
+        driver.wait_events(&consumer, 1, crate::common::DELIVERY)?;
+        let admin = Admin { lab, namesrv };
+        let consumed = format!("Sub {group}");
+        let shown = ["Pub traced-producers", "success", consumed.as_str()];
+        admin.comes_to_show(&format!("queryMsgTraceById -i {}", sent[0].get("id")), &shown)?;
+        driver.call("stop", &[("name", &consumer)])?;
+        driver.call("stop", &[("name", &producer)])?;
+    }
     Ok(())
 }
 

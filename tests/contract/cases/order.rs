@@ -20,6 +20,9 @@ pub fn cases() -> Vec<Case> {
             restart(lab, client, true)
         }));
         all.push(Case::alone(format!("order::{label}::through_a_broker_kill"), move |lab| restart(lab, client, false)));
+        all.push(Case::alone(format!("order::{label}::through_the_death_of_an_owner"), move |lab| {
+            owner_killed(lab, client)
+        }));
     }
     all
 }
@@ -51,11 +54,11 @@ fn ordered(lab: &Lab, client: Client) -> Outcome {
     stage.stop(&consumer)?;
     stage.stop(&producer)?;
     ensure_eq!(got.len(), ORDERS * STEPS, "messages received");
-    in_order(&got)
+    in_order(&got, STEPS)
 }
 
 /// Each order in one queue; the first arrivals of its steps in order.
-fn in_order(rows: &[Row]) -> Outcome {
+fn in_order(rows: &[Row], through: usize) -> Outcome {
     let mut steps: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     let mut queues: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for row in rows {
@@ -69,7 +72,7 @@ fn in_order(rows: &[Row]) -> Outcome {
     }
     ensure_eq!(steps.len(), ORDERS, "orders received");
     for (order, seen) in &steps {
-        ensure_eq!(*seen, (0..STEPS).collect::<Vec<_>>(), "steps of order {order} as they arrived");
+        ensure_eq!(*seen, (0..through).collect::<Vec<_>>(), "steps of order {order} as they arrived");
         ensure_eq!(queues[order].len(), 1, "queues of order {order}");
     }
     Ok(())
@@ -121,5 +124,57 @@ fn restart(lab: &Lab, client: Client, politely: bool) -> Outcome {
     driver.call("stop", &[("name", &consumer)])?;
     driver.call("stop", &[("name", &producer)])?;
     complete.map_err(|e| Stop::Failed(format!("{e}; {} messages came", got.len())))?;
-    in_order(&got)
+    in_order(&got, STEPS)
+}
+
+/// A second owner joins and takes its share of the queues, and its process is killed: the first one goes on with what the
+/// dead one left, each order's steps in order all along.
+fn owner_killed(lab: &Lab, client: Client) -> Outcome {
+    let (driver, other) = (lab.driver(client)?, lab.own_driver(client)?);
+    let cluster = Cluster::start(&lab.tools, lab.make, &lab.folder("owner")?, &[])?;
+    let (topic, namesrv) = (lab.name("order"), &cluster.namesrv.addr);
+    cluster.create_topic(&topic, 4)?;
+    let (producer, group) = (lab.name("producer"), lab.name("group"));
+    let members = [lab.name("consumer"), lab.name("consumer")];
+    let join = |driver: &Driver, name: &str| {
+        start(driver, "consumer", namesrv, name, &group, &[("topic", &topic), ("mode", "orderly")])
+    };
+    join(driver, &members[0])?;
+    start(driver, "producer", namesrv, &producer, "contract-producers", &[("selector", "hash")])?;
+    let mut steps = 0;
+    let mut round = || -> Outcome {
+        for order in 0..ORDERS {
+            insist(driver, &producer, mode(client), &step(&topic, order, steps))?;
+        }
+        steps += 1;
+        std::thread::sleep(Duration::from_millis(50));
+        Ok(())
+    };
+    round()?;
+    driver.wait_events(&members[0], ORDERS, DELIVERY)?;
+    join(&other, &members[1])?;
+    wait_for(DELIVERY, "steps at the second owner", || {
+        round()?;
+        Ok((other.events(&members[1]).len() > ORDERS).then_some(()))
+    })?;
+    other.kill()?;
+    let killed = Instant::now();
+    round()?;
+    round()?;
+    let mut got = Vec::new();
+    wait_for(DELIVERY, "all steps of all orders", || {
+        got = other.events(&members[1]);
+        got.extend(driver.events(&members[0]));
+        let distinct: BTreeSet<&str> = got.iter().map(|r| r.get("body")).collect();
+        Ok((distinct.len() == ORDERS * steps).then_some(()))
+    })?;
+    lab.tell(&format!(
+        "an orderly owner killed: the other had its queues after {:.1} s",
+        killed.elapsed().as_secs_f64()
+    ));
+    driver.call("stop", &[("name", &members[0])])?;
+    driver.call("stop", &[("name", &producer)])?;
+    // The dead one's come first where times are equal.
+    got.sort_by_key(|row| row.num("at").unwrap_or(0));
+    in_order(&got, steps)
 }

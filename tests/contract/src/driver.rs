@@ -149,6 +149,11 @@ impl Driver {
         Ok(self.events(consumer))
     }
 
+    /// kill -9. What its consumers had received stays.
+    pub fn kill(&self) -> Outcome {
+        self.process.signal(rustix::process::Signal::KILL)
+    }
+
     /// The end of the driver's own log.
     pub fn log_tail(&self) -> String {
         self.process.log_tail()

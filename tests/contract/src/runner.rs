@@ -133,12 +133,16 @@ impl Lab {
 
     /// The driver of a client.
     pub fn driver(&self, client: Client) -> Outcome<&Driver> {
-        let (slot, start): (_, fn(&Lab) -> Outcome<Driver>) = match client {
-            Client::Java5 => (0, |lab| lab.start_java("5.5.0")),
-            Client::Java4 => (1, |lab| lab.start_java("4.9.8")),
-            Client::Go => (2, |lab| Driver::start("go", Command::new(lab.tools.go_driver()?), lab.folder.path())),
-        };
-        self.drivers[slot].get_or_init(|| start(self)).as_ref().map_err(Clone::clone)
+        self.drivers[client as usize].get_or_init(|| self.own_driver(client)).as_ref().map_err(Clone::clone)
+    }
+
+    /// A driver for one case alone, which may kill it.
+    pub fn own_driver(&self, client: Client) -> Outcome<Driver> {
+        match client {
+            Client::Java5 => self.start_java("5.5.0"),
+            Client::Java4 => self.start_java("4.9.8"),
+            Client::Go => Driver::start("go", Command::new(self.tools.go_driver()?), self.folder.path()),
+        }
     }
 
     /// What one command line of the official mqadmin prints; blanks in a row count as one.

@@ -298,7 +298,8 @@ public final class Driver {
     }
 
     private static void producer(Args args) throws Exception {
-        DefaultMQProducer producer = new DefaultMQProducer(args.need("group"));
+        DefaultMQProducer producer = new DefaultMQProducer(args.need("group"),
+                Boolean.parseBoolean(args.get("trace", "false")), null);
         producer.setNamesrvAddr(args.need("namesrv"));
         producer.setInstanceName(args.need("name"));
         producer.setSendMsgTimeout(args.num("timeout", 5000));
@@ -307,6 +308,7 @@ public final class Driver {
         producer.setMaxMessageSize(args.num("maxsize", 4 * 1024 * 1024));
         producer.setCompressMsgBodyOverHowmuch(args.num("compressover", Integer.MAX_VALUE));
         producer.setDefaultTopicQueueNums(args.num("queues", 4));
+        producer.setNamespace(args.get("namespace", null));
         producer.start();
         PRODUCERS.put(args.need("name"), producer);
     }
@@ -473,7 +475,8 @@ public final class Driver {
 
     private static void consumer(Args args) throws Exception {
         String name = args.need("name");
-        DefaultMQPushConsumer consumer = new DefaultMQPushConsumer(args.need("group"));
+        DefaultMQPushConsumer consumer = new DefaultMQPushConsumer(args.need("group"),
+                Boolean.parseBoolean(args.get("trace", "false")), null);
         consumer.setNamesrvAddr(args.need("namesrv"));
         consumer.setInstanceName(args.get("instance", name));
         consumer.setConsumeFromWhere(ConsumeFromWhere.valueOf("CONSUME_FROM_" + args.get("from", "FIRST_OFFSET")));
@@ -482,6 +485,10 @@ public final class Driver {
         consumer.setConsumeMessageBatchMaxSize(args.num("batch", 1));
         consumer.setPersistConsumerOffsetInterval(args.num("persist", 1000));
         Model.set(consumer, args.get("model", "CLUSTERING"));
+        consumer.setNamespace(args.get("namespace", null));
+        consumer.setUnitMode(Boolean.parseBoolean(args.get("unit", "false")));
+        // How long the listener takes for a message.
+        final int pause = args.num("pause", 0);
         if (args.keys().contains("pop")) {
             Model.rebalanceAtBroker(consumer, args.num64("pop", 60000));
         }
@@ -514,6 +521,7 @@ public final class Driver {
             consumer.registerMessageListener((MessageListenerConcurrently) (messages, context) -> {
                 boolean again = false;
                 for (MessageExt m : messages) {
+                    sleep(pause);
                     if (later.size() < laterFirst && later.add(m.getMsgId())) {
                         return ConsumeConcurrentlyStatus.RECONSUME_LATER;
                     }
@@ -528,6 +536,14 @@ public final class Driver {
         }
         consumer.start();
         CONSUMERS.put(name, consumer);
+    }
+
+    private static void sleep(int millis) {
+        try {
+            Thread.sleep(millis);
+        } catch (InterruptedException e) {
+            Thread.currentThread().interrupt();
+        }
     }
 
     private static void reply(DefaultMQProducer producer, MessageExt request) {

@@ -1,11 +1,15 @@
 //! Offsets of consumers and queues: QUERY_CONSUMER_OFFSET (14), UPDATE_CONSUMER_OFFSET (15),
-//! SEARCH_OFFSET_BY_TIMESTAMP (29), GET_MAX_OFFSET (30), GET_MIN_OFFSET (31), GET_EARLIEST_MSG_STORETIME (32).
+//! SEARCH_OFFSET_BY_TIMESTAMP (29), GET_MAX_OFFSET (30), GET_MIN_OFFSET (31), GET_EARLIEST_MSG_STORETIME (32),
+//! QUERY_CORRECTION_OFFSET (308).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ferromq_common::clock;
 use ferromq_protocol::FrameWriter;
+use ferromq_protocol::body::QueryCorrectionOffsetBody;
 use ferromq_protocol::code::response;
+use ferromq_protocol::header::group::QueryCorrectionOffsetHeader;
 use ferromq_protocol::header::offset::{
     GetEarliestMsgStoretimeHeader, GetEarliestMsgStoretimeResponseHeader, GetMaxOffsetHeader, GetMinOffsetHeader,
     OffsetResponseHeader, QueryConsumerOffsetHeader, SearchOffsetHeader, UpdateConsumerOffsetHeader,
@@ -106,6 +110,30 @@ pub(crate) fn earliest(broker: &Arc<Shared>, call: &Call<'_>, _out: &mut Vec<u8>
         frame.finish();
         Ok(())
     })
+}
+
+/// Code 308: the least offset of all groups but some for each queue of a topic; what `compareGroup` has not reached is
+/// answered as the largest number, so that it stays where it is. Offsets of deleted messages do not count. RocketMQ's broker
+/// forgets the offsets of the groups that are left out; here asking changes nothing.
+pub(crate) fn correction(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8>) -> Result<(), Refusal> {
+    let header = QueryCorrectionOffsetHeader::read(&call.request.fields)?;
+    let (topic, compared) = (header.topic.to_str()?, header.compare_group.to_str()?);
+    let left_out = header.filter_groups.map(|groups| groups.to_str()).transpose()?.unwrap_or_default();
+    let mut least: BTreeMap<i32, i64> = BTreeMap::new();
+    for group in broker.offsets.groups_of(&topic) {
+        if left_out.split(',').any(|name| name == group) {
+            continue;
+        }
+        for (id, offset) in broker.offsets.queues(&topic, &group) {
+            if offset >= broker.store.find_queue(&topic, id).map_or(0, |queue| queue.min_offset()) {
+                least.entry(id as i32).and_modify(|least| *least = offset.min(*least)).or_insert(offset);
+            }
+        }
+    }
+    for (id, offset) in broker.offsets.queues(&topic, &compared) {
+        least.entry(id as i32).and_modify(|least| *least = if *least > offset { i64::MAX } else { *least });
+    }
+    call.respond_json(out, &QueryCorrectionOffsetBody { correction_offsets: least })
 }
 
 /// Code 43: the whole table, for a replica.

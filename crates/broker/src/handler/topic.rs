@@ -157,7 +157,7 @@ pub(crate) fn stats(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8>) ->
         };
         offset_table.insert(key, TopicOffset { min_offset: min, max_offset: max, last_update_timestamp: last });
     }
-    call.respond_json(out, &TopicStatsTable { offset_table, topic_put_tps: 0.0 })
+    call.respond_json(out, &TopicStatsTable { offset_table, topic_put_tps: topic.taken().rate() })
 }
 
 /// GET_SYSTEM_TOPIC_LIST_FROM_BROKER (305).

@@ -80,6 +80,12 @@ pub(super) fn copied(half: &[u8], checks: i32, first: i64, out: &mut Vec<u8>) {
     properties::push(out, names::TRANSACTION_PREPARED_QUEUE_OFFSET, &first.to_string());
 }
 
+/// The properties of a half that begins anew after it was given up.
+pub(super) fn renewed(half: &[u8], out: &mut Vec<u8>) {
+    copy_without(half, [names::TRANSACTION_CHECK_TIMES, names::TRANSACTION_PREPARED_QUEUE_OFFSET], out);
+    properties::push(out, names::TRANSACTION_CHECK_TIMES, "0");
+}
+
 fn copy_without(text: &[u8], left_out: [&str; 2], out: &mut Vec<u8>) {
     for (name, value) in properties::iter(text) {
         if left_out.iter().all(|other| other.as_bytes() != name) {

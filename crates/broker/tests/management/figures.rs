@@ -52,6 +52,8 @@ fn statistics_count_what_went_in_and_out() {
         peer.ok(PULL_MESSAGE, &pull, b"").await;
         let put = peer.ok(VIEW_BROKER_STATS_DATA, &asked("TOPIC_PUT_NUMS", "T"), b"").await.json();
         assert_eq!((&put["statsMinute"]["sum"], &put["statsDay"]["sum"]), (&json!(3), &json!(3)));
+        let stats = peer.ok(GET_TOPIC_STATS_INFO, &[("topic", "T")], b"").await.json();
+        assert!(stats["topicPutTps"].as_f64().unwrap() > 0.0, "{stats}");
         let got = peer.ok(VIEW_BROKER_STATS_DATA, &asked("GROUP_GET_NUMS", "T@g"), b"").await.json();
         assert_eq!(got["statsHour"]["sum"], json!(2));
         let bytes = peer.ok(VIEW_BROKER_STATS_DATA, &asked("TOPIC_PUT_SIZE", "T"), b"").await.json();

@@ -2,7 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "../support/mod.rs"]
 mod support;
+
+mod model;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -257,6 +261,22 @@ fn after_the_last_check_the_message_goes_to_its_topic_of_the_given_up() {
     let shared = bench.broker.as_ref().unwrap().shared();
     wait_until("the count", || shared.transactions.metrics.count("Orders") == 0);
     assert_eq!((shared.transactions.waiting(), bodies(&bench).len()), (0, 0));
+    // An administrator has it asked about again, and this time the producer knows.
+    let resume = |position| {
+        let id = ferromq_protocol::id::offset_message_id(shared.store_host, position);
+        let answer = bench.call(request::RESUME_CHECK_HALF_MESSAGE, b"", |frame| _ = frame.str("msgId", &id));
+        (code(&answer), remark(&answer))
+    };
+    assert_eq!(resume(given_up.physical_offset as u64).0, 0);
+    assert_eq!(shared.transactions.metrics.count("Orders"), 1);
+    let check = &wait_for_checks(&checks, 4)[3];
+    assert_eq!(check.record.property("TRANSACTION_CHECK_TIMES").as_deref(), Some("1"));
+    assert_eq!(end(&bench, check.into(), COMMIT, true).0, 0);
+    wait_until("the message", || bodies(&bench) == ["x"]);
+    assert!(resume(check.position as u64).1.contains("not one of those"));
+    assert!(resume(u64::MAX >> 1).1.contains("no message there"));
+    let answer = bench.call(request::RESUME_CHECK_HALF_MESSAGE, b"", |frame| _ = frame.str("msgId", "x"));
+    assert!(remark(&answer).contains("no offset message id"));
 }
 
 #[test]
@@ -330,71 +350,4 @@ fn an_outcome_that_cannot_be_written_leaves_the_half_waiting() {
     restart(&mut bench, config());
     assert_eq!(end(&bench, half, COMMIT, false).0, 0);
     wait_until("dispatch", || bodies(&bench) == ["x"]);
-}
-
-/// Sends, ends, repeated ends, late ends, answers to checks and restarts in any order: each half ends once, as first said.
-#[test]
-fn under_random_operations_and_restarts_each_half_ends_once() {
-    for seed in 1..=3 {
-        let mut state: u64 = seed;
-        let mut roll = move |sides: u64| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (state >> 33) % sides
-        };
-        let (mut bench, mut checks) = with_producer(quick());
-        let mut halves: Vec<(Half, Option<i32>)> = Vec::new();
-        for _ in 0..120 {
-            match roll(12) {
-                0..=4 => {
-                    let n = halves.len();
-                    halves.push((send_half(&bench, &format!("U{n}"), n.to_string().as_bytes(), ""), None));
-                }
-                5..=8 if !halves.is_empty() => {
-                    let at = roll(halves.len() as u64) as usize;
-                    let outcome = if roll(3) == 0 { ROLLBACK } else { COMMIT };
-                    let (code, remark) = end(&bench, halves[at].0, outcome, false);
-                    match halves[at].1 {
-                        Some(_) => assert_eq!(code, 1, "seed {seed}: half {at} ended twice"),
-                        None if code == 0 => halves[at].1 = Some(outcome),
-                        None => assert!(remark.contains("at this moment"), "seed {seed}: half {at}: {remark}"),
-                    }
-                }
-                9 | 10 => {
-                    if let Some(check) = { checks.0.lock().last().cloned() } {
-                        let at: usize = check.transaction_id[1..].parse().unwrap();
-                        let outcome = if roll(2) == 0 { ROLLBACK } else { COMMIT };
-                        if end(&bench, Half::from(&check), outcome, true).0 == 0 {
-                            assert_eq!(halves[at].1.replace(outcome), None, "seed {seed}: half {at} ended twice");
-                        }
-                    }
-                }
-                11 if roll(3) == 0 => {
-                    restart(&mut bench, quick());
-                    checks = connect(&mut bench);
-                }
-                _ => std::thread::sleep(Duration::from_millis(30)),
-            }
-        }
-        for (at, (half, outcome)) in halves.iter_mut().enumerate() {
-            if outcome.is_none() {
-                wait_until("the last ends", || end(&bench, *half, COMMIT, false).0 == 0);
-                *outcome = Some(COMMIT);
-            }
-            assert_eq!(end(&bench, *half, ROLLBACK, false).0, 1, "seed {seed}: half {at} ended twice");
-        }
-        let expected = halves.iter().filter(|(_, outcome)| *outcome == Some(COMMIT)).count();
-        let queue = bench.broker.as_ref().unwrap().shared().store.queue("Orders", 2);
-        wait_until("dispatch", || queue.max_offset() as usize >= expected);
-        let mut got = Vec::new();
-        while got.len() < expected {
-            let part = records(bench.pull(&pull_header("Orders", 2, got.len() as i64, "*")).body());
-            assert!(!part.is_empty());
-            got.extend(part.iter().map(|r| String::from_utf8_lossy(&r.body).parse::<usize>().unwrap()));
-        }
-        got.sort_unstable();
-        let wanted: Vec<usize> = (0..halves.len()).filter(|at| halves[*at].1 == Some(COMMIT)).collect();
-        assert_eq!((got, queue.max_offset() as usize), (wanted, expected), "seed {seed}");
-        let transactions = &bench.broker.as_ref().unwrap().shared().transactions;
-        assert_eq!((transactions.waiting(), transactions.metrics.count("Orders")), (0, 0), "seed {seed}");
-    }
 }
