@@ -1,5 +1,5 @@
 //! The threads for everything that can wait. `store-prepare` never waits for a sync of a file: the next log file, free
-//! space, dispatch that a caller left. `store-checkpoint` may: consume queues to their files, the checkpoint, and
+//! space, an index that lacked it, dispatch that a caller left. `store-checkpoint` may: consume queues to their files, the checkpoint, and
 //! forcing both and the index to the disk.
 
 use std::sync::Arc;
@@ -163,6 +163,7 @@ impl Inner {
             if Instant::now() >= space_at {
                 space_at = Instant::now() + SPACE_PERIOD;
                 self.check_space();
+                self.resume_index();
                 told_pages = tell_lost_pages(told_pages);
                 // What could not be made is tried again.
                 wanted |= is_segment_missing;

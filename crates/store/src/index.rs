@@ -3,12 +3,13 @@
 //! A file is a header of 40 bytes, hash slots of 4 and entries of 20 bytes, big-endian; a slot holds the number of its
 //! newest entry, an entry that of the one before it. Files are allocated in full and written through a mapping by
 //! dispatch alone, in an order that leaves a readable file at every instant; readers follow the chains at the same
-//! time and check what they find. The index is a convenience: when it cannot be written it is switched off and said so.
+//! time and check what they find. The index is a convenience: when the disk is too full for a file of it messages are stored
+//! all the same, and their keys are filed when there is space (`index/resume.rs`).
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use ferromq_common::clock;
 use parking_lot::{Mutex, RwLock};
@@ -17,6 +18,7 @@ use crate::faults::Faults;
 use crate::file::{DataFile, MaybeFaults, create_dir_durable, remove, sync_dir};
 
 mod file;
+mod resume;
 
 pub(crate) use file::{ENTRY_BYTES, HEADER_BYTES, SLOT_BYTES, Shape};
 use file::{IndexFile, at};
@@ -82,8 +84,13 @@ pub(crate) struct Index {
     files: RwLock<Vec<Arc<IndexFile>>>,
     /// The file written to; dispatch alone.
     last: Mutex<Option<Arc<IndexFile>>>,
-    off: AtomicBool,
+    enabled: bool,
+    /// Position of the first record whose keys have no place, for want of a file; `RUNNING` if there is none.
+    stopped_at: AtomicU64,
 }
+
+/// No position.
+const RUNNING: u64 = u64::MAX;
 
 impl Index {
     /// Opens the files. `trusted`: they are as the last process left them. Else what came after `mark` is undone, or,
@@ -122,31 +129,37 @@ impl Index {
                 remove(&path, faults)?;
             }
         }
-        let (last, off) = (Mutex::new(files.last().cloned()), AtomicBool::new(!enabled));
-        Ok(Index { dir: dir.to_owned(), shape, faults: faults.cloned(), files: RwLock::new(files), last, off })
+        let (last, stopped_at) = (Mutex::new(files.last().cloned()), AtomicU64::new(RUNNING));
+        let (dir, faults) = (dir.to_owned(), faults.cloned());
+        Ok(Index { dir, shape, faults, files: RwLock::new(files), last, enabled, stopped_at })
     }
 
-    /// Files the keys of one message.
+    /// Files the keys of one message, unless those of an earlier one wait for a place.
     pub fn put(&self, hashes: &[u32], physical_offset: u64, timestamp: i64) {
-        if hashes.is_empty() || self.off.load(Ordering::Relaxed) {
-            return;
+        if !hashes.is_empty() && self.enabled && self.stopped_at.load(Ordering::Relaxed) == RUNNING {
+            self.file_keys(hashes, physical_offset, timestamp);
         }
+    }
+
+    /// Files keys; `false` if there is no file for them and none can be made.
+    fn file_keys(&self, hashes: &[u32], physical_offset: u64, timestamp: i64) -> bool {
         let mut last = self.last.lock();
         if last.as_ref().is_some_and(|file| (physical_offset as i64) < file.long(at::END_OFFSET)) {
             // Built before a restart.
-            return;
+            return true;
         }
         for hash in hashes {
             if last.as_ref().is_none_or(|file| file.is_full()) {
                 match self.create(last.as_deref()) {
                     Ok(file) => *last = Some(file),
                     Err(error) => {
-                        self.off.store(true, Ordering::Relaxed);
-                        let (dir, bytes) = (self.dir.display(), self.shape.bytes());
-                        tracing::error!(
-                            "an index file of {bytes} bytes cannot be made in {dir}: {error}; messages are stored, but queries by key find none of the new ones until the broker is restarted with enough space"
-                        );
-                        return;
+                        if self.stopped_at.swap(physical_offset, Ordering::Relaxed) == RUNNING {
+                            let (dir, bytes) = (self.dir.display(), self.shape.bytes());
+                            tracing::error!(
+                                "an index file of {bytes} bytes cannot be made in {dir}: {error}; messages are stored, but queries by key find none of the new ones until there is enough space"
+                            );
+                        }
+                        return false;
                     }
                 }
             }
@@ -154,6 +167,7 @@ impl Index {
                 file.put(*hash, physical_offset, timestamp);
             }
         }
+        true
     }
 
     fn create(&self, previous: Option<&IndexFile>) -> io::Result<Arc<IndexFile>> {
@@ -214,13 +228,18 @@ impl Index {
         hits
     }
 
-    /// How far it is now. Between two dispatches.
+    /// How far it is now. Between two dispatches. While keys wait for a place, more than any file has: a start will see
+    /// that entries are missing.
     pub fn mark(&self) -> IndexMark {
         let last = self.last.lock();
-        last.as_ref().map_or(IndexMark::default(), |file| {
+        let mut mark = last.as_ref().map_or(IndexMark::default(), |file| {
             let name = file.path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
             IndexMark { file: name.unwrap_or(0), count: file.count() }
-        })
+        });
+        if self.stopped_at.load(Ordering::Relaxed) != RUNNING {
+            mark.count = u32::MAX;
+        }
+        mark
     }
 
     /// Store timestamp of the newest entry, milliseconds since 1970.

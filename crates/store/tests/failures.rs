@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use common::{as_slices, config, numbered, open, parts, read_all, send, sync_config};
-use ferromq_store::{AppendBatch, AppendError, Durability, Event, Fault, Faults, Operation, StoreConfig};
+use ferromq_store::{AppendBatch, AppendError, Durability, Event, Fault, Faults, Operation, Store, StoreConfig};
 
 #[test]
 fn under_sync_flush_nobody_sees_what_is_not_on_the_disk() {
@@ -129,15 +129,46 @@ fn without_room_for_the_next_file_writes_are_refused_until_there_is() {
     assert_eq!(store.queue("T", 0).next_offset(), stored as i64 + 1);
 }
 
+fn has_key(store: &Store, body: &[u8]) -> bool {
+    !store.query_index("T", &String::from_utf8_lossy(body), 1, 0, i64::MAX).physical_offsets.is_empty()
+}
+
+/// Stores 20 messages with an index that takes the first 7; the disk stays full.
+fn store_with_a_full_index_disk(root: &Path, faults: &Arc<Faults>) -> Store {
+    // Number 0 of a file is never used.
+    let settings = StoreConfig { max_index_num: 8, max_hash_slot_num: 4, ..config(root) };
+    let store = open(StoreConfig { faults: Some(Arc::clone(faults)), ..settings });
+    faults.inject_in("index", Operation::Allocate, 1, Fault::NoSpace);
+    let bodies = numbered(20);
+    send(&store, "T", 0, &as_slices(&bodies)).unwrap();
+    assert_eq!(read_all(&store, "T", 0).len(), 20);
+    assert_eq!(bodies.iter().filter(|body| has_key(&store, body)).count(), 7);
+    store
+}
+
 #[test]
-fn a_full_index_disk_stops_the_index_only() {
+fn a_full_index_disk_stops_the_index_until_there_is_space() {
     let dir = tempfile::tempdir().unwrap();
     let faults = Arc::new(Faults::default());
-    let store = open(StoreConfig { faults: Some(Arc::clone(&faults)), ..config(dir.path()) });
-    faults.inject(Operation::Allocate, 1, Fault::NoSpace);
-    send(&store, "T", 0, &as_slices(&numbered(10))).unwrap();
-    assert_eq!(read_all(&store, "T", 0).len(), 10);
-    assert!(store.query_index("T", "body-0-", 1, 0, i64::MAX).physical_offsets.is_empty());
+    let store = store_with_a_full_index_disk(dir.path(), &faults);
+    faults.heal(Operation::Allocate);
+    while !has_key(&store, &numbered(20)[19]) {
+        std::thread::yield_now();
+    }
+    send(&store, "T", 0, &[b"one more"]).unwrap();
+    assert!(numbered(20).iter().all(|body| has_key(&store, body)) && has_key(&store, b"one more"));
+    let settings = StoreConfig { max_index_num: 8, max_hash_slot_num: 4, ..config(dir.path()) };
+    drop(store);
+    let report = ferromq_store::check_store(&settings, true, &mut |_| ()).unwrap();
+    assert!(report.findings.iter().all(|(kind, _)| kind == ferromq_store::Kind::NoTopicTable), "{:?}", report.findings);
+}
+
+#[test]
+fn keys_that_a_full_disk_left_out_are_filed_by_the_next_start() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(store_with_a_full_index_disk(dir.path(), &Arc::new(Faults::default())));
+    let store = open(StoreConfig { max_index_num: 8, max_hash_slot_num: 4, ..config(dir.path()) });
+    assert!(numbered(20).iter().all(|body| has_key(&store, body)));
 }
 
 /// What a power cut after `n` events leaves if the disk kept nothing but what it had to.
