@@ -3,7 +3,7 @@
 //!
 //! A [`Bucket`] is one atomic number: the moment until which its rate is used up. Up to [`BURST`] may be used ahead. A send
 //! beyond it is refused (SYSTEM_BUSY, which clients answer by another broker or a later try, with the time to wait in the
-//! remark); a pull is answered later instead, because a refusal would make consumers ask all the more. Where no limit is
+//! remark); a pull or pop is answered later instead, because a refusal would make consumers ask all the more. Where no limit is
 //! set a request looks at one `Option`.
 
 use std::collections::{BTreeMap, HashMap};

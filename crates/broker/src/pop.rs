@@ -15,6 +15,7 @@ mod log;
 mod order;
 pub(crate) mod polls;
 mod queue;
+mod rate;
 mod records;
 mod replay;
 mod revive;

@@ -10,9 +10,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::time::Instant;
 
+use ferromq_common::clock;
 use ferromq_store::Queue;
 use parking_lot::Mutex;
 
+use super::rate;
 use super::take::{self, PopRequest, Popped};
 use crate::broker::Shared;
 use crate::handler::Refusal;
@@ -36,7 +38,7 @@ pub(crate) struct Waiter {
     pub deadline: Instant,
     /// Wants to know that there is a message, not the message.
     pub notification: bool,
-    /// When an ordered pop may find its queue free, milliseconds since 1970.
+    /// When an ordered pop may find its queue free, or a group with a rate may read again, milliseconds since 1970.
     pub again_at: Option<i64>,
     /// Whether anybody would read the answer.
     pub is_open: Box<dyn Fn() -> bool + Send>,
@@ -96,6 +98,7 @@ pub(crate) fn serve(broker: &Arc<Shared>, mut waiter: Waiter) {
             // It took nothing: the arrival that woke it is still there for a pop.
             return broker.pops.polls.wake_one(&waiter.request.topic, &waiter.request.group);
         }
+        waiter.again_at = rate::held_until(rate::limit_of(broker, &waiter.request).as_deref(), clock::now_millis());
     } else {
         match take::take(broker, &waiter.request, &mut records) {
             Ok(popped) if popped.count > 0 => {

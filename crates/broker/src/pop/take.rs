@@ -6,6 +6,7 @@
 //! the check point back takes the offset back too (`Pops::settle`), and the messages are popped again.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use ferromq_common::clock;
 use ferromq_protocol::code::response;
@@ -15,7 +16,7 @@ use ferromq_store::{CqEntry, Queue, ReadOutcome, ReadStatus};
 use super::check_point::{CheckPoint, Key};
 use super::log::{self, with_writer};
 use super::queue::PopQueue;
-use super::records;
+use super::{rate, records};
 use crate::broker::Shared;
 use crate::filter::Filter;
 use crate::handler::Refusal;
@@ -55,7 +56,8 @@ pub(crate) struct Popped {
     pub start_offset_info: String,
     pub msg_offset_info: String,
     pub order_count_info: String,
-    /// When the first queue that an ordered pop could not touch may be popped again, milliseconds since 1970.
+    /// When the first queue that an ordered pop could not touch may be popped again, or the group may read again,
+    /// milliseconds since 1970.
     pub blocked_until: Option<i64>,
 }
 
@@ -156,18 +158,25 @@ pub(super) fn watched(broker: &Shared, request: &PopRequest) -> Vec<Arc<Queue>> 
     queues
 }
 
-/// Whether a message waits behind the group's offsets: the answer of a notification.
+/// Whether a message waits behind the group's offsets and may be popped now: the answer of a notification.
 pub(crate) fn has_message(broker: &Shared, request: &PopRequest) -> bool {
     let now = clock::now_millis();
-    watched(broker, request).iter().any(|queue| {
-        let committed = broker.offsets.query(queue.topic(), &request.group, queue.id());
-        let blocked = request.order && broker.order_pops.blocked_until(request, queue.id(), now).is_some();
-        !blocked && queue.max_offset() > committed.unwrap_or_else(|| queue.min_offset())
-    })
+    let may_read = rate::held_until(rate::limit_of(broker, request).as_deref(), now).is_none();
+    may_read
+        && watched(broker, request).iter().any(|queue| {
+            let committed = broker.offsets.query(queue.topic(), &request.group, queue.id());
+            let blocked = request.order && broker.order_pops.blocked_until(request, queue.id(), now).is_some();
+            !blocked && queue.max_offset() > committed.unwrap_or_else(|| queue.min_offset())
+        })
 }
 
-/// Pops: appends the records to `records`.
+/// Pops: appends the records to `records`; none for a group that has read too fast.
 pub(crate) fn take(broker: &Shared, request: &PopRequest, records: &mut Vec<u8>) -> Result<Popped, Refusal> {
+    let limit = rate::limit_of(broker, request);
+    let now = clock::now_millis();
+    if let Some(until) = rate::held_until(limit.as_deref(), now) {
+        return Ok(Popped { pop_time: now, blocked_until: Some(until), ..Popped::default() });
+    }
     let pops = &broker.pops;
     let turn = pops.turn();
     let mut sources: Vec<_> = sources(broker, request, turn).collect();
@@ -178,7 +187,7 @@ pub(crate) fn take(broker: &Shared, request: &PopRequest, records: &mut Vec<u8>)
     }
     let revive_queue = pops.next_revive_queue(turn);
     let mut popped = Popped {
-        pop_time: clock::now_millis(),
+        pop_time: now,
         revive_queue: if request.order { pop::ORDER_REVIVE_QUEUE } else { revive_queue as i32 },
         ..Popped::default()
     };
@@ -199,6 +208,9 @@ pub(crate) fn take(broker: &Shared, request: &PopRequest, records: &mut Vec<u8>)
         }
     }
     broker.stats.count_pull(u64::from(popped.count));
+    if let Some(limit) = limit.filter(|_| popped.count > 0) {
+        limit.charge(u64::from(popped.count), Instant::now());
+    }
     Ok(popped)
 }
 

@@ -175,3 +175,23 @@ fn a_peek_takes_nothing() {
     assert_eq!(pop(&bench, &pop_header("T")).1.len(), 3);
     assert_eq!(code(&peek()), response::PULL_NOT_FOUND);
 }
+
+#[test]
+fn a_group_with_a_rate_gets_no_more_than_that() {
+    let bench = small();
+    let group = r#"{"groupName":"G","attributes":{"+read.rate.limit":"10"}}"#;
+    assert_eq!(code(&bench.call(request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, group.as_bytes(), |_| {})), 0);
+    fill(&bench, "T", 0..90);
+    let begun = Instant::now();
+    // A second's worth is free, and what a pop takes beyond it is paid for by those behind it.
+    assert_eq!(pop(&bench, &pop_header("T")).1.len(), 32);
+    let (answer, none) = pop(&bench, &pop_header("T"));
+    assert_eq!((code(&answer), none.len()), (response::POLLING_TIMEOUT, 0));
+    let other = PopMessageHeader { consumer_group: Text::plain("H"), ..pop_header("T") };
+    assert_eq!(pop(&bench, &other).1.len(), 32);
+    // One that may wait gets its messages when it is time.
+    let waits =
+        PopMessageHeader { poll_time: 8_000, born_time: ferromq_common::clock::now_millis(), ..pop_header("T") };
+    assert_eq!(pop(&bench, &waits).1.len(), 32);
+    assert!(begun.elapsed() >= Duration::from_secs(2), "answered after {:?}", begun.elapsed());
+}
