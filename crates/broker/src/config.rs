@@ -97,6 +97,8 @@ pub struct BrokerConfig {
     pub pop: PopConfig,
     /// Messages a second that one connection may send, 0 for any number.
     pub client_send_rate_limit: u32,
+    /// Bytes of the log that may be on their way to the disk before sends are refused, 0 for any number.
+    pub max_unflushed_bytes: u64,
     /// Replies to requests are kept as messages of the reply topic.
     pub store_reply_message_enable: bool,
     /// The file that changes of settings are written into; `None` keeps them until the next start only.
@@ -165,6 +167,7 @@ impl Default for BrokerConfig {
             max_msgs_num_batch: 64,
             pop: PopConfig::default(),
             client_send_rate_limit: 0,
+            max_unflushed_bytes: 0,
             store_reply_message_enable: true,
             config_file: None,
             recall_message_enable: false,

@@ -1,5 +1,6 @@
 //! Rate limits that are set while the broker runs: what a topic takes in (topic attribute `send.rate.limit`), what a group
 //! reads (group attribute `read.rate.limit`), what one connection sends (`clientSendRateLimit`), all in messages a second.
+//! And how much may be on its way to the disk (`maxUnflushedBytes`), where topics marked `degradable` give way first.
 //!
 //! A [`Bucket`] is one atomic number: the moment until which its rate is used up. Up to [`BURST`] may be used ahead. A send
 //! beyond it is refused (SYSTEM_BUSY, which clients answer by another broker or a later try, with the time to wait in the
@@ -15,12 +16,16 @@ use ferromq_protocol::code::response;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
+use crate::broker::Shared;
 use crate::handler::Refusal;
+use crate::topics::Topic;
 
 /// Attribute of a topic.
 pub const SEND_RATE: &str = "send.rate.limit";
 /// Attribute of a group.
 pub const READ_RATE: &str = "read.rate.limit";
+/// Attribute of a topic whose sends are refused first.
+pub const DEGRADABLE: &str = "degradable";
 /// Largest rate, messages a second.
 pub const MAX_RATE: i64 = 10_000_000;
 /// How much of a rate may be used ahead.
@@ -145,6 +150,24 @@ pub(crate) fn refuse_beyond(bucket: &Bucket, who: impl Fn() -> String, setting: 
         who(),
         bucket.rate,
         wait.as_millis() + 1
+    );
+    Err(Refusal::new(response::SYSTEM_BUSY, remark))
+}
+
+/// Refuses a send while too much of the log is not on the disk; of a topic that is degradable at half of that.
+pub(crate) fn refuse_under_pressure(broker: &Shared, topic: &Topic) -> Result<(), Refusal> {
+    let Some(most) = broker.live.max_unflushed_bytes() else { return Ok(()) };
+    let (most, why) = match topic.is_degradable() {
+        true => (most / 2, "half of setting maxUnflushedBytes, because of topic attribute degradable"),
+        false => (most, "setting maxUnflushedBytes"),
+    };
+    let waiting = broker.store.unflushed_bytes();
+    if waiting <= most {
+        return Ok(());
+    }
+    let remark = format!(
+        "[FLOW_CONTROL]{waiting} bytes are not on the disk yet, topic {} is served up to {most} ({why}): retry later",
+        topic.name()
     );
     Err(Refusal::new(response::SYSTEM_BUSY, remark))
 }

@@ -38,6 +38,7 @@ pub struct Live {
     use_server_side_reset_offset: AtomicBool,
     store_reply_message_enable: AtomicBool,
     client_send_rate_limit: AtomicI64,
+    max_unflushed_bytes: AtomicI64,
     enable_pop_message_threshold: AtomicBool,
     pop_inflight_message_threshold: AtomicI64,
     /// Changes since the start.
@@ -77,6 +78,7 @@ const KEYS: &[Key] = &[
     key("enablePopMessageThreshold", |b| Cell::Switch(&b.live.enable_pop_message_threshold)),
     key("popInflightMessageThreshold", |b| Cell::Number(&b.live.pop_inflight_message_threshold, 0, i32::MAX as i64)),
     key("clientSendRateLimit", |b| Cell::Number(&b.live.client_send_rate_limit, 0, limits::MAX_RATE)),
+    key("maxUnflushedBytes", |b| Cell::Number(&b.live.max_unflushed_bytes, 0, i64::MAX)),
 ];
 
 impl Live {
@@ -94,6 +96,7 @@ impl Live {
             use_server_side_reset_offset: config.use_server_side_reset_offset.into(),
             store_reply_message_enable: config.store_reply_message_enable.into(),
             client_send_rate_limit: i64::from(config.client_send_rate_limit).into(),
+            max_unflushed_bytes: i64::try_from(config.max_unflushed_bytes).unwrap_or(i64::MAX).into(),
             enable_pop_message_threshold: config.pop.enable_pop_message_threshold.into(),
             pop_inflight_message_threshold: i64::from(config.pop.pop_inflight_message_threshold).into(),
             changes: AtomicU64::new(0),
@@ -144,6 +147,11 @@ impl Live {
     /// Messages a second, 0 for any number.
     pub fn client_send_rate_limit(&self) -> u64 {
         self.client_send_rate_limit.load(Relaxed).unsigned_abs()
+    }
+
+    /// `None` when any number of bytes may be on their way to the disk.
+    pub fn max_unflushed_bytes(&self) -> Option<u64> {
+        Some(self.max_unflushed_bytes.load(Relaxed).unsigned_abs()).filter(|most| *most > 0)
     }
 
     /// `None` when any number of messages of a queue may be unacknowledged, else the number beyond which a group gets no

@@ -346,6 +346,11 @@ impl Store {
         self.inner.damaged.count()
     }
 
+    /// Bytes of the log that are not on the disk yet.
+    pub fn unflushed_bytes(&self) -> u64 {
+        self.inner.log.end().saturating_sub(self.inner.log.flushed())
+    }
+
     /// Whether a message is acknowledged only when it is on the disk.
     pub fn is_sync_flush(&self) -> bool {
         self.inner.is_sync_flush()

@@ -129,7 +129,7 @@ impl Sends {
         let generation = broker.topics.generation();
         let target = self.check(broker, call, &header, generation)?;
         let of_client = broker.limits.of_connection(call.conn.id(), broker.live.client_send_rate_limit());
-        within_limits(&target.topic, of_client.as_deref())?;
+        within_limits(broker, &target.topic, of_client.as_deref())?;
         let first = self.batch.len();
         let added = if call.request.head.code == request::SEND_BATCH_MESSAGE || header.batch {
             self.add_batch(broker, call, &header, &target)

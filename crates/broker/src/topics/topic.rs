@@ -18,6 +18,7 @@ pub struct Topic {
     queues: Box<[OnceLock<Arc<Queue>>]>,
     taken: Arc<Flow>,
     limit: Option<Arc<Bucket>>,
+    degradable: bool,
 }
 
 impl Topic {
@@ -30,7 +31,8 @@ impl Topic {
         let (compaction, batch_queue) = (has("cleanup.policy", "COMPACTION"), has("queue.type", "BatchCQ"));
         let taken = before.map_or_else(|| Arc::new(Flow::new()), |topic| Arc::clone(&topic.taken));
         let limit = Bucket::of(&config.attributes, limits::SEND_RATE, before.and_then(|topic| topic.limit.as_ref()));
-        Self { config, compaction, batch_queue, queues, taken, limit }
+        let degradable = has(limits::DEGRADABLE, "true");
+        Self { config, compaction, batch_queue, queues, taken, limit, degradable }
     }
 
     /// Settings as `topics.json` has them.
@@ -50,6 +52,11 @@ impl Topic {
     /// How fast producers may send to it.
     pub fn limit(&self) -> Option<&Bucket> {
         self.limit.as_deref()
+    }
+
+    /// Whether its sends are the first to be refused under pressure.
+    pub fn is_degradable(&self) -> bool {
+        self.degradable
     }
 
     /// Number of queues consumers read.

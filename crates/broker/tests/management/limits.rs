@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use ferromq_protocol::code::request::*;
 use serde_json::json;
 
-use crate::support::{Peer, run, start};
+use crate::support::{Peer, run, start, start_with};
 
 fn topic(attributes: &str) -> [(&str, &str); 8] {
     [
@@ -88,6 +88,39 @@ fn pulls_beyond_a_groups_limit_are_answered_later() {
         assert!(begun.elapsed() < Duration::from_millis(400), "a second's worth is free");
         peer.ok(PULL_MESSAGE, &pull("15"), b"").await;
         assert!(begun.elapsed() >= Duration::from_millis(400), "answered after {:?}", begun.elapsed());
+    });
+    broker.shutdown();
+}
+
+#[test]
+fn topics_marked_degradable_give_way_first_when_the_disk_falls_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    // Nothing is forced to the disk while the test runs.
+    let broker = start_with(dir.path(), |_| {}, |store| store.flush_interval_commit_log = 600_000);
+    run(async {
+        let peer = Peer::new(broker.addr());
+        peer.ok(UPDATE_AND_CREATE_TOPIC, &topic("+degradable=true"), b"").await;
+        let plain = topic("").map(|(key, value)| (key, if key == "topic" { "U" } else { value }));
+        peer.ok(UPDATE_AND_CREATE_TOPIC, &plain, b"").await;
+        assert_eq!(peer.call(UPDATE_AND_CREATE_TOPIC, &topic("+degradable=maybe"), b"").await.code, 1);
+        peer.ok(UPDATE_BROKER_CONFIG, &[], b"maxUnflushedBytes=20000").await;
+        let send = SEND.map(|(key, value)| (key, if key == "b" { "U" } else { value }));
+        let mut accepted = [0, 0];
+        let mut remarks = [String::new(), String::new()];
+        for _ in 0..60 {
+            for (of, header) in [&SEND, &send].into_iter().enumerate() {
+                let answer = peer.call(SEND_MESSAGE_V2, header, &[b'x'; 400]).await;
+                match answer.code {
+                    0 => accepted[of] += 1,
+                    2 => remarks[of] = answer.remark,
+                    other => panic!("code {other}: {}", answer.remark),
+                }
+            }
+        }
+        assert!(accepted[0] > 0 && accepted[1] > accepted[0] && accepted[1] < 60, "{accepted:?}");
+        assert!(remarks[0].contains("attribute degradable") && remarks[1].contains("maxUnflushedBytes"), "{remarks:?}");
+        peer.ok(UPDATE_BROKER_CONFIG, &[], b"maxUnflushedBytes=0").await;
+        assert_eq!(sent(&peer, 5).await.0, 5);
     });
     broker.shutdown();
 }

@@ -15,6 +15,10 @@ use serde_json::Value;
 pub const WAIT: Duration = Duration::from_secs(10);
 
 pub fn start(dir: &Path, change: impl FnOnce(&mut BrokerConfig)) -> Broker {
+    start_with(dir, change, |_| {})
+}
+
+pub fn start_with(dir: &Path, change: impl FnOnce(&mut BrokerConfig), adjust: impl FnOnce(&mut StoreConfig)) -> Broker {
     let mut config = BrokerConfig {
         bind_address: "127.0.0.1".into(),
         broker_ip1: "127.0.0.1".into(),
@@ -23,8 +27,9 @@ pub fn start(dir: &Path, change: impl FnOnce(&mut BrokerConfig)) -> Broker {
         ..BrokerConfig::default()
     };
     change(&mut config);
-    let store =
+    let mut store =
         StoreConfig { root: dir.to_owned(), mapped_file_size_commit_log: 1024 * 1024, ..StoreConfig::default() };
+    adjust(&mut store);
     Broker::start(config, store).unwrap()
 }
 

@@ -215,6 +215,7 @@ const KEYS: &[Key<BrokerSettings>] = &[
         Slot::Int(Int::I64(&mut s.broker.start_accept_send_request_time_stamp), 0, i64::MAX)
     }),
     key("clientSendRateLimit", |s| Slot::Int(Int::U32(&mut s.broker.client_send_rate_limit), 0, 10_000_000)),
+    key("maxUnflushedBytes", |s| Slot::Int(Int::U64(&mut s.broker.max_unflushed_bytes), 0, i64::MAX)),
     key("storeReplyMessageEnable", |s| Slot::Bool(&mut s.broker.store_reply_message_enable)),
     key("traceOn", |s| Slot::Bool(&mut s.broker.trace_on)),
     key("regionId", |s| Slot::Text(&mut s.broker.region_id)),
@@ -326,7 +327,7 @@ mod tests {
 
     #[test]
     fn every_key_of_the_table_is_one_of_rocketmq_or_said_to_be_ours() {
-        let ours = ["clientSendRateLimit", "reactors", "maxConnections", "diskSpaceFloor"];
+        let ours = ["clientSendRateLimit", "maxUnflushedBytes", "reactors", "maxConnections", "diskSpaceFloor"];
         for key in KEYS {
             let known = super::super::known(Server::Broker).any(|(name, _)| name == key.name);
             assert!(known != ours.contains(&key.name), "{}", key.name);

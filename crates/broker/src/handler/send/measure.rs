@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Sends;
+use crate::broker::Shared;
 use crate::handler::Refusal;
 use crate::limits::{self, Bucket};
 use crate::topics::Topic;
 
-/// Refuses what goes beyond the limits of its topic or its connection.
-pub(super) fn within_limits(topic: &Topic, of_client: Option<&Bucket>) -> Result<(), Refusal> {
+/// Refuses what goes beyond the limits of the disk, its topic or its connection.
+pub(super) fn within_limits(broker: &Shared, topic: &Topic, of_client: Option<&Bucket>) -> Result<(), Refusal> {
+    limits::refuse_under_pressure(broker, topic)?;
     if let Some(bucket) = topic.limit() {
         let who = || format!("producers of topic {}", topic.name());
         limits::refuse_beyond(bucket, who, "topic attribute send.rate.limit")?;
