@@ -10,7 +10,7 @@ use ferromq_protocol::sys_flag::message as flags;
 use ferromq_protocol::{java, properties, topic};
 
 use crate::commit_log::Segment;
-use crate::dispatch::Item;
+use crate::dispatch::{Group, Item};
 use crate::error::{AppendError, Reject};
 use crate::failure::is_out_of_space;
 use crate::index;
@@ -38,6 +38,8 @@ pub struct Appended {
 pub struct AppendBatch {
     bytes: Vec<u8>,
     messages: Vec<Message>,
+    /// The queues of the messages, in order.
+    groups: Vec<Group>,
     /// Key hashes of all messages, in order.
     hashes: Vec<u32>,
     runs: Vec<Run>,
@@ -46,7 +48,6 @@ pub struct AppendBatch {
 }
 
 struct Message {
-    queue: Arc<Queue>,
     size: u32,
     hash_count: u32,
     tags_code: i64,
@@ -100,8 +101,11 @@ impl AppendBatch {
         if context.index && kind != flags::TRANSACTION_ROLLBACK {
             index::push_hashes(queue.key_prefix(), m.uniq_key, m.keys, &mut self.hashes);
         }
+        match self.groups.last_mut() {
+            Some(group) if Arc::ptr_eq(&group.queue, queue) => group.len += 1,
+            _ => self.groups.push(Group { queue: Arc::clone(queue), len: 1 }),
+        }
         self.messages.push(Message {
-            queue: Arc::clone(queue),
             size: size as u32,
             hash_count: (self.hashes.len() - hashes_before) as u32,
             tags_code: tags_code(m.tags),
@@ -128,7 +132,16 @@ impl AppendBatch {
             let hashes: usize = self.messages[len..].iter().map(|m| m.hash_count as usize).sum();
             self.bytes.truncate(self.bytes.len() - bytes);
             self.hashes.truncate(self.hashes.len() - hashes);
+            let mut surplus = self.messages.len() - len;
             self.messages.truncate(len);
+            while let Some(group) = self.groups.last_mut().filter(|_| surplus > 0) {
+                let from_this = surplus.min(group.len);
+                group.len -= from_this;
+                surplus -= from_this;
+                if group.len == 0 {
+                    self.groups.pop();
+                }
+            }
         }
     }
 
@@ -146,6 +159,7 @@ impl AppendBatch {
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.messages.clear();
+        self.groups.clear();
         self.hashes.clear();
         self.runs.clear();
         self.results.clear();
@@ -156,6 +170,7 @@ impl AppendBatch {
             self.messages.shrink_to(KEPT_MESSAGES);
             self.results.shrink_to(KEPT_MESSAGES);
             self.hashes.shrink_to(KEPT_MESSAGES);
+            self.groups.shrink_to(KEPT_MESSAGES);
         }
     }
 
@@ -194,12 +209,13 @@ impl AppendBatch {
     /// Writes offsets and timestamp into the records; the position behind the last.
     fn assign(&mut self, now: i64) -> u64 {
         self.results.clear();
+        let mut queues = self.groups.iter().flat_map(|group| std::iter::repeat_n(&*group.queue, group.len));
         let (mut at, mut position) = (0, 0);
         for run in &self.runs {
             position = run.position;
-            for message in &self.messages[run.messages.clone()] {
+            for (message, queue) in self.messages[run.messages.clone()].iter().zip(&mut queues) {
                 let size = message.size as usize;
-                let queue_offset = if message.in_queue { message.queue.take_next() } else { 0 };
+                let queue_offset = if message.in_queue { queue.take_next() } else { 0 };
                 record::patch(&mut self.bytes[at..at + size], queue_offset, position, now);
                 self.results.push(Appended {
                     queue_offset,
@@ -235,10 +251,14 @@ impl AppendBatch {
 
     /// Takes the assigned offsets back.
     fn unassign(&mut self) {
-        for (message, result) in self.messages.iter().zip(&self.results).rev() {
-            if message.in_queue {
-                message.queue.give_back(result.queue_offset);
+        let mut end = self.messages.len();
+        for group in self.groups.iter().rev() {
+            let of_it = end - group.len..end;
+            let first = of_it.clone().find(|at| self.messages[*at].in_queue);
+            if let Some(taken) = first.and_then(|at| self.results.get(at)) {
+                group.queue.give_back(taken.queue_offset);
             }
+            end = of_it.start;
         }
         self.results.clear();
     }
@@ -265,10 +285,10 @@ impl Inner {
             batch.place(tail.position, segment, |position| self.next_segment(position))
         });
         placed.map_err(|error| self.no_space("making the next commit log file", &error))?;
-        for message in &mut batch.messages {
-            if message.queue.is_deleted() {
-                // The topic was deleted since: the message begins its next life.
-                message.queue = self.queue(message.queue.topic(), message.queue.id());
+        for Group { queue, .. } in &mut batch.groups {
+            if queue.is_deleted() {
+                // The topic was deleted since: the messages begin its next life.
+                *queue = self.queue(queue.topic(), queue.id());
             }
         }
         let end = batch.assign(now);
@@ -288,8 +308,8 @@ impl Inner {
             let results = batch.results.iter();
             pending.push(
                 &batch.hashes,
+                batch.groups.drain(..),
                 batch.messages.drain(..).zip(results).map(|(m, at)| Item {
-                    queue: m.queue,
                     queue_offset: at.queue_offset,
                     physical_offset: at.physical_offset,
                     size: at.size,

@@ -13,7 +13,7 @@ use ferromq_protocol::sys_flag::message as flags;
 use ferromq_protocol::topic;
 
 use crate::append;
-use crate::index;
+use crate::index::{self, Keyed};
 use crate::queue::{CqEntry, Queue};
 use crate::redispatch::Doubts;
 use crate::store::Inner;
@@ -38,9 +38,14 @@ pub struct Arrival<'a> {
     pub store_timestamp: i64,
 }
 
+/// Messages of one queue, one behind the other.
+pub(crate) struct Group {
+    pub queue: Arc<Queue>,
+    pub len: usize,
+}
+
 /// A message that is in the log but not in its queue.
 pub(crate) struct Item {
-    pub queue: Arc<Queue>,
     pub queue_offset: i64,
     pub physical_offset: u64,
     pub size: u32,
@@ -55,6 +60,10 @@ impl Item {
         self.physical_offset + u64::from(self.size)
     }
 
+    pub fn keyed(&self) -> Keyed {
+        Keyed { hashes: self.hash_count as usize, offset: self.physical_offset, timestamp: self.store_timestamp }
+    }
+
     pub fn entry(&self) -> CqEntry {
         CqEntry { physical_offset: self.physical_offset as i64, size: self.size as i32, tags_code: self.tags_code }
     }
@@ -64,6 +73,8 @@ impl Item {
 #[derive(Default)]
 pub(crate) struct Pending {
     items: Vec<Item>,
+    /// The queues of the items, in order.
+    groups: Vec<Group>,
     hashes: Vec<u32>,
     /// Items were left out since the list was last empty.
     overflowed: bool,
@@ -71,14 +82,18 @@ pub(crate) struct Pending {
 
 impl Pending {
     /// Adds the items of one append, all or none.
-    pub fn push(&mut self, hashes: &[u32], items: impl ExactSizeIterator<Item = Item>) {
+    pub fn push(
+        &mut self,
+        hashes: &[u32],
+        groups: impl Iterator<Item = Group>,
+        items: impl ExactSizeIterator<Item = Item>,
+    ) {
         if self.overflowed || self.items.len() + items.len() > MAX_PENDING {
             self.overflowed = true;
-            // The drained batch still has to give up its messages.
-            items.for_each(drop);
             return;
         }
         self.hashes.extend_from_slice(hashes);
+        self.groups.extend(groups);
         self.items.extend(items);
     }
 }
@@ -86,11 +101,14 @@ impl Pending {
 /// What the holder of the dispatch lock works with.
 #[derive(Default)]
 pub(crate) struct Dispatcher {
-    pub items: Vec<Item>,
+    items: Vec<Item>,
+    /// The queues of the items, in order; `len` is what is left of a group.
+    groups: Vec<Group>,
     pub hashes: Vec<u32>,
-    /// Items and hashes done.
-    pub head: usize,
-    pub hash_head: usize,
+    /// Items, groups and hashes done.
+    head: usize,
+    group_head: usize,
+    hash_head: usize,
     /// Everything before it is in queues and index.
     pub position: u64,
     /// Sum of the ends of all queues.
@@ -101,6 +119,27 @@ pub(crate) struct Dispatcher {
     pub dirty: Vec<Arc<Queue>>,
     /// Only while recovery reads: see `redispatch.rs`.
     pub doubts: Doubts,
+}
+
+impl Dispatcher {
+    /// Drops the work in hand.
+    pub fn forget(&mut self) {
+        (self.head, self.group_head, self.hash_head) = (0, 0, 0);
+        self.items.clear();
+        self.groups.clear();
+        self.hashes.clear();
+    }
+
+    /// Whether there is work in hand.
+    pub fn has_work(&self) -> bool {
+        self.head < self.items.len()
+    }
+
+    /// Adds to the work in hand.
+    pub fn take(&mut self, queue: Arc<Queue>, item: Item) {
+        self.items.push(item);
+        self.groups.push(Group { queue, len: 1 });
+    }
 }
 
 impl Inner {
@@ -146,7 +185,7 @@ impl Inner {
     /// Dispatches up to the visible position, at most `budget` messages.
     fn drain(&self, d: &mut Dispatcher, budget: &mut usize) {
         while *budget > 0 {
-            if d.head == d.items.len() && !self.refill(d) {
+            if !d.has_work() && !self.refill(d) {
                 return;
             }
             let limit = self.visible();
@@ -162,27 +201,24 @@ impl Inner {
 
     /// Dispatches the next items of one queue, at most `max`; how many.
     pub fn dispatch_run(&self, d: &mut Dispatcher, limit: u64, max: usize) -> usize {
-        let run = &d.items[d.head..];
-        let queue = Arc::clone(&run[0].queue);
-        let len = run.iter().take(max).take_while(|i| Arc::ptr_eq(&i.queue, &queue) && i.end() <= limit).count();
-        let run = &d.items[d.head..d.head + len];
+        let group = &mut d.groups[d.group_head];
+        let queue = &group.queue;
+        let run = &d.items[d.head..d.head + group.len.min(max)];
+        let len = run.iter().take_while(|item| item.end() <= limit).count();
+        let run = &run[..len];
         let before = queue.max_offset();
         let in_queue = || run.iter().filter(|item| item.in_queue);
         if in_queue().next().is_some() && !queue.is_deleted() {
             let (was_clean, written) = queue.put(in_queue().map(|item| (item.queue_offset, item.entry())));
             if was_clean {
-                d.dirty.push(Arc::clone(&queue));
+                d.dirty.push(Arc::clone(queue));
             }
             if let Err(error) = written {
-                self.queue_write_failed(&queue, &error);
+                self.queue_write_failed(queue, &error);
             }
             d.entries += queue.max_offset() - before;
         }
-        for item in run {
-            let hashes = &d.hashes[d.hash_head..d.hash_head + item.hash_count as usize];
-            self.index.put(hashes, item.physical_offset, item.store_timestamp);
-            d.hash_head += hashes.len();
-        }
+        d.hash_head += self.index.put(&d.hashes[d.hash_head..], run.iter().map(Item::keyed));
         if let Some(last) = run.last() {
             d.position = last.end();
             d.timestamp = last.store_timestamp;
@@ -192,7 +228,7 @@ impl Inner {
         if queue.watchers.load(Ordering::Relaxed) > 0 {
             for item in in_queue().filter(|item| item.queue_offset >= before) {
                 (self.listener)(&Arrival {
-                    queue: &queue,
+                    queue,
                     queue_offset: item.queue_offset,
                     tags_code: item.tags_code,
                     physical_offset: item.physical_offset,
@@ -201,17 +237,18 @@ impl Inner {
             }
         }
         d.head += len;
+        group.len -= len;
+        d.group_head += usize::from(group.len == 0);
         len
     }
 
     /// Takes the next items from the list, or from the log after an overflow.
     fn refill(&self, d: &mut Dispatcher) -> bool {
-        (d.head, d.hash_head) = (0, 0);
-        d.items.clear();
-        d.hashes.clear();
+        d.forget();
         {
             let mut pending = self.pending.lock();
             std::mem::swap(&mut pending.items, &mut d.items);
+            std::mem::swap(&mut pending.groups, &mut d.groups);
             std::mem::swap(&mut pending.hashes, &mut d.hashes);
             if !d.items.is_empty() {
                 return true;
@@ -226,8 +263,7 @@ impl Inner {
         }
         let limit = self.visible();
         let mut position = d.position;
-        let (items, hashes) = (&mut d.items, &mut d.hashes);
-        while items.len() < READ_BACK && position < limit {
+        while d.items.len() < READ_BACK && position < limit {
             let segment = self.log.segment(position);
             let Some((segment, bytes)) = segment.as_ref().and_then(|s| Some((s, s.bytes_from(position, limit)?)))
             else {
@@ -237,7 +273,9 @@ impl Inner {
             match record::read(bytes) {
                 Entry::Record(record) => {
                     position += record.bytes().len() as u64;
-                    items.extend(self.item_of(&record, hashes));
+                    if let Some((queue, item)) = self.item_of(&record, &mut d.hashes) {
+                        d.take(queue, item);
+                    }
                 }
                 Entry::Blank => position = segment.end(),
                 Entry::Invalid(damage) => {
@@ -246,16 +284,16 @@ impl Inner {
                 }
             }
         }
-        if items.is_empty() {
+        if d.items.is_empty() {
             // Only records that no queue takes.
             d.position = position;
         }
         !d.items.is_empty()
     }
 
-    /// What dispatch needs to know of a stored record; its hashes are appended to `hashes`. `None` if the record has no
-    /// topic that could be a folder.
-    pub fn item_of(&self, record: &Record<'_>, hashes: &mut Vec<u32>) -> Option<Item> {
+    /// What dispatch needs to know of a stored record, and its queue; its hashes are appended to `hashes`. `None` if the
+    /// record has no topic that could be a folder.
+    pub fn item_of(&self, record: &Record<'_>, hashes: &mut Vec<u32>) -> Option<(Arc<Queue>, Item)> {
         let Some(name) = std::str::from_utf8(record.topic()).ok().filter(|name| append::is_folder_name(name)) else {
             tracing::error!(
                 position = record.physical_offset(),
@@ -274,20 +312,21 @@ impl Inner {
             }
         }
         let queue = self.queue(name, u32::try_from(record.queue_id()).ok()?);
+        let physical_offset = u64::try_from(record.physical_offset()).ok()?;
         let before = hashes.len();
         if queue.context().index && flags::transaction_value(record.sys_flag()) != flags::TRANSACTION_ROLLBACK {
             index::push_hashes(queue.key_prefix(), uniq_key, keys, hashes);
         }
         let delay = (name == topic::SCHEDULE).then(|| append::delay(record.properties(), &queue.context().delays));
-        Some(Item {
+        let item = Item {
             queue_offset: record.queue_offset(),
-            physical_offset: u64::try_from(record.physical_offset()).ok()?,
+            physical_offset,
             size: record.bytes().len() as u32,
             hash_count: (hashes.len() - before) as u32,
             tags_code: delay.flatten().map_or_else(|| append::tags_code(tags), |ms| record.store_timestamp() + ms),
             store_timestamp: record.store_timestamp(),
             in_queue: append::is_in_queue(record.sys_flag()),
-            queue,
-        })
+        };
+        Some((queue, item))
     }
 }

@@ -6,14 +6,16 @@
 //! for that one.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use ferromq_protocol::record::Record;
 
 use crate::dispatch::{Dispatcher, Item};
+use crate::queue::Queue;
 use crate::store::Inner;
 
 /// Records that wait, at most one for each queue, by the queue.
-pub(crate) type Doubts = HashMap<u64, Item>;
+pub(crate) type Doubts = HashMap<u64, (Arc<Queue>, Item)>;
 
 impl Inner {
     /// Dispatches one record of the log during recovery; `false` if its queue lacks entries before it.
@@ -21,26 +23,25 @@ impl Inner {
     pub fn redispatch(&self, record: &Record<'_>, may_begin_anywhere: bool, may_be_behind: bool) -> bool {
         let mut d = self.dispatcher.lock();
         let d = &mut *d;
-        d.hashes.clear();
-        d.items.clear();
-        let Some(item) = self.item_of(record, &mut d.hashes) else { return true };
+        d.forget();
+        let Some((queue, item)) = self.item_of(record, &mut d.hashes) else { return true };
         if item.in_queue {
-            let (offset, end) = (item.queue_offset, item.queue.max_offset());
+            let (offset, end) = (item.queue_offset, queue.max_offset());
             // The queue of a topic that was deleted and made again holds the messages of one life only.
-            if may_be_behind && item.queue.is_ahead_of(offset, item.physical_offset) {
+            if may_be_behind && queue.is_ahead_of(offset, item.physical_offset) {
                 return true;
             }
-            let doubt = if d.doubts.is_empty() { None } else { d.doubts.remove(&item.queue.uid()) };
+            let doubt = if d.doubts.is_empty() { None } else { d.doubts.remove(&queue.uid()) };
             match doubt {
-                Some(doubt) if is_continued(doubt.queue_offset, offset, end) => {
+                Some((queue, doubt)) if is_continued(doubt.queue_offset, offset, end) => {
                     if doubt.queue_offset < end {
-                        item.queue.restart();
+                        queue.restart();
                     }
-                    d.items.push(doubt);
+                    d.take(queue, doubt);
                 }
                 doubt => {
-                    doubt.iter().for_each(tell_misplaced);
-                    let is_there = offset < end && item.physical_offset < item.queue.built_to();
+                    doubt.iter().for_each(|(queue, item)| tell_misplaced(queue, item));
+                    let is_there = offset < end && item.physical_offset < queue.built_to();
                     let is_first = end == 0 && may_begin_anywhere;
                     // What waited stands where the record of `end` has to stand: its own offset is wrong.
                     let is_second = offset == end + 1 && doubt.is_some();
@@ -48,15 +49,15 @@ impl Inner {
                         if offset > end && !may_begin_anywhere {
                             return false;
                         }
-                        self.index.put(&d.hashes, item.physical_offset, item.store_timestamp);
-                        d.doubts.insert(item.queue.uid(), Item { hash_count: 0, ..item });
+                        self.index.put(&d.hashes, [item.keyed()].into_iter());
+                        d.doubts.insert(queue.uid(), (queue, Item { hash_count: 0, ..item }));
                         return true;
                     }
                 }
             }
         }
-        d.items.push(item);
-        self.dispatch_items(d);
+        d.take(queue, item);
+        self.dispatch_all(d);
         true
     }
 
@@ -65,26 +66,26 @@ impl Inner {
     pub fn settle_doubts(&self) {
         let mut d = self.dispatcher.lock();
         let d = &mut *d;
-        for (_, item) in std::mem::take(&mut d.doubts) {
-            if item.queue_offset < item.queue.max_offset() {
+        for (_, (queue, item)) in std::mem::take(&mut d.doubts) {
+            if item.queue_offset < queue.max_offset() {
                 if item.queue_offset > 0 {
-                    tell_misplaced(&item);
+                    tell_misplaced(&queue, &item);
                     continue;
                 }
-                item.queue.restart();
+                queue.restart();
             }
-            d.items.push(item);
-            self.dispatch_items(d);
+            d.hashes.clear();
+            d.take(queue, item);
+            self.dispatch_all(d);
         }
     }
 
-    /// All items there are, of one queue.
-    fn dispatch_items(&self, d: &mut Dispatcher) {
-        (d.head, d.hash_head) = (0, 0);
-        let all = d.items.len();
-        self.dispatch_run(d, u64::MAX, all);
-        d.items.clear();
-        d.head = 0;
+    /// All the work in hand.
+    fn dispatch_all(&self, d: &mut Dispatcher) {
+        while d.has_work() {
+            self.dispatch_run(d, u64::MAX, usize::MAX);
+        }
+        d.forget();
     }
 }
 
@@ -94,10 +95,10 @@ fn is_continued(doubt: i64, next: i64, end: i64) -> bool {
     doubt < next && (doubt > end || next < end || (doubt, next) == (0, 1))
 }
 
-fn tell_misplaced(item: &Item) {
+fn tell_misplaced(queue: &Queue, item: &Item) {
     tracing::error!(
-        topic = item.queue.topic(),
-        queue = item.queue.id(),
+        topic = queue.topic(),
+        queue = queue.id(),
         offset = item.queue_offset,
         position = item.physical_offset,
         "a record in the commit log names a wrong place in its queue: it is damaged and left out, what follows is served"

@@ -82,8 +82,8 @@ impl Inner {
                         continue;
                     }
                     // Of a topic that was made again the later record counts.
-                    let item = self.item_of(&record, &mut hashes).filter(|item| item.in_queue);
-                    found.extend(item.map(|item| (item.queue_offset, item.entry())));
+                    let item = self.item_of(&record, &mut hashes).filter(|(_, item)| item.in_queue);
+                    found.extend(item.map(|(_, item)| (item.queue_offset, item.entry())));
                 }
                 Entry::Blank => position = segment.end(),
                 Entry::Record(_) | Entry::Invalid(_) => position = self.next_sound(&segment, position + 1),

@@ -42,7 +42,12 @@ impl Inner {
                 Entry::Record(record) => {
                     hashes.clear();
                     let is_filed = self.item_of(&record, &mut hashes).is_none()
-                        || self.index.file_keys(&hashes, position, record.store_timestamp());
+                        || self.index.file_keys(
+                            &mut self.index.last.lock(),
+                            &hashes,
+                            position,
+                            record.store_timestamp(),
+                        );
                     if !is_filed || self.closing.load(Ordering::Relaxed) {
                         return None;
                     }

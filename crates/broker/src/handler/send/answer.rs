@@ -194,10 +194,13 @@ impl SendConstants {
 }
 
 fn push_hex(out: &mut SmallVec<[u8; 64]>, value: u64) {
+    // Each byte's two digits from the other's place, all bytes at once.
+    const SPREAD: u64 = 0x0F0F_0F0F_0F0F_0F0F;
     const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
     let mut text = [0; OFFSET_DIGITS];
-    for (at, digit) in text.iter_mut().enumerate() {
-        *digit = DIGITS[(value >> (60 - 4 * at)) as usize & 15];
+    let (high, low) = ((value >> 4 & SPREAD).to_be_bytes(), (value & SPREAD).to_be_bytes());
+    for (pair, (high, low)) in text.chunks_exact_mut(2).zip(high.iter().zip(&low)) {
+        pair.copy_from_slice(&[DIGITS[usize::from(*high) & 15], DIGITS[usize::from(*low) & 15]]);
     }
     out.extend_from_slice(&text);
 }
