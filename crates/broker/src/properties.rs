@@ -6,6 +6,9 @@
 
 use std::ops::Range;
 
+use ferromq_protocol::record::{MessageParts, Record};
+use ferromq_store::Queue;
+
 /// Ends a key (RocketMQ's `NAME_VALUE_SEPARATOR`).
 const VALUE: u8 = 1;
 /// Ends a pair (RocketMQ's `PROPERTY_SEPARATOR`).
@@ -116,6 +119,28 @@ pub(crate) fn find<'t>(text: &'t [u8], key: &[u8]) -> Option<&'t [u8]> {
         let value = pair.strip_prefix(key)?.strip_prefix(&[VALUE])?;
         (!value.is_empty()).then_some(value)
     })
+}
+
+/// The message of a record for another queue, with other properties.
+pub(crate) fn copy<'a>(record: &Record<'a>, queue: &'a Queue, stored: &'a [u8]) -> MessageParts<'a> {
+    let seen = look(stored);
+    let part = |range: &Option<Range<usize>>| range.clone().map(|r| &stored[r]);
+    MessageParts {
+        topic: queue.topic(),
+        queue_id: queue.id(),
+        body: record.body(),
+        properties: stored,
+        tags: part(&seen.tags),
+        keys: part(&seen.keys),
+        uniq_key: part(&seen.uniq_key),
+        flag: record.flag(),
+        sys_flag: record.sys_flag(),
+        born_timestamp: record.born_timestamp(),
+        born_host: record.born_host(),
+        store_host: record.store_host(),
+        reconsume_times: record.reconsume_times(),
+        prepared_transaction_offset: 0,
+    }
 }
 
 /// The tag, keys and unique key of a stored text (an inner message of a batch, which is stored as it came).

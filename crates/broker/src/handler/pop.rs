@@ -43,15 +43,13 @@ pub(crate) fn pop(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8>) -> R
     take::check(broker, &topic, &group, header.queue_id, "pop")?;
     take::check_invisible_time(header.invisible_time, 1)?;
     let request = PopRequest {
-        topic: Arc::from(&*topic),
-        group: Arc::from(&*group),
-        queue_id: u32::try_from(header.queue_id).ok(),
         max_messages: header.max_msg_nums.max(1) as u32,
         invisible_ms: header.invisible_time,
         init_mode: header.init_mode,
         filter: filter(header.exp_type, header.exp)?,
         order: header.order.unwrap_or(false),
-        attempt_id: header.attempt_id.map(|id| id.to_str().map(|id| Box::from(&*id))).transpose()?,
+        attempt_id: attempt_id(header.attempt_id)?,
+        ..look_at(&topic, &group, header.queue_id)
     };
     let head = call.request.head;
     let invisible_ms = request.invisible_ms;
@@ -92,15 +90,10 @@ pub(crate) fn notification(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<
     let (topic, group) = (header.topic.to_str()?, header.consumer_group.to_str()?);
     take::check(broker, &topic, &group, header.queue_id, "peeking")?;
     let request = PopRequest {
-        topic: Arc::from(&*topic),
-        group: Arc::from(&*group),
-        queue_id: u32::try_from(header.queue_id).ok(),
-        max_messages: 1,
-        invisible_ms: 0,
-        init_mode: 0,
         filter: filter(header.exp_type, header.exp)?,
         order: header.order.unwrap_or(false),
-        attempt_id: header.attempt_id.map(|id| id.to_str().map(|id| Box::from(&*id))).transpose()?,
+        attempt_id: attempt_id(header.attempt_id)?,
+        ..look_at(&topic, &group, header.queue_id)
     };
     let head = call.request.head;
     let tell = move |has_msg: bool, polling_full: bool, out: &mut Vec<u8>| {
@@ -164,6 +157,25 @@ fn time_left(born_time: i64, poll_time: i64, now: i64) -> i64 {
     poll_time.max(0).saturating_sub(waited)
 }
 
+/// A look at one message, of one queue or (with a negative number) all.
+fn look_at(topic: &str, group: &str, queue_id: i32) -> PopRequest {
+    PopRequest {
+        topic: Arc::from(topic),
+        group: Arc::from(group),
+        queue_id: u32::try_from(queue_id).ok(),
+        max_messages: 1,
+        invisible_ms: 0,
+        init_mode: 0,
+        filter: Filter::All,
+        order: false,
+        attempt_id: None,
+    }
+}
+
+fn attempt_id(id: Option<Text<'_>>) -> Result<Option<Box<str>>, Refusal> {
+    Ok(id.map(|id| id.to_str()).transpose()?.map(Box::from))
+}
+
 /// The filter a request carries.
 fn filter(exp_type: Option<Text<'_>>, exp: Option<Text<'_>>) -> Result<Filter, Refusal> {
     let kind = exp_type.map(|text| text.to_str()).transpose()?.unwrap_or_default();
@@ -211,15 +223,8 @@ pub(crate) fn peek(broker: &Arc<Shared>, call: &Call<'_>, _out: &mut Vec<u8>) ->
     let (topic, group) = (header.topic.to_str()?, header.consumer_group.to_str()?);
     take::check(broker, &topic, &group, header.queue_id, "peeking")?;
     let request = PopRequest {
-        topic: Arc::from(&*topic),
-        group: Arc::from(&*group),
-        queue_id: u32::try_from(header.queue_id).ok(),
         max_messages: header.max_msg_nums.clamp(1, take::MAX_MESSAGES) as u32,
-        invisible_ms: 0,
-        init_mode: 0,
-        filter: Filter::All,
-        order: false,
-        attempt_id: None,
+        ..look_at(&topic, &group, header.queue_id)
     };
     call.answer_later(broker, move |broker, head, out| {
         let mut records = Vec::new();

@@ -5,8 +5,6 @@
 //! disk: the consumer passes the message over afterwards. Nothing is dropped, also for a group without retry queues,
 //! whose messages RocketMQ forgets: they are dead letters at once.
 
-use std::net::SocketAddr;
-use std::ops::Range;
 use std::sync::Arc;
 
 use ferromq_common::clock;
@@ -168,7 +166,11 @@ impl SendBack {
         out: &mut Vec<u8>,
     ) -> Result<(), Refusal> {
         let mut batch = AppendBatch::default();
-        let parts = copy(record, &queue, stored, broker.store_host);
+        let parts = MessageParts {
+            store_host: broker.store_host,
+            reconsume_times: record.reconsume_times().saturating_add(1),
+            ..properties::copy(record, &queue, stored)
+        };
         batch.push_stored(&queue, &parts).map_err(|reject| Refusal::new(response::SYSTEM_ERROR, reject.to_string()))?;
         let result = broker.store.append(&mut batch);
         if let Err(error) = result {
@@ -203,27 +205,6 @@ fn queue_of(broker: &Shared, topic: &Topic, id: u32) -> Result<Arc<Queue>, Refus
         .queue(&broker.store, id)
         .cloned()
         .ok_or_else(|| Refusal::new(response::SYSTEM_ERROR, format!("topic[{}] has no queue {id}", topic.name())))
-}
-
-fn copy<'a>(record: &Record<'a>, queue: &'a Queue, stored: &'a [u8], store_host: SocketAddr) -> MessageParts<'a> {
-    let seen = properties::look(stored);
-    let part = |range: &Option<Range<usize>>| range.clone().map(|r| &stored[r]);
-    MessageParts {
-        topic: queue.topic(),
-        queue_id: queue.id(),
-        body: record.body(),
-        properties: stored,
-        tags: part(&seen.tags),
-        keys: part(&seen.keys),
-        uniq_key: part(&seen.uniq_key),
-        flag: record.flag(),
-        sys_flag: record.sys_flag(),
-        born_timestamp: record.born_timestamp(),
-        born_host: record.born_host(),
-        store_host,
-        reconsume_times: record.reconsume_times().saturating_add(1),
-        prepared_transaction_offset: 0,
-    }
 }
 
 /// Notes on a dead letter where it came from; of what is known already nothing is changed.

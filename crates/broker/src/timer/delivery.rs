@@ -62,24 +62,7 @@ impl Delivery {
         // What the wheel adds must not make a message too large to be delivered.
         let fits = stored.len() <= properties::MAX_PROPERTIES_BYTES;
         let kept = if fits { &stored[..] } else { record.properties() };
-        let seen = text::look(kept);
-        let part = |range: &Option<std::ops::Range<usize>>| range.clone().map(|r| &kept[r]);
-        let parts = MessageParts {
-            topic: queue.topic(),
-            queue_id: queue.id(),
-            body: record.body(),
-            properties: kept,
-            tags: part(&seen.tags),
-            keys: part(&seen.keys),
-            uniq_key: part(&seen.uniq_key),
-            flag: record.flag(),
-            sys_flag: record.sys_flag(),
-            born_timestamp: record.born_timestamp(),
-            born_host: record.born_host(),
-            store_host: self.broker.store_host,
-            reconsume_times: record.reconsume_times(),
-            prepared_transaction_offset: 0,
-        };
+        let parts = MessageParts { store_host: self.broker.store_host, ..text::copy(record, queue, kept) };
         match self.batch.push_stored(queue, &parts) {
             Ok(_) => self.bytes += record.bytes().len(),
             Err(reject) => tracing::error!(
