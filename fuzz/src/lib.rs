@@ -1,7 +1,11 @@
-//! What the targets share: the generators and checks that the property tests of `ferromq-protocol` use, too.
+//! What the targets share: the generators and checks that the tests of `ferromq-protocol` and `ferromq-store` use, too.
 
+#[path = "../../crates/protocol/tests/generate/choices.rs"]
+pub mod choices;
 #[path = "../../crates/protocol/tests/generate/mod.rs"]
 pub mod generate;
+#[path = "../../crates/store/tests/generate/mod.rs"]
+pub mod stores;
 
 use generate::Choices;
 

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "generate/choices.rs"]
+mod choices;
 mod generate;
 
 use generate::Choices;

@@ -228,7 +228,7 @@ impl Inner {
         end.saturating_sub(position) > self.recent_bytes
     }
 
-    pub fn glance(&self, entry: &CqEntry) -> Option<Glance> {
+    fn glance(&self, entry: &CqEntry) -> Option<Glance> {
         let position = u64::try_from(entry.physical_offset).ok()?;
         let segment = self.log.segment(position)?;
         let glance = record::glance(segment.bytes_from(position, self.visible())?)?;

@@ -35,6 +35,9 @@ impl Inner {
             match doubt {
                 Some((queue, doubt)) if is_continued(doubt.queue_offset, offset, end) => {
                     if doubt.queue_offset < end {
+                        if doubt.queue_offset > 0 && !may_begin_anywhere {
+                            return false;
+                        }
                         queue.restart();
                     }
                     d.take(queue, doubt);

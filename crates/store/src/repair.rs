@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use ferromq_protocol::record::{self, Entry};
+use ferromq_protocol::record::{self, Entry, Record};
 
 use crate::queue::{CqEntry, Queue};
 use crate::store::Inner;
@@ -20,7 +20,7 @@ impl Inner {
     /// Whether the entry at `offset` was damaged and now is right, with others beside it.
     pub fn repair_entry(&self, queue: &Queue, offset: i64) -> bool {
         let before = queue.entry(offset);
-        if before.is_some_and(|entry| self.is_anchor(&entry, offset)) || !self.damaged.is_new(queue, offset) {
+        if before.is_some_and(|entry| self.is_anchor(queue, &entry, offset)) || !self.damaged.is_new(queue, offset) {
             return false;
         }
         let found = self.records_around(queue, offset);
@@ -50,15 +50,24 @@ impl Inner {
         }
     }
 
-    /// Whether the entry leads to a record that says that it is the one at `offset`.
-    fn is_anchor(&self, entry: &CqEntry, offset: i64) -> bool {
-        self.glance(entry).is_some_and(|glance| glance.queue_offset == offset)
+    /// Whether the entry leads to a record that says that it is the queue's one at `offset`.
+    fn is_anchor(&self, queue: &Queue, entry: &CqEntry, offset: i64) -> bool {
+        let position = entry.physical_offset as u64;
+        let Some(segment) = self.log.segment(position) else { return false };
+        matches!(
+            segment.bytes_from(position, self.visible()).map(record::read),
+            Some(Entry::Record(record)) if record.physical_offset() == entry.physical_offset
+                && record.bytes().len() as i64 == i64::from(entry.size)
+                && is_of(queue, &record)
+                && record.queue_offset() == offset
+        )
     }
 
     /// The entries of the queue's records between those of the next sound entries on both sides of `offset`.
     fn records_around(&self, queue: &Queue, offset: i64) -> BTreeMap<i64, CqEntry> {
         let (min, max) = (queue.min_offset(), queue.max_offset());
-        let anchor = |at: i64| queue.entry(at).filter(|entry| self.is_anchor(entry, at)).map(|entry| (at, entry));
+        let anchor =
+            |at: i64| queue.entry(at).filter(|entry| self.is_anchor(queue, entry, at)).map(|entry| (at, entry));
         let below = (min.max(offset - MAX_NEIGHBOURS)..offset).rev().find_map(anchor);
         let above = (offset + 1..max.min(offset + MAX_NEIGHBOURS)).find_map(anchor);
         let (first, mut position) = match below {
@@ -76,9 +85,8 @@ impl Inner {
             match record::read(bytes) {
                 Entry::Record(record) if record.physical_offset() as u64 == position => {
                     position += record.bytes().len() as u64;
-                    let place = (record.topic(), record.queue_id() as u32);
                     let is_between = first < record.queue_offset() && record.queue_offset() < last;
-                    if place != (queue.topic().as_bytes(), queue.id()) || !is_between {
+                    if !is_of(queue, &record) || !is_between {
                         continue;
                     }
                     // Of a topic that was made again the later record counts.
@@ -91,4 +99,8 @@ impl Inner {
         }
         found
     }
+}
+
+fn is_of(queue: &Queue, record: &Record<'_>) -> bool {
+    (record.topic(), record.queue_id() as u32) == (queue.topic().as_bytes(), queue.id())
 }

@@ -1,6 +1,7 @@
 //! Structure-aware inputs for every decoder, made from a string of bytes, and what must hold for any input. Used by
 //! the property tests here and by the targets in `fuzz/`: the one draws the bytes at random, the other searches them.
 
+pub use crate::choices::Choices;
 use ferromq_protocol::body::*;
 use ferromq_protocol::command::MAX_FIELDS;
 use ferromq_protocol::frame::{announced_len, split};
@@ -13,34 +14,7 @@ use ferromq_protocol::{
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// A source of choices; zeros when it runs dry, so that generation always ends.
-pub struct Choices<'a>(pub &'a [u8]);
-
 impl Choices<'_> {
-    pub fn byte(&mut self) -> u8 {
-        match self.0 {
-            [first, rest @ ..] => {
-                self.0 = rest;
-                *first
-            }
-            [] => 0,
-        }
-    }
-
-    /// True once in `n` times.
-    pub fn one_in(&mut self, n: u8) -> bool {
-        self.byte().is_multiple_of(n)
-    }
-
-    pub fn below(&mut self, limit: usize) -> usize {
-        let wide = usize::from(self.byte()) << 8 | usize::from(self.byte());
-        if limit <= 1 { 0 } else { wide % limit }
-    }
-
-    pub fn pick<'t, T: ?Sized>(&mut self, from: &[&'t T]) -> &'t T {
-        from[self.below(from.len())]
-    }
-
     fn number(&mut self) -> i64 {
         let wide = (0..8).fold(0_i64, |value, _| value << 8 | i64::from(self.byte()));
         match self.byte() % 8 {

@@ -300,7 +300,7 @@ impl IndexCheck {
                 open.end = Some(timestamp);
             }
             // The first entry of a file counts from the end of the file before it, or from itself.
-            let seconds = ((timestamp - begin) / 1000).clamp(0, i64::from(i32::MAX)) as u32;
+            let seconds = (timestamp.saturating_sub(begin) / 1000).clamp(0, i64::from(i32::MAX)) as u32;
             let is_known = hashes.contains(&entry.hash) || other == Some(entry.hash);
             if !is_known || (number > 1 && entry.seconds != seconds) {
                 self.wrong.add(position, timestamp);

@@ -101,7 +101,7 @@ impl IndexFile {
             self.set_long(at::BEGIN_TIMESTAMP, timestamp);
         }
         let begin = self.long(at::BEGIN_TIMESTAMP);
-        let seconds = ((timestamp - begin) / 1000).clamp(0, i64::from(i32::MAX)) as u32;
+        let seconds = (timestamp.saturating_sub(begin) / 1000).clamp(0, i64::from(i32::MAX)) as u32;
         let entry_at = self.entry_at(number);
         self.set(entry_at, hash);
         self.set_long(entry_at + 1, physical_offset as i64);
@@ -141,14 +141,14 @@ impl IndexFile {
                 return;
             }
             let at = self.entry_at(number);
-            let time = self.begin() + i64::from(self.word(at + 3)) * 1000;
+            let time = self.begin().saturating_add(i64::from(self.word(at + 3)) * 1000);
             // Entries hold seconds.
-            let is_hit = self.word(at) == hash && time + 999 >= begin && time <= end;
+            let is_hit = self.word(at) == hash && time.saturating_add(999) >= begin && time <= end;
             if is_hit && !found(self.long(at + 1) as u64) {
                 return;
             }
             let previous = self.word(at + 4);
-            if previous >= number || time + 999 < begin {
+            if previous >= number || time.saturating_add(999) < begin {
                 return;
             }
             number = previous;
@@ -172,7 +172,7 @@ impl IndexFile {
         if let Some(last) = count.checked_sub(1).filter(|last| *last > 0) {
             let at = self.entry_at(last);
             self.set_long(at::END_OFFSET, self.long(at + 1));
-            self.set_long(at::END_TIMESTAMP, self.begin() + i64::from(self.word(at + 3)) * 1000);
+            self.set_long(at::END_TIMESTAMP, self.begin().saturating_add(i64::from(self.word(at + 3)) * 1000));
         }
     }
 }

@@ -219,7 +219,7 @@ fn promises(run: &Run, store: &Store, cut: usize, what: &str) -> Content {
 /// Every entry of a queue points to its record, and every record of the log that a queue should have is in it.
 fn queues_equal_log(store: &Store, what: &str) {
     let (mut position, mut bytes) = (store.min_physical_offset(), Vec::new());
-    let mut offsets: BTreeMap<(String, u32), BTreeSet<i64>> = BTreeMap::new();
+    let mut offsets: BTreeMap<(String, u32), Vec<i64>> = BTreeMap::new();
     while position < store.max_physical_offset() {
         bytes.clear();
         if store.record_at(position, &mut bytes).is_none() {
@@ -234,14 +234,16 @@ fn queues_equal_log(store: &Store, what: &str) {
             continue;
         }
         let (topic, queue) = (String::from_utf8(found.topic().to_vec()).unwrap(), found.queue_id() as u32);
-        let offsets = offsets.entry((topic, queue)).or_default();
-        // A topic of this name was deleted before.
-        if found.queue_offset() == 0 {
-            offsets.clear();
-        }
-        offsets.insert(found.queue_offset());
+        offsets.entry((topic, queue)).or_default().push(found.queue_offset());
     }
     for ((topic, id), offsets) in offsets {
+        // Where they fall, a topic of this name was deleted before.
+        let life = offsets.windows(2).rposition(|two| two[1] <= two[0]).map_or(0, |n| n + 1);
+        if life > 0 && life + 1 == offsets.len() && offsets[life] > 0 {
+            // The new one has nothing but a later record: no record beside it tells that it begins there.
+            continue;
+        }
+        let offsets: BTreeSet<i64> = offsets[life..].iter().copied().collect();
         // Without a queue the topic was deleted.
         let Some(queue) = store.find_queue(&topic, id) else { continue };
         if queue.max_offset() == 0 {
