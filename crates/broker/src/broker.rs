@@ -216,7 +216,7 @@ impl Broker {
         let timer = Arc::new(Timer::open(&root, &config, &store, delays)?);
         let timer = Arc::clone(delayed.get_or_init(|| timer));
         let saving = Arc::new(SaveSignal::default());
-        let offsets = Offsets::open(&root)?;
+        let offsets = Offsets::open(&root, config.enable_lmq)?;
         let shared = Arc::new(Shared {
             transactions: Transactions::open(&root, &store, &offsets, &config, max_message_size),
             topics: Topics::open(&root, &config, Arc::clone(&saving))?,

@@ -115,6 +115,8 @@ pub struct BrokerConfig {
     pub timer_precision_ms: u32,
     /// Timer messages that wait longer than this many steps are stored anew in between.
     pub timer_roll_window_slot: u32,
+    /// Light topics and groups (`%LMQ%...`) exist without anybody making them.
+    pub enable_lmq: bool,
     /// All settings in effect as properties text, one `key=value` a line (code 26).
     pub effective_properties: String,
 }
@@ -176,6 +178,7 @@ impl Default for BrokerConfig {
             timer_max_delay_sec: 3 * 24 * 3600,
             timer_precision_ms: 1000,
             timer_roll_window_slot: 2 * 24 * 3600,
+            enable_lmq: false,
             effective_properties: String::new(),
         }
     }

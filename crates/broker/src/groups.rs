@@ -66,6 +66,8 @@ pub struct Groups {
     changes: AtomicU64,
     auto_create: AtomicBool,
     create_system: bool,
+    /// Light groups exist without being made.
+    light: bool,
     path: PathBuf,
     saving: Arc<SaveSignal>,
 }
@@ -90,6 +92,7 @@ impl Groups {
             changes: AtomicU64::new(0),
             auto_create: config.auto_create_subscription_group.into(),
             create_system: config.enable_create_sys_group,
+            light: config.enable_lmq,
             path,
             saving,
         })
@@ -109,7 +112,8 @@ impl Groups {
 
     /// The settings of a group that exists.
     pub fn get(&self, name: &str) -> Option<Arc<SubscriptionGroupConfig>> {
-        self.table.read().groups.get(name).cloned()
+        let light = || (self.light && name.starts_with(names::LMQ_PREFIX)).then(|| with_defaults(name).1);
+        self.table.read().groups.get(name).cloned().or_else(light)
     }
 
     /// The settings of a group, which is made with defaults when that is allowed; `None` answers code 26.

@@ -14,12 +14,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use ferromq_common::json_file::LoadError;
 use ferromq_protocol::body::{ConsumerOffsetSerializeWrapper, DataVersion};
+use ferromq_protocol::topic::LMQ_PREFIX;
 use parking_lot::{Mutex, RwLock};
 
 use crate::persist;
 
 /// File name in the store's `config` folder.
 const FILE: &str = "consumerOffset.json";
+/// The file in its place where light groups are served: it has the same table and theirs.
+const LIGHT_FILE: &str = "lmqConsumerOffset.json";
 
 /// Maps the table is split into.
 const STRIPES: usize = 16;
@@ -45,6 +48,8 @@ pub struct Offsets {
     pairs: AtomicU64,
     version: Mutex<DataVersion>,
     path: PathBuf,
+    /// Light groups have a table of their own in the file (RocketMQ's `LmqConsumerOffsetManager`).
+    light: bool,
 }
 
 #[derive(Default)]
@@ -63,6 +68,7 @@ impl Default for Offsets {
             pairs: AtomicU64::new(0),
             version: Mutex::default(),
             path: PathBuf::new(),
+            light: false,
         }
     }
 }
@@ -167,10 +173,13 @@ impl Offsets {
 
     /// The table in the file's shape, without a version.
     pub fn snapshot(&self) -> ConsumerOffsetSerializeWrapper {
-        let mut offset_table = BTreeMap::new();
+        let (mut offset_table, mut lights) = (BTreeMap::new(), BTreeMap::new());
         for stripe in &self.stripes {
             for (key, pair) in stripe.read().iter() {
-                if !pair.offsets.is_empty() {
+                let is_light = self.light && key.split_once(SEPARATOR).is_some_and(|(_, g)| g.starts_with(LMQ_PREFIX));
+                if is_light && let Some(offset) = pair.offsets.get(&0) {
+                    lights.insert(key.to_string(), *offset);
+                } else if !pair.offsets.is_empty() {
                     offset_table.insert(
                         key.to_string(),
                         pair.offsets.iter().map(|(id, offset)| (*id as i32, *offset)).collect(),
@@ -178,13 +187,21 @@ impl Offsets {
                 }
             }
         }
-        ConsumerOffsetSerializeWrapper { data_version: None, offset_table }
+        let lmq_offset_table = self.light.then_some(lights);
+        ConsumerOffsetSerializeWrapper { data_version: None, offset_table, lmq_offset_table }
     }
 
-    /// Reads `consumerOffset.json` below `store_root`, if there is one.
-    pub fn open(store_root: &Path) -> Result<Self, LoadError> {
-        let offsets = Self { path: persist::config_path(store_root, FILE), ..Self::default() };
-        if let Some(file) = persist::load::<ConsumerOffsetSerializeWrapper>(&offsets.path)? {
+    /// Reads `consumerOffset.json` below `store_root`, if there is one; with `light` groups their file, and that one only
+    /// at the first start with them.
+    pub fn open(store_root: &Path, light: bool) -> Result<Self, LoadError> {
+        let usual = persist::config_path(store_root, FILE);
+        let path = if light { persist::config_path(store_root, LIGHT_FILE) } else { usual.clone() };
+        let offsets = Self { path, light, ..Self::default() };
+        let mut file = persist::load::<ConsumerOffsetSerializeWrapper>(&offsets.path)?;
+        if file.is_none() && light {
+            file = persist::load(&usual)?;
+        }
+        if let Some(file) = file {
             offsets.load(file);
         }
         Ok(offsets)
@@ -212,7 +229,9 @@ impl Offsets {
 
     fn load(&self, file: ConsumerOffsetSerializeWrapper) {
         *self.version.lock() = file.data_version.unwrap_or_default();
-        for (key, queues) in file.offset_table {
+        let lights = file.lmq_offset_table.into_iter().flatten();
+        let lights = lights.map(|(key, offset)| (key, BTreeMap::from([(0, offset)])));
+        for (key, queues) in file.offset_table.into_iter().chain(lights) {
             let mut stripe = self.stripe(&key).write();
             if let Some(pair) = self.new_pair(&mut stripe, &key) {
                 pair.offsets =
@@ -304,6 +323,22 @@ mod tests {
         let again = Offsets::default();
         again.load(serde_json::from_str(&text).unwrap());
         assert_eq!(again.query("T", "G", 3), Some(42));
+    }
+
+    #[test]
+    fn light_groups_stand_in_the_file_as_java_writes_it_and_older_offsets_are_taken_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = dir.path().join("config");
+        std::fs::create_dir(&config).unwrap();
+        std::fs::write(config.join(FILE), r#"{"offsetTable":{"T@G":{0:5}}}"#).unwrap();
+        let offsets = Offsets::open(dir.path(), true).unwrap();
+        assert_eq!(offsets.query("T", "G", 0), Some(5));
+        offsets.commit("%LMQ%a", "%LMQ%g", 0, 9);
+        let text = serde_json::to_string(&offsets.snapshot()).unwrap();
+        assert_eq!(text, r#"{"offsetTable":{"T@G":{"0":5}},"lmqOffsetTable":{"%LMQ%a@%LMQ%g":9}}"#);
+        std::fs::write(config.join(LIGHT_FILE), r#"{"lmqOffsetTable":{"%LMQ%a@%LMQ%g":7},"offsetTable":{}}"#).unwrap();
+        let offsets = Offsets::open(dir.path(), true).unwrap();
+        assert_eq!((offsets.query("%LMQ%a", "%LMQ%g", 0), offsets.query("T", "G", 0)), (Some(7), None));
     }
 
     #[test]

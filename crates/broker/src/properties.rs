@@ -27,7 +27,7 @@ pub(crate) enum Kind {
     Timer,
     /// DELAY is no number.
     BrokenDelay,
-    /// INNER_NUM without an inner batch.
+    /// INNER_NUM without an inner batch, or INNER_MULTI_QUEUE_OFFSET where nobody would replace it.
     InnerBatch,
 }
 
@@ -37,6 +37,8 @@ pub(crate) struct Seen {
     pub uniq_key: Option<Range<usize>>,
     pub keys: Option<Range<usize>>,
     pub tags: Option<Range<usize>>,
+    /// INNER_MULTI_DISPATCH: the light queues it is to stand in.
+    pub lights: Option<Range<usize>>,
     /// WAIT is "false": the producer does not wait for flush and replication.
     pub no_wait: bool,
     pub kind: Kind,
@@ -79,6 +81,9 @@ pub(crate) fn rewrite(sent: &[u8], out: &mut Vec<u8>) -> Seen {
             b"POP_CK" | b"MSG_REGION" | b"TRACE_ON" | b"CLUSTER" => continue,
             // The broker's own notes on half messages: a producer's word would end another's transaction.
             b"TRAN_PREPARED_QUEUE_OFFSET" | b"TRANSACTION_CHECK_TIMES" => continue,
+            // The store's word.
+            b"INNER_MULTI_QUEUE_OFFSET" => continue,
+            b"INNER_MULTI_DISPATCH" => seen.lights = Some(at),
             b"UNIQ_KEY" => seen.uniq_key = Some(at),
             b"KEYS" => seen.keys = Some(at),
             b"TAGS" => seen.tags = Some(at),
@@ -156,6 +161,8 @@ pub(crate) fn look(stored: &[u8]) -> Seen {
                     b"UNIQ_KEY" => seen.uniq_key = Some(value),
                     b"KEYS" => seen.keys = Some(value),
                     b"TAGS" => seen.tags = Some(value),
+                    b"INNER_MULTI_DISPATCH" => seen.lights = Some(value),
+                    b"INNER_MULTI_QUEUE_OFFSET" => seen.kind = Kind::InnerBatch,
                     b"DELAY" => seen.kind = Kind::Delay,
                     b"TIMER_DELIVER_MS" | b"TIMER_DELAY_MS" | b"TIMER_DELAY_SEC" => seen.kind = Kind::Timer,
                     b"TRAN_MSG" if stored[value.clone()].eq_ignore_ascii_case(b"true") => seen.kind = Kind::Transaction,

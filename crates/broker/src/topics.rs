@@ -67,6 +67,8 @@ pub struct Topics {
     system: HashSet<String>,
     auto_create: AtomicBool,
     validate_system: bool,
+    /// Light topics exist without being made.
+    light: bool,
     path: PathBuf,
     saving: Arc<SaveSignal>,
     /// The generation again, for who waits for a change.
@@ -101,6 +103,7 @@ impl Topics {
             system,
             auto_create: config.auto_create_topic_enable.into(),
             validate_system: config.validate_system_topic_when_update_topic,
+            light: config.enable_lmq,
             path,
             saving,
             changed: watch::Sender::new(0),
@@ -126,7 +129,8 @@ impl Topics {
 
     /// The topic as it stands now.
     pub fn get(&self, name: &str) -> Option<Arc<Topic>> {
-        self.table.read().topics.get(name).cloned()
+        let light = || (self.light && name.starts_with(names::LMQ_PREFIX)).then(|| Arc::new(Topic::light(name)));
+        self.table.read().topics.get(name).cloned().or_else(light)
     }
 
     /// Grows with every change of any topic: a kept snapshot is current while this number is the one it was taken under.

@@ -14,8 +14,11 @@ use crate::dispatch::{Group, Item};
 use crate::error::{AppendError, Reject};
 use crate::failure::is_out_of_space;
 use crate::index;
+use crate::lmq::{self, Lights};
 use crate::queue::Queue;
 use crate::store::Inner;
+
+mod fan_out;
 
 /// Memory a batch keeps when it is cleared, bytes and messages.
 const KEPT_BYTES: usize = 1 << 20;
@@ -45,6 +48,8 @@ pub struct AppendBatch {
     runs: Vec<Run>,
     results: Vec<Appended>,
     end_position: u64,
+    /// Some message has light queues.
+    fans_out: bool,
 }
 
 struct Message {
@@ -55,6 +60,7 @@ struct Message {
     delay: Option<i64>,
     /// Prepared and rolled back messages have no place in a queue.
     in_queue: bool,
+    lights: Option<Box<Lights>>,
 }
 
 /// Messages that go into one file, one behind the other.
@@ -90,8 +96,12 @@ impl AppendBatch {
         if !is_folder_name(m.topic) {
             return Err(Reject::TopicName);
         }
+        let lights = if context.multi_dispatch { Lights::of(m) } else { None };
         let before = self.bytes.len();
-        let size = record::encode(m, &mut self.bytes)?;
+        let size = match &lights {
+            Some((_, properties)) => record::encode(&MessageParts { properties, ..*m }, &mut self.bytes)?,
+            None => record::encode(m, &mut self.bytes)?,
+        };
         if size as u64 > max_record {
             self.bytes.truncate(before);
             return Err(Reject::TooLarge { len: size, max: max_record });
@@ -105,12 +115,14 @@ impl AppendBatch {
             Some(group) if Arc::ptr_eq(&group.queue, queue) => group.len += 1,
             _ => self.groups.push(Group { queue: Arc::clone(queue), len: 1 }),
         }
+        self.fans_out |= lights.is_some();
         self.messages.push(Message {
             size: size as u32,
             hash_count: (self.hashes.len() - hashes_before) as u32,
             tags_code: tags_code(m.tags),
             delay: (m.topic == topic::SCHEDULE).then(|| delay(m.properties, &context.delays)).flatten(),
             in_queue: is_in_queue(m.sys_flag),
+            lights: lights.map(|(lights, _)| Box::new(lights)),
         });
         Ok(self.messages.len() - 1)
     }
@@ -160,6 +172,7 @@ impl AppendBatch {
         self.bytes.clear();
         self.messages.clear();
         self.groups.clear();
+        self.fans_out = false;
         self.hashes.clear();
         self.runs.clear();
         self.results.clear();
@@ -213,10 +226,13 @@ impl AppendBatch {
         let (mut at, mut position) = (0, 0);
         for run in &self.runs {
             position = run.position;
-            for (message, queue) in self.messages[run.messages.clone()].iter().zip(&mut queues) {
+            for (message, queue) in self.messages[run.messages.clone()].iter_mut().zip(&mut queues) {
                 let size = message.size as usize;
                 let queue_offset = if message.in_queue { queue.take_next() } else { 0 };
                 record::patch(&mut self.bytes[at..at + size], queue_offset, position, now);
+                if let Some(lights) = &mut message.lights {
+                    lights.assign(&mut self.bytes[at..at + size]);
+                }
                 self.results.push(Appended {
                     queue_offset,
                     physical_offset: position,
@@ -260,7 +276,23 @@ impl AppendBatch {
             }
             end = of_it.start;
         }
+        self.messages.iter().rev().filter_map(|message| message.lights.as_ref()).for_each(|lights| lights.unassign());
         self.results.clear();
+    }
+}
+
+impl Message {
+    fn item(&self, at: &Appended) -> Item {
+        Item {
+            queue_offset: at.queue_offset,
+            physical_offset: at.physical_offset,
+            size: at.size,
+            hash_count: self.hash_count,
+            tags_code: self.delay.map_or(self.tags_code, |delay| at.store_timestamp + delay),
+            store_timestamp: at.store_timestamp,
+            in_queue: self.in_queue,
+            fans_out: false,
+        }
     }
 }
 
@@ -291,6 +323,10 @@ impl Inner {
                 *queue = self.queue(queue.topic(), queue.id());
             }
         }
+        if batch.fans_out {
+            let lights = batch.messages.iter_mut().filter_map(|message| message.lights.as_mut());
+            lights.for_each(|lights| lights.resolve(|name| self.queue(name, lmq::QUEUE_ID)));
+        }
         let end = batch.assign(now);
         if let Err(error) = batch.write() {
             batch.unassign();
@@ -305,20 +341,13 @@ impl Inner {
         batch.end_position = end;
         {
             let mut pending = self.pending.lock();
-            let results = batch.results.iter();
-            pending.push(
-                &batch.hashes,
-                batch.groups.drain(..),
-                batch.messages.drain(..).zip(results).map(|(m, at)| Item {
-                    queue_offset: at.queue_offset,
-                    physical_offset: at.physical_offset,
-                    size: at.size,
-                    hash_count: m.hash_count,
-                    tags_code: m.delay.map_or(m.tags_code, |delay| now + delay),
-                    store_timestamp: now,
-                    in_queue: m.in_queue,
-                }),
-            );
+            if batch.fans_out {
+                let (groups, items) = batch.fan_out();
+                pending.push(&batch.hashes, groups.into_iter(), items.into_iter());
+            } else {
+                let items = batch.messages.drain(..).zip(&batch.results).map(|(m, at)| m.item(at));
+                pending.push(&batch.hashes, batch.groups.drain(..), items);
+            }
             self.log.publish(end, now);
         }
         drop(tail);

@@ -31,6 +31,7 @@ use crate::config::StoreConfig;
 use crate::error::OpenError;
 use crate::index::{self as key_index, Shape};
 use crate::instance::Instance;
+use crate::lmq;
 use index::IndexCheck;
 use layout::LogFiles;
 use log::Event;
@@ -175,6 +176,9 @@ impl Check {
             timestamp: record.store_timestamp(),
         };
         self.queues.record(name, id, &expected);
+        for (light, offset) in lmq::stored(record) {
+            self.queues.record(light, lmq::QUEUE_ID, &Expected { offset, ..expected });
+        }
     }
 
     fn keys(&mut self, topic: &str, record: &Record<'_>) {

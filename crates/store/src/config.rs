@@ -85,6 +85,11 @@ pub struct StoreConfig {
     pub delete_commit_log_files_interval: u64,
     /// Most log files deleted in one look (`deleteFileBatchMax`).
     pub delete_file_batch_max: u32,
+    /// Whether messages may stand in further, light queues (`enableLmq` and `enableMultiDispatch`). What the log says of
+    /// them is followed in any case.
+    pub multi_dispatch: bool,
+    /// Most light queues (`maxLmqConsumeQueueNum`).
+    pub max_lmq_consume_queue_num: usize,
     /// Delay levels (`messageDelayLevel`).
     pub message_delay_level: String,
     /// Makes operations fail, and records them; for tests only.
@@ -124,6 +129,8 @@ impl Default for StoreConfig {
             clean_resource_interval: 10_000,
             delete_commit_log_files_interval: 100,
             delete_file_batch_max: 10,
+            multi_dispatch: false,
+            max_lmq_consume_queue_num: 20_000,
             message_delay_level: "1s 5s 10s 30s 1m 2m 3m 4m 5m 6m 7m 8m 9m 10m 20m 30m 1h 2h".into(),
             faults: None,
         }

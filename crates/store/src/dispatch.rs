@@ -14,6 +14,7 @@ use ferromq_protocol::topic;
 
 use crate::append;
 use crate::index::{self, Keyed};
+use crate::lmq;
 use crate::queue::{CqEntry, Queue};
 use crate::redispatch::Doubts;
 use crate::store::Inner;
@@ -44,7 +45,8 @@ pub(crate) struct Group {
     pub len: usize,
 }
 
-/// A message that is in the log but not in its queue.
+/// A message that is in the log but not in its queue, or not in one of its further, light queues.
+#[derive(Clone, Copy)]
 pub(crate) struct Item {
     pub queue_offset: i64,
     pub physical_offset: u64,
@@ -53,11 +55,18 @@ pub(crate) struct Item {
     pub tags_code: i64,
     pub store_timestamp: i64,
     pub in_queue: bool,
+    /// Read from the log, it may name light queues.
+    pub fans_out: bool,
 }
 
 impl Item {
     fn end(&self) -> u64 {
         self.physical_offset + u64::from(self.size)
+    }
+
+    /// The same message in a light queue.
+    pub fn in_light(&self, queue_offset: i64) -> Item {
+        Item { queue_offset, hash_count: 0, fans_out: false, ..*self }
     }
 
     pub fn keyed(&self) -> Keyed {
@@ -220,7 +229,9 @@ impl Inner {
         }
         d.hash_head += self.index.put(&d.hashes[d.hash_head..], run.iter().map(Item::keyed));
         if let Some(last) = run.last() {
-            d.position = last.end();
+            // A record is done when it is in all of its queues.
+            let is_done = d.items.get(d.head + len).is_none_or(|next| next.physical_offset != last.physical_offset);
+            d.position = if is_done { last.end() } else { last.physical_offset };
             d.timestamp = last.store_timestamp;
         }
         // Pairs with the fence of a pull that is being parked: it sees the new end, or this sees the watcher.
@@ -274,7 +285,11 @@ impl Inner {
                 Entry::Record(record) => {
                     position += record.bytes().len() as u64;
                     if let Some((queue, item)) = self.item_of(&record, &mut d.hashes) {
+                        let lights = if item.fans_out { lmq::stored(&record) } else { Vec::new() };
                         d.take(queue, item);
+                        for (name, offset) in lights {
+                            d.take(self.queue(name, lmq::QUEUE_ID), item.in_light(offset));
+                        }
                     }
                 }
                 Entry::Blank => position = segment.end(),
@@ -301,7 +316,7 @@ impl Inner {
             );
             return None;
         };
-        let (mut tags, mut keys, mut uniq_key) = (None, None, None);
+        let (mut tags, mut keys, mut uniq_key, mut fans_out) = (None, None, None, false);
         for (name, value) in properties::iter(record.properties()) {
             if name == names::TAGS.as_bytes() {
                 tags = Some(value);
@@ -309,6 +324,8 @@ impl Inner {
                 keys = Some(value);
             } else if name == names::UNIQ_CLIENT_MESSAGE_ID_KEYIDX.as_bytes() {
                 uniq_key = Some(value);
+            } else if name == names::INNER_MULTI_DISPATCH.as_bytes() {
+                fans_out = true;
             }
         }
         let queue = self.queue(name, u32::try_from(record.queue_id()).ok()?);
@@ -326,6 +343,7 @@ impl Inner {
             tags_code: delay.flatten().map_or_else(|| append::tags_code(tags), |ms| record.store_timestamp() + ms),
             store_timestamp: record.store_timestamp(),
             in_queue: append::is_in_queue(record.sys_flag()),
+            fans_out,
         };
         Some((queue, item))
     }

@@ -70,6 +70,14 @@ pub enum Reject {
     TooLarge { len: usize, max: u64 },
     #[error("the topic name cannot be a folder's name")]
     TopicName,
+    #[error(
+        "INNER_MULTI_DISPATCH names {name:?}: give names of light queues (%LMQ% and what a folder can be called), separated by commas"
+    )]
+    LightQueue { name: String },
+    #[error("INNER_MULTI_DISPATCH names a light queue twice: name each once")]
+    LightQueueTwice,
+    #[error("the store has as many light queues as maxLmqConsumeQueueNum allows ({max}): raise it, or delete some")]
+    TooManyLightQueues { max: usize },
     #[error("the topic or queue of the message is not that of its queue handle")]
     OtherQueue,
 }

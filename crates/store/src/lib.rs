@@ -21,6 +21,7 @@ mod flush;
 mod index;
 mod instance;
 mod lives;
+mod lmq;
 mod mapped;
 mod queue;
 mod read;

@@ -10,13 +10,14 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
 use crate::faults::Faults;
 use crate::fd_cache::{FdCache, Touched};
 use crate::file::{self, DataFile};
+use crate::lmq;
 
 mod expire;
 mod load;
@@ -99,6 +100,9 @@ pub(crate) struct Context {
     pub max_stored: u64,
     /// Whether keys are indexed.
     pub index: bool,
+    /// Whether messages may stand in light queues, and how many of those there are.
+    pub multi_dispatch: bool,
+    pub lights: AtomicUsize,
     /// Delays of the levels 1.., milliseconds.
     pub delays: Vec<i64>,
     pub next_uid: AtomicU64,
@@ -154,6 +158,7 @@ impl std::fmt::Debug for Queue {
 
 impl Queue {
     pub(crate) fn new(context: &Arc<Context>, topic: Arc<str>, id: u32) -> Queue {
+        context.lights.fetch_add(usize::from(lmq::is_light(&topic)), Ordering::Relaxed);
         Queue {
             watchers: AtomicU32::new(0),
             key_prefix: crate::index::key_prefix(&topic),
@@ -390,9 +395,5 @@ impl Queue {
             }
         }
         low
-    }
-
-    pub(crate) fn is_deleted(&self) -> bool {
-        self.deleted.load(Ordering::Acquire)
     }
 }

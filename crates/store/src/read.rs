@@ -12,6 +12,7 @@ use ferromq_protocol::properties::{self, names};
 use ferromq_protocol::record::{self, Glance, Record};
 
 use crate::commit_log::Segment;
+use crate::lmq;
 use crate::queue::{CqEntry, Queue, UNIT};
 use crate::store::{Inner, Store};
 
@@ -159,14 +160,14 @@ impl Inner {
                     }
                     continue;
                 }
-                let place = (queue.id(), result.next_offset - 1);
-                if self.copy(&entry, place, limit, &mut near, out) {
+                let at = result.next_offset - 1;
+                if self.copy(&entry, queue, at, limit, &mut near, out) {
                     result.cold = cold;
                     result.status = ReadStatus::Found;
                     result.count += 1;
                     passed = position;
-                } else if self.repair_entry(queue, place.1) {
-                    result.next_offset = place.1;
+                } else if self.repair_entry(queue, at) {
+                    result.next_offset = at;
                     continue 'scan;
                 } else if let Some(segment) = &near {
                     self.damaged(segment, position, entry.size);
@@ -176,12 +177,13 @@ impl Inner {
         result
     }
 
-    /// Appends the record of an entry to `out` if it is sound and says that it stands at this `place` (queue id and queue
-    /// offset). `near`: the file of the last one.
+    /// Appends the record of an entry to `out` if it is sound and says that it stands at this offset of the queue. `near`:
+    /// the file of the last one.
     fn copy(
         &self,
         entry: &CqEntry,
-        place: (u32, i64),
+        queue: &Queue,
+        offset: i64,
         limit: u64,
         near: &mut Option<Arc<Segment>>,
         out: &mut Vec<u8>,
@@ -197,7 +199,9 @@ impl Inner {
         let before = out.len();
         if fits {
             out.extend_from_slice(&bytes[..size]);
-            if sound(&out[before..], position).is_some_and(|r| (r.queue_id() as u32, r.queue_offset()) == place) {
+            let is_here = |r: &Record<'_>| (r.queue_id() as u32, r.queue_offset()) == (queue.id(), offset);
+            if sound(&out[before..], position).is_some_and(|r| is_here(&r) || lmq::offset_in(&r, queue) == Some(offset))
+            {
                 return true;
             }
             out.truncate(before);

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use ferromq_protocol::record::Record;
 
 use crate::dispatch::{Dispatcher, Item};
+use crate::lmq;
 use crate::queue::Queue;
 use crate::store::Inner;
 
@@ -18,13 +19,33 @@ use crate::store::Inner;
 pub(crate) type Doubts = HashMap<u64, (Arc<Queue>, Item)>;
 
 impl Inner {
-    /// Dispatches one record of the log during recovery; `false` if its queue lacks entries before it.
+    /// Dispatches one record of the log during recovery; `false` if one of its queues lacks entries before it.
     /// `may_be_behind`: queues may have entries of later records.
     pub fn redispatch(&self, record: &Record<'_>, may_begin_anywhere: bool, may_be_behind: bool) -> bool {
         let mut d = self.dispatcher.lock();
         let d = &mut *d;
         d.forget();
         let Some((queue, item)) = self.item_of(record, &mut d.hashes) else { return true };
+        let lights = if item.fans_out { lmq::stored(record) } else { Vec::new() };
+        let redispatch =
+            |d: &mut Dispatcher, queue, item| self.redispatch_item(d, queue, item, may_begin_anywhere, may_be_behind);
+        if !redispatch(d, queue, item) {
+            return false;
+        }
+        lights.into_iter().all(|(name, offset)| {
+            d.hashes.clear();
+            redispatch(d, self.queue(name, lmq::QUEUE_ID), item.in_light(offset))
+        })
+    }
+
+    fn redispatch_item(
+        &self,
+        d: &mut Dispatcher,
+        queue: Arc<Queue>,
+        item: Item,
+        may_begin_anywhere: bool,
+        may_be_behind: bool,
+    ) -> bool {
         if item.in_queue {
             let (offset, end) = (item.queue_offset, queue.max_offset());
             // The queue of a topic that was deleted and made again holds the messages of one life only.

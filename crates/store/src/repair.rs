@@ -6,8 +6,9 @@
 
 use std::collections::BTreeMap;
 
-use ferromq_protocol::record::{self, Entry, Record};
+use ferromq_protocol::record::{self, Entry};
 
+use crate::lmq;
 use crate::queue::{CqEntry, Queue};
 use crate::store::Inner;
 
@@ -58,8 +59,7 @@ impl Inner {
             segment.bytes_from(position, self.visible()).map(record::read),
             Some(Entry::Record(record)) if record.physical_offset() == entry.physical_offset
                 && record.bytes().len() as i64 == i64::from(entry.size)
-                && is_of(queue, &record)
-                && record.queue_offset() == offset
+                && lmq::offset_in(&record, queue) == Some(offset)
         )
     }
 
@@ -85,13 +85,11 @@ impl Inner {
             match record::read(bytes) {
                 Entry::Record(record) if record.physical_offset() as u64 == position => {
                     position += record.bytes().len() as u64;
-                    let is_between = first < record.queue_offset() && record.queue_offset() < last;
-                    if !is_of(queue, &record) || !is_between {
-                        continue;
-                    }
+                    let at = lmq::offset_in(&record, queue).filter(|at| first < *at && *at < last);
+                    let Some(at) = at else { continue };
                     // Of a topic that was made again the later record counts.
                     let item = self.item_of(&record, &mut hashes).filter(|(_, item)| item.in_queue);
-                    found.extend(item.map(|(_, item)| (item.queue_offset, item.entry())));
+                    found.extend(item.map(|(_, item)| (at, item.entry())));
                 }
                 Entry::Blank => position = segment.end(),
                 Entry::Record(_) | Entry::Invalid(_) => position = self.next_sound(&segment, position + 1),
@@ -99,8 +97,4 @@ impl Inner {
         }
         found
     }
-}
-
-fn is_of(queue: &Queue, record: &Record<'_>) -> bool {
-    (record.topic(), record.queue_id() as u32) == (queue.topic().as_bytes(), queue.id())
 }

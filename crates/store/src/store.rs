@@ -1,7 +1,7 @@
 //! The store: its parts, its threads, and what the broker calls.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
@@ -144,6 +144,8 @@ impl Store {
             max_record: (config.max_message_size as u64 + RECORD_EXTRA).min(config.mapped_file_size_commit_log - 8),
             max_stored: config.mapped_file_size_commit_log - 8,
             index: config.message_index_enable,
+            multi_dispatch: config.multi_dispatch,
+            lights: AtomicUsize::new(0),
             delays: config.delays(),
             next_uid: AtomicU64::new(0),
         };

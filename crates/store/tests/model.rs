@@ -9,15 +9,18 @@ use std::fs;
 use std::path::Path;
 
 use common::{config, copy_as_killed, open, parts, read_all, sync_config};
-use ferromq_store::{AppendBatch, Durability, Store};
+use ferromq_store::{AppendBatch, Durability, Store, StoreConfig};
 use proptest::prelude::*;
 
-const TOPICS: [&str; 3] = ["A", "B", "%RETRY%C"];
+const TOPICS: [&str; 5] = ["A", "B", "%RETRY%C", LIGHTS[0], LIGHTS[1]];
+/// Topics that are sent to, the first of them; the others get what names them.
+const SENT: usize = 3;
+const LIGHTS: [&str; 2] = ["%LMQ%x", "%LMQ%y"];
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// One batch: topic, queue and body length of each message.
-    Append(Vec<(usize, u32, usize)>),
+    /// One batch: topic, queue, body length and light queues (a bit each) of each message.
+    Append(Vec<(usize, u32, usize, usize)>),
     Dispatch,
     Checkpoint,
     StopAndStart,
@@ -38,7 +41,7 @@ enum Loss {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let message = (0..TOPICS.len(), 0..3_u32, 0..3000_usize);
+    let message = (0..SENT, 0..3_u32, 0..3000_usize, prop_oneof![2 => Just(0), 1 => 0..4_usize]);
     let loss = prop_oneof![
         3 => Just(Loss::Nothing),
         1 => Just(Loss::Queues),
@@ -59,18 +62,27 @@ fn step() -> impl Strategy<Value = Step> {
 
 type Model = BTreeMap<(usize, u32), Vec<Vec<u8>>>;
 
-fn append(store: &Store, messages: &[(usize, u32, usize)], model: &mut Model, serial: &mut u64) {
+fn append(store: &Store, messages: &[(usize, u32, usize, usize)], model: &mut Model, serial: &mut u64) {
     let mut batch = AppendBatch::default();
     let mut expected = Vec::new();
-    for (topic, queue, len) in messages {
+    for (topic, queue, len, lights) in messages {
         *serial += 1;
         let body = [&serial.to_be_bytes()[..], &vec![b'x'; *len]].concat();
-        let properties = format!("UNIQ_KEY\u{1}k{serial}\u{2}");
+        let mut properties = format!("UNIQ_KEY\u{1}k{serial}\u{2}");
+        let lights: Vec<usize> = (0..LIGHTS.len()).filter(|n| lights & (1 << n) != 0).collect();
+        if !lights.is_empty() {
+            let names: Vec<&str> = lights.iter().map(|n| LIGHTS[*n]).collect();
+            properties += &format!("INNER_MULTI_DISPATCH\u{1}{}\u{2}", names.join(","));
+        }
         let handle = store.queue(TOPICS[*topic], *queue);
         batch.push(&handle, &parts(TOPICS[*topic], *queue, &body, properties.as_bytes())).unwrap();
         let queue = model.entry((*topic, *queue)).or_default();
         expected.push(queue.len() as i64);
-        queue.push(body);
+        queue.push(body.clone());
+        // What is to be consumed again stands in its own queue only.
+        for light in lights.iter().filter(|_| !TOPICS[*topic].starts_with("%RETRY%")) {
+            model.entry((SENT + light, 0)).or_default().push(body.clone());
+        }
     }
     store.append(&mut batch).unwrap();
     let offsets: Vec<i64> = batch.results().iter().map(|r| r.queue_offset).collect();
@@ -91,7 +103,7 @@ fn check(store: &Store, model: &Model) {
             for (n, (offset, body)) in all.iter().enumerate() {
                 assert!(*offset == n as i64 && *body == expected[n], "{name}-{queue} at {n}");
             }
-            if let Some(last) = expected.last() {
+            if let Some(last) = expected.last().filter(|_| topic < SENT) {
                 let serial = u64::from_be_bytes(*last.first_chunk().unwrap());
                 let hits = store.query_index(name, &format!("k{serial}"), 32, 0, i64::MAX);
                 let found = hits.physical_offsets.iter().any(|place| {
@@ -121,7 +133,10 @@ proptest! {
     fn acknowledged_messages_are_there_once(steps in proptest::collection::vec(step(), 1..25)) {
         let mut dir = tempfile::tempdir().unwrap();
         let (mut model, mut serial, mut sync, mut deleted) = (Model::new(), 0, false, false);
-        let start = |root: &Path, sync| open(if sync { sync_config(root) } else { config(root) });
+        let start = |root: &Path, sync| {
+            let config = if sync { sync_config(root) } else { config(root) };
+            open(StoreConfig { multi_dispatch: true, ..config })
+        };
         let mut store = start(dir.path(), sync);
         for step in steps {
             match step {

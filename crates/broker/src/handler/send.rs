@@ -221,6 +221,7 @@ impl Sends {
         if target.topic.is_compaction() && seen.keys.is_none() {
             return Err(Refusal::new(response::MESSAGE_ILLEGAL, "Required message key is missing"));
         }
+        check_lights(broker, target, &seen, &self.stored)?;
         self.stored.extend_from_slice(&broker.send.stored_suffix);
         let waits = if target.dead_letter { None } else { divert(broker, target, &mut self.stored, &mut seen)? };
         let body = call.request.body;
@@ -326,9 +327,23 @@ fn refuse_other_kinds(kind: Kind) -> Result<(), Refusal> {
         )),
         Kind::BrokenDelay => Err(Refusal::new(response::MESSAGE_ILLEGAL, "the property DELAY is not a number")),
         Kind::InnerBatch => {
-            Err(Refusal::new(response::MESSAGE_ILLEGAL, "the property INNER_NUM is only for inner batches"))
+            let remark = "the properties INNER_NUM and INNER_MULTI_QUEUE_OFFSET are the broker's own";
+            Err(Refusal::new(response::MESSAGE_ILLEGAL, remark))
         }
     }
+}
+
+/// Whether the message may stand in the light queues it names. `text`: its properties.
+fn check_lights(broker: &Shared, target: &Target, seen: &Seen, text: &[u8]) -> Result<(), Refusal> {
+    let Some(list) = &seen.lights else { return Ok(()) };
+    let list = String::from_utf8_lossy(&text[list.clone()]);
+    broker.store.check_light_queues(target.topic.name(), &list).map_err(|reject| match reject {
+        Reject::TooManyLightQueues { .. } => {
+            let remark = format!("[LMQ_CONSUME_QUEUE_NUM_EXCEEDED]{reject}");
+            Refusal::new(response::SYSTEM_ERROR, remark)
+        }
+        reject => Refusal::new(response::MESSAGE_ILLEGAL, reject.to_string()),
+    })
 }
 
 fn not_served(what: &str) -> Refusal {

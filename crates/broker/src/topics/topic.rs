@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use ferromq_protocol::body::TopicConfig;
 use ferromq_protocol::sys_flag::perm;
+use ferromq_protocol::topic::LMQ_PREFIX;
 use ferromq_store::{Queue, Store};
 
 use super::MAX_QUEUES_PER_TOPIC;
@@ -33,6 +34,18 @@ impl Topic {
         let limit = Bucket::of(&config.attributes, limits::SEND_RATE, before.and_then(|topic| topic.limit.as_ref()));
         let degradable = has(limits::DEGRADABLE, "true");
         Self { config, compaction, batch_queue, queues, taken, limit, degradable }
+    }
+
+    /// A light topic: one queue for everybody (RocketMQ's `LmqTopicConfigManager`).
+    pub(super) fn light(name: &str) -> Self {
+        let config = TopicConfig {
+            topic_name: name.to_owned(),
+            read_queue_nums: 1,
+            write_queue_nums: 1,
+            perm: perm::READ | perm::WRITE,
+            ..TopicConfig::default()
+        };
+        Self::new(config, None)
     }
 
     /// Settings as `topics.json` has them.
@@ -87,8 +100,17 @@ impl Topic {
         self.batch_queue
     }
 
-    /// The store's handle of queue `id`, made at first use; `None` beyond both queue numbers.
+    /// The store's handle of queue `id`, made at first use; `None` beyond both queue numbers, and of a light topic when
+    /// the store has as many as it may.
     pub fn queue(&self, store: &Store, id: u32) -> Option<&Arc<Queue>> {
-        self.queues.get(id as usize).map(|slot| slot.get_or_init(|| store.queue(self.name(), id)))
+        let slot = self.queues.get(id as usize)?;
+        if let Some(queue) = slot.get() {
+            return Some(queue);
+        }
+        let queue = match self.name().starts_with(LMQ_PREFIX) {
+            true => store.light_queue(self.name()).ok()?,
+            false => store.queue(self.name(), id),
+        };
+        Some(slot.get_or_init(|| queue))
     }
 }

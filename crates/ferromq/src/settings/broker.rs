@@ -24,6 +24,7 @@ pub struct BrokerSettings {
     pub broker: BrokerConfig,
     /// What its store takes.
     pub store: StoreConfig,
+    multi_dispatch: bool,
     role: usize,
     flush_type: usize,
     request_mode: usize,
@@ -63,6 +64,7 @@ impl BrokerSettings {
         Self {
             broker,
             store,
+            multi_dispatch: false,
             role: 0,
             flush_type: 0,
             request_mode: 0,
@@ -98,6 +100,7 @@ impl BrokerSettings {
         self.broker.broker_id = 0;
         self.broker.broker_ip1 = resolved(&self.broker.broker_ip1)?;
         self.store.flush_disk_type = if self.flush_type == 0 { FlushMode::Async } else { FlushMode::Sync };
+        self.store.multi_dispatch = self.broker.enable_lmq && self.multi_dispatch;
         self.store.delete_when = hours(&self.delete_when)?;
         self.broker.pop.default_message_request_mode =
             if self.request_mode == 0 { MessageRequestMode::Pull } else { MessageRequestMode::Pop };
@@ -289,6 +292,9 @@ const KEYS: &[Key<BrokerSettings>] = &[
         Slot::Int(Int::U64(&mut s.store.delete_commit_log_files_interval), 0, 60_000)
     }),
     key("deleteFileBatchMax", |s| Slot::Int(Int::U32(&mut s.store.delete_file_batch_max), 1, 10_000)),
+    key("enableLmq", |s| Slot::Bool(&mut s.broker.enable_lmq)),
+    key("enableMultiDispatch", |s| Slot::Bool(&mut s.multi_dispatch)),
+    key("maxLmqConsumeQueueNum", |s| Slot::Int(Int::Usize(&mut s.store.max_lmq_consume_queue_num), 0, 4_000_000)),
     key("messageDelayLevel", |s| Slot::Text(&mut s.store.message_delay_level)),
     // Delayed delivery.
     important("timerWheelEnable", |s| Slot::Bool(&mut s.broker.timer_wheel_enable)),

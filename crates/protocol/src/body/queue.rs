@@ -77,6 +77,9 @@ pub struct ConsumerOffsetSerializeWrapper {
     pub data_version: Option<DataVersion>,
     /// `topic@group` to queue id to offset.
     pub offset_table: BTreeMap<String, BTreeMap<i32, i64>>,
+    /// `topic@group` to offset, for light groups; only in `lmqConsumerOffset.json`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lmq_offset_table: Option<BTreeMap<String, i64>>,
 }
 
 /// Answer to QUERY_CORRECTION_OFFSET, by queue id.

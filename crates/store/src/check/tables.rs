@@ -19,7 +19,6 @@ use super::report::{Findings, Kind};
 /// Java broker may leave it empty.
 const OTHERS: &[&str] = &[
     "topicQueueMapping.json",
-    "lmqConsumerOffset.json",
     "broadcastOffset.json",
     "consumerOrderInfo.json",
     "messageRequestMode.json",
@@ -42,6 +41,8 @@ pub(super) struct Tables {
     topics: Option<BTreeSet<String>>,
     pub groups: u64,
     offsets: ConsumerOffsetSerializeWrapper,
+    /// `lmqConsumerOffset.json`, which a broker with light groups keeps in place of the other.
+    light_offsets: ConsumerOffsetSerializeWrapper,
     delays: DelayOffsets,
 }
 
@@ -58,6 +59,7 @@ impl Tables {
             topics: topics.map(|table| table.topic_config_table.into_keys().collect()),
             groups: groups.map_or(0, |table| table.subscription_group_table.len() as u64),
             offsets: read(&path("consumerOffset.json"), findings).unwrap_or_default(),
+            light_offsets: read(&path("lmqConsumerOffset.json"), findings).unwrap_or_default(),
             delays: read(&path("delayOffset.json"), findings).unwrap_or_default(),
         }
     }
@@ -80,15 +82,16 @@ impl Tables {
                 Some(_) => {}
             }
         }
-        for (key, offsets) in &self.offsets.offset_table {
+        let usual = [&self.offsets, &self.light_offsets].into_iter().flat_map(|file| &file.offset_table);
+        let usual = usual.flat_map(|(key, offsets)| offsets.iter().map(move |(id, offset)| (key, id, offset)));
+        let light = self.light_offsets.lmq_offset_table.iter().flatten().map(|(key, offset)| (key, &0, offset));
+        for (key, id, offset) in usual.chain(light) {
             let Some((topic, group)) = key.split_once('@') else { continue };
-            for (id, offset) in offsets {
-                let end = u32::try_from(*id).map_or(0, |id| queues.end(topic, id));
-                if *offset > end && self.is_topic(topic) {
-                    findings.add(Kind::ConsumerOffset, || {
-                        format!("group {group}, {topic}/{id}: offset {offset}, the queue ends at {end}")
-                    });
-                }
+            let end = u32::try_from(*id).map_or(0, |id| queues.end(topic, id));
+            if *offset > end && self.is_topic(topic) {
+                findings.add(Kind::ConsumerOffset, || {
+                    format!("group {group}, {topic}/{id}: offset {offset}, the queue ends at {end}")
+                });
             }
         }
         for (level, offset) in &self.delays.offset_table {

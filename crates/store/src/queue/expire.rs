@@ -60,9 +60,15 @@ impl Queue {
         Ok(removed)
     }
 
+    pub(crate) fn is_deleted(&self) -> bool {
+        self.deleted.load(Ordering::Acquire)
+    }
+
     /// Marks the handle as deleted and removes the files.
     pub(crate) fn delete(&self) -> io::Result<()> {
-        self.deleted.store(true, Ordering::Release);
+        if !self.deleted.swap(true, Ordering::AcqRel) && self.is_light() {
+            self.context.lights.fetch_sub(1, Ordering::Relaxed);
+        }
         let mut tail = self.tail.lock();
         *tail = Tail { first: tail.end(), ..Tail::default() };
         self.context.files.forget(self.uid);

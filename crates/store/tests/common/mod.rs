@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use ferromq_protocol::record::{self, Entry, MessageParts};
+use ferromq_protocol::record::{self, Entry, MessageParts, Record};
 use ferromq_store::{AppendBatch, AppendError, FlushMode, ReadStatus, Store, StoreConfig};
 
 /// Small files, so that a few messages cross their borders.
@@ -84,18 +84,32 @@ pub fn read_all(store: &Store, topic: &str, queue_id: u32) -> Vec<(i64, Vec<u8>)
             );
             return all;
         }
-        let records = records(&out);
+        let records = records_of(topic, &out);
         assert_eq!(records.len(), outcome.count as usize);
         all.extend(records);
         offset = outcome.next_offset;
     }
 }
 
-pub fn records(mut bytes: &[u8]) -> Vec<(i64, Vec<u8>)> {
+pub fn records(bytes: &[u8]) -> Vec<(i64, Vec<u8>)> {
+    records_of("", bytes)
+}
+
+/// The offset that a record has in a queue of the topic: in a light one, as its properties say.
+fn offset_in(record: &Record<'_>, topic: &str) -> i64 {
+    if !topic.starts_with("%LMQ%") {
+        return record.queue_offset();
+    }
+    let list = |name| ferromq_protocol::properties::get_str(record.properties(), name).unwrap().split(',');
+    let mut places = list("INNER_MULTI_DISPATCH").zip(list("INNER_MULTI_QUEUE_OFFSET"));
+    places.find(|(name, _)| *name == topic).unwrap().1.parse().unwrap()
+}
+
+fn records_of(topic: &str, mut bytes: &[u8]) -> Vec<(i64, Vec<u8>)> {
     let mut all = Vec::new();
     while let Entry::Record(record) = record::read(bytes) {
         assert!(record.is_body_intact());
-        all.push((record.queue_offset(), record.body().to_vec()));
+        all.push((offset_in(&record, topic), record.body().to_vec()));
         bytes = &bytes[record.bytes().len()..];
     }
     assert!(bytes.is_empty());

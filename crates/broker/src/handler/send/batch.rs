@@ -6,7 +6,9 @@ use ferromq_protocol::header::send::SendHeader;
 use ferromq_protocol::record;
 use ferromq_protocol::topic as names;
 
-use super::{Sends, Target, illegal_size, not_served, parts, push_key, queue_of, refuse_other_kinds, rejected};
+use super::{
+    Sends, Target, check_lights, illegal_size, not_served, parts, push_key, queue_of, refuse_other_kinds, rejected,
+};
 use crate::broker::Shared;
 use crate::handler::{Call, Refusal};
 use crate::properties;
@@ -74,6 +76,7 @@ impl Sends {
             }
             let seen = properties::look(inner.properties);
             refuse_other_kinds(seen.kind)?;
+            check_lights(broker, target, &seen, inner.properties)?;
             let mut parts = parts(broker, call, header, target, inner.body, inner.properties, &seen);
             parts.flag = inner.flag;
             self.batch.push(queue, &parts).map_err(|reject| rejected(broker, reject))?;
