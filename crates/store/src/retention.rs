@@ -127,6 +127,10 @@ impl Inner {
 
     /// What lack of room asks for and why, and the oldest file if it may be deleted now.
     fn deletable(&self, hour: bool) -> (Need, String, Option<Arc<Segment>>) {
+        if self.shortage.queue.lock().is_some() {
+            // There may be room by now: nothing is deleted for a write that succeeds when it is tried again.
+            self.checkpoint(false);
+        }
         let (need, why) = self.space_need();
         let Some(oldest) = self.log.oldest_but_last() else { return (need, why, None) };
         if !self.is_due(&oldest, need, hour) {

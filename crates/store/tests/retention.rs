@@ -73,7 +73,7 @@ fn filled(config: StoreConfig, count: usize, young: usize) -> (Store, Vec<Vec<u8
     for chunk in bodies.chunks(50) {
         send(&store, "T", 0, &as_slices(chunk)).unwrap();
     }
-    let old = in_use(&store) as usize - young;
+    let old = (in_use(&store) as usize).saturating_sub(young);
     age(&log_files(&root)[..old]);
     (store, bodies)
 }
@@ -241,6 +241,25 @@ fn a_queue_that_cannot_be_written_for_lack_of_room_refuses_and_loses_nothing() {
     assert!(read_all(&store, "T", 0) == expect(&bodies[..=stored]));
     let again = open(quiet(killed.path()));
     assert!(read_all(&again, "T", 0) == expect(&bodies[..stored]), "after a kill in between");
+}
+
+#[test]
+fn a_queue_write_that_finds_room_when_tried_again_costs_no_messages() {
+    let dir = tempfile::tempdir().unwrap();
+    let faults = roomy();
+    // Nothing is tried again by itself.
+    let settings =
+        StoreConfig { flush_interval_consume_queue: 3_600_000, faults: Some(Arc::clone(&faults)), ..quiet(dir.path()) };
+    let (store, bodies) = filled(settings, 600, 999);
+    store.checkpoint_now();
+    send(&store, "T", 0, &[b"one more"]).unwrap();
+    faults.inject_once(Operation::WriteSparse, 0, Fault::NoSpace);
+    store.checkpoint_now();
+    wait("resumes", || store.write_error().is_none());
+    store.delete_expired_log_files();
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(store.min_physical_offset(), 0);
+    assert_eq!(read_all(&store, "T", 0).len(), bodies.len() + 1);
 }
 
 #[test]
