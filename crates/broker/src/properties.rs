@@ -55,6 +55,18 @@ impl Seen {
     }
 }
 
+/// Where the key of the first pair ends, if it has a value, and where the pair does.
+fn first_pair(text: &[u8]) -> (Option<usize>, usize) {
+    // A key is a few bytes: a loop is done with it before a vector search has begun.
+    match text.iter().position(|byte| matches!(*byte, VALUE | PAIR)) {
+        Some(split) if text[split] == VALUE => {
+            let end = memchr::memchr(PAIR, &text[split + 1..]).map_or(text.len(), |n| split + 1 + n);
+            (Some(split), end)
+        }
+        end => (None, end.unwrap_or(text.len())),
+    }
+}
+
 /// Appends the text that is stored to `out`: the pairs of `sent` that stay, each ended by its separator. The caller
 /// appends what the broker adds.
 pub(crate) fn rewrite(sent: &[u8], out: &mut Vec<u8>) -> Seen {
@@ -62,12 +74,10 @@ pub(crate) fn rewrite(sent: &[u8], out: &mut Vec<u8>) -> Seen {
     let mut transaction = false;
     let mut rest = sent;
     while !rest.is_empty() {
-        let (pair, after) = match memchr::memchr(PAIR, rest) {
-            Some(end) => (&rest[..end], &rest[end + 1..]),
-            None => (rest, &rest[rest.len()..]),
-        };
-        rest = after;
-        let Some(split) = memchr::memchr(VALUE, pair) else { continue };
+        let (split, end) = first_pair(rest);
+        let pair = &rest[..end];
+        rest = rest.get(end + 1..).unwrap_or_default();
+        let Some(split) = split else { continue };
         let (key, value) = (&pair[..split], &pair[split + 1..]);
         if key.is_empty() || value.is_empty() {
             continue;
@@ -153,8 +163,9 @@ pub(crate) fn look(stored: &[u8]) -> Seen {
     let mut seen = Seen::default();
     let mut start = 0;
     while start < stored.len() {
-        let end = memchr::memchr(PAIR, &stored[start..]).map_or(stored.len(), |n| start + n);
-        if let Some(split) = memchr::memchr(VALUE, &stored[start..end]) {
+        let (split, end) = first_pair(&stored[start..]);
+        let end = start + end;
+        if let Some(split) = split {
             let value = start + split + 1..end;
             if !value.is_empty() {
                 match &stored[start..start + split] {
