@@ -8,6 +8,7 @@ mod faults;
 mod fields;
 mod filter;
 mod later;
+mod lmq;
 mod mixed;
 mod mqadmin;
 mod order;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
     cases.extend(mixed::cases());
     cases.extend(mqadmin::cases());
     cases.extend(takeover::cases());
+    cases.extend(lmq::cases());
     cases.extend(faults::cases());
     cases.extend(retention::cases());
     cases.extend(fanout::cases());
