@@ -160,6 +160,9 @@ impl Sends {
             Some((topic, taken_at)) if taken_at == generation && topic.name() == name => topic,
             _ => find_topic(broker, call, header, &name)?,
         };
+        if let Some(attribute) = topic.unserved_attribute() {
+            return Err(not_served(&format!("messages to a topic with the attribute {attribute}")));
+        }
         let queues = topic.write_queues().max(topic.read_queues());
         let queue_id = match u32::try_from(header.queue_id) {
             Ok(id) if id < queues => id,
@@ -217,9 +220,6 @@ impl Sends {
         }
         if !half && target.sys_flag & (flags::TRANSACTION_ROLLBACK | flags::INNER_BATCH | flags::NEED_UNWRAP) != 0 {
             return Err(not_served("messages with the system flag of a half message or an inner batch"));
-        }
-        if target.topic.is_compaction() && seen.keys.is_none() {
-            return Err(Refusal::new(response::MESSAGE_ILLEGAL, "Required message key is missing"));
         }
         check_lights(broker, target, &seen, &self.stored)?;
         self.stored.extend_from_slice(&broker.send.stored_suffix);

@@ -14,8 +14,7 @@ use crate::rates::Flow;
 /// One topic as it stands; replaced as a whole by a change.
 pub struct Topic {
     pub(super) config: TopicConfig,
-    compaction: bool,
-    batch_queue: bool,
+    unserved: Option<&'static str>,
     queues: Box<[OnceLock<Arc<Queue>>]>,
     taken: Arc<Flow>,
     limit: Option<Arc<Bucket>>,
@@ -29,11 +28,15 @@ impl Topic {
             .map(|id| before.and_then(|topic| topic.queues.get(id)).cloned().unwrap_or_default())
             .collect();
         let has = |key: &str, value: &str| config.attributes.get(key).is_some_and(|v| v == value);
-        let (compaction, batch_queue) = (has("cleanup.policy", "COMPACTION"), has("queue.type", "BatchCQ"));
+        let unserved = match (has("cleanup.policy", "COMPACTION"), has("queue.type", "BatchCQ")) {
+            (true, _) => Some("cleanup.policy=COMPACTION"),
+            (_, true) => Some("queue.type=BatchCQ"),
+            _ => None,
+        };
         let taken = before.map_or_else(|| Arc::new(Flow::new()), |topic| Arc::clone(&topic.taken));
         let limit = Bucket::of(&config.attributes, limits::SEND_RATE, before.and_then(|topic| topic.limit.as_ref()));
         let degradable = has(limits::DEGRADABLE, "true");
-        Self { config, compaction, batch_queue, queues, taken, limit, degradable }
+        Self { config, unserved, queues, taken, limit, degradable }
     }
 
     /// A light topic: one queue for everybody (RocketMQ's `LmqTopicConfigManager`).
@@ -90,14 +93,10 @@ impl Topic {
         perm::is_writeable(self.config.perm)
     }
 
-    /// Whether the newest message per key is kept, so that every message needs a key.
-    pub fn is_compaction(&self) -> bool {
-        self.compaction
-    }
-
-    /// Whether its consume queue counts batches instead of messages.
-    pub fn is_batch_queue(&self) -> bool {
-        self.batch_queue
+    /// The attribute that asks for a store of another kind. Messages to such a topic are refused: kept as ordinary ones
+    /// they would be deleted with the log, or not be found by the broker that the store goes back to.
+    pub fn unserved_attribute(&self) -> Option<&'static str> {
+        self.unserved
     }
 
     /// The store's handle of queue `id`, made at first use; `None` beyond both queue numbers, and of a light topic when

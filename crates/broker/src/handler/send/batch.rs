@@ -6,9 +6,7 @@ use ferromq_protocol::header::send::SendHeader;
 use ferromq_protocol::record;
 use ferromq_protocol::topic as names;
 
-use super::{
-    Sends, Target, check_lights, illegal_size, not_served, parts, push_key, queue_of, refuse_other_kinds, rejected,
-};
+use super::{Sends, Target, check_lights, illegal_size, parts, push_key, queue_of, refuse_other_kinds, rejected};
 use crate::broker::Shared;
 use crate::handler::{Call, Refusal};
 use crate::properties;
@@ -32,9 +30,6 @@ impl Sends {
         if name.len() > names::MAX_TOPIC_LEN {
             let remark = format!("message topic length too long {}", name.len());
             return Err(Refusal::new(response::MESSAGE_ILLEGAL, remark));
-        }
-        if target.topic.is_batch_queue() {
-            return Err(not_served("batches to a topic with the attribute queue.type=BatchCQ"));
         }
         let body = call.request.body;
         if body.is_empty() || body.len() > broker.max_message_size {
