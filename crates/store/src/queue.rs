@@ -222,9 +222,9 @@ impl Queue {
         offset
     }
 
-    /// Gives an offset back after a failed write. Only under the append lock.
+    /// Gives an offset back after a failed write, in any order of several. Only under the append lock.
     pub(crate) fn give_back(&self, offset: i64) {
-        self.next.store(offset, Ordering::Release);
+        self.next.fetch_min(offset, Ordering::AcqRel);
     }
 
     /// After recovery: messages follow what is there.

@@ -10,7 +10,8 @@ impl Queue {
     pub(crate) fn rewrite(&self, entries: &BTreeMap<i64, CqEntry>) -> io::Result<usize> {
         let tail = self.tail.lock();
         let mut written = 0;
-        for (offset, entry) in entries.range(self.min_offset()..tail.first) {
+        // Retention may have moved the minimum into what is still buffered.
+        for (offset, entry) in entries.range(self.min_offset().min(tail.first)..tail.first) {
             let (at, right) = (*offset as u64 * UNIT as u64, entry.encode());
             let start = at - at % self.context.file_size;
             let file = self.file(start, false)?;
