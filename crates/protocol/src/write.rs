@@ -137,6 +137,22 @@ impl<'o> FrameWriter<'o> {
         self
     }
 
+    /// A text of `len` bytes that `write` appends; nothing in it may need escaping (digits, letters, separators).
+    pub fn plain(&mut self, key: &str, len: usize, write: impl FnOnce(&mut Vec<u8>)) -> &mut Self {
+        self.key(key);
+        if self.encoding == Encoding::Binary {
+            self.out.extend_from_slice(&(len as u32).to_be_bytes());
+        }
+        self.out.reserve(len + 1);
+        let at = self.out.len();
+        write(self.out);
+        debug_assert_eq!(self.out.len() - at, len, "{key} is as long as was said");
+        if self.encoding == Encoding::Json {
+            self.out.push(b'"');
+        }
+        self
+    }
+
     /// A text that came in a frame, of either encoding.
     pub fn text(&mut self, key: &str, value: Text<'_>) -> &mut Self {
         self.key(key);

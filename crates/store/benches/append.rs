@@ -97,7 +97,7 @@ fn append(dir: &PathBuf, batch_len: usize, queues: u32, index: bool) {
 }
 
 fn read(store: &Store, queues: &[Arc<ferromq_store::Queue>]) {
-    for round in 0..2 {
+    for round in 0..5 {
         let (mut out, mut count) = (Vec::new(), 0_u64);
         let (cpu, wall) = (cpu_ns(), Instant::now());
         for queue in queues {
@@ -164,6 +164,10 @@ fn main() {
     let dir = dir.join("append-bench.tmp");
     if std::env::args().any(|a| a == "sync") {
         return [1, 1, 32].into_iter().for_each(|n| sync(&dir, n));
+    }
+    if std::env::args().any(|a| a == "read") {
+        append(&dir, 32, 8, true);
+        return append(&dir, 32, 1000, true);
     }
     if std::env::args().any(|a| a == "rebuild") {
         append(&dir, 64, 8, true);

@@ -25,6 +25,8 @@ use file::{IndexFile, at};
 
 /// Most records of one hash that one query looks at.
 const MAX_CANDIDATES: usize = 16_384;
+/// How many keys ahead slots are asked for: they lie anywhere in 20 MB.
+const AHEAD: usize = 8;
 /// Milliseconds in a day and characters of a file name.
 const DAY_MS: i64 = 86_400_000;
 const NAME_LEN: usize = 17;
@@ -169,6 +171,9 @@ impl Index {
         let mut done = 0;
         let mut last = self.last.lock();
         for message in messages {
+            if let (Some(file), Some(soon)) = (&*last, hashes.get(done + AHEAD)) {
+                file.ask_ahead(*soon);
+            }
             let own = &hashes[done..done + message.hashes];
             done += own.len();
             if !own.is_empty() && self.enabled && self.stopped_at.load(Ordering::Relaxed) == RUNNING {

@@ -13,6 +13,7 @@ use ferromq_protocol::record::{self, Glance, Record};
 
 use crate::commit_log::Segment;
 use crate::lmq;
+use crate::mapped::prefetch;
 use crate::queue::{CqEntry, Queue, UNIT};
 use crate::store::{Inner, Store};
 
@@ -136,8 +137,11 @@ impl Inner {
                 }
                 _ => break,
             };
-            for entry in &entries[..fetched] {
+            for (i, entry) in entries[..fetched].iter().enumerate() {
                 let entry = CqEntry::decode(entry);
+                if let (Some(segment), Some(next)) = (&near, entries[..fetched].get(i + 1)) {
+                    ask_ahead(segment, &CqEntry::decode(next), limit);
+                }
                 let position = entry.physical_offset as u64;
                 // A filter must not pass over what is no entry.
                 let is_possible = entry.is_blank() || (entry.size > 0 && (passed..limit).contains(&position));
@@ -293,6 +297,13 @@ impl Inner {
     pub fn is_in_memory(&self, queue: &Queue, offset: i64) -> bool {
         queue.entry(offset).is_some_and(|entry| !self.is_far(entry.physical_offset as u64, self.visible()))
     }
+}
+
+/// Has the record of an entry fetched while the one before it is copied: records of one queue rarely lie side by side,
+/// so the processor cannot foresee the next.
+fn ask_ahead(segment: &Segment, entry: &CqEntry, limit: u64) {
+    let bytes = segment.bytes_from(entry.physical_offset as u64, limit).unwrap_or_default();
+    prefetch(&bytes[..bytes.len().min(usize::try_from(entry.size).unwrap_or(0))]);
 }
 
 /// Whether the bytes are the record that belongs at `position`, with the body that was stored.

@@ -87,6 +87,11 @@ impl IndexFile {
         HEADER_WORDS + (hash % self.shape.slots) as usize
     }
 
+    /// Has the slot of a key fetched that is put soon.
+    pub fn ask_ahead(&self, hash: u32) {
+        self.map.prefetch(self.slot_at(hash));
+    }
+
     fn entry_at(&self, number: u32) -> usize {
         HEADER_WORDS + self.shape.slots as usize + number as usize * ENTRY_WORDS
     }

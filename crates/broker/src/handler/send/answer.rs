@@ -7,7 +7,6 @@ use ferromq_protocol::code::response;
 use ferromq_protocol::{FrameWriter, Head, id};
 use ferromq_remoting::Connection;
 use ferromq_store::{Appended, Durability};
-use smallvec::SmallVec;
 
 use super::Sends;
 use crate::broker::Shared;
@@ -152,18 +151,11 @@ impl SendConstants {
         }
         let messages = &results[waiting.first as usize..(waiting.first + waiting.count) as usize];
         let uniq_key = &uniq_keys[waiting.uniq_key.0 as usize..waiting.uniq_key.1 as usize];
-        let mut ids = SmallVec::<[u8; 64]>::new();
-        for message in messages {
-            if !ids.is_empty() {
-                ids.push(b',');
-            }
-            ids.extend_from_slice(self.msg_id_prefix.as_bytes());
-            push_hex(&mut ids, message.physical_offset);
-        }
         let first_offset = messages.first().map_or(0, |message| message.queue_offset);
+        let ids_len = (messages.len() * (self.msg_id_prefix.len() + OFFSET_DIGITS + 1)).saturating_sub(1);
         let mut frame = FrameWriter::response(out, &waiting.head, code);
         frame
-            .str("msgId", std::str::from_utf8(&ids).unwrap_or_default())
+            .plain("msgId", ids_len, |out| self.push_ids(messages, out))
             .i32("queueId", waiting.queue_id as i32)
             .i64("queueOffset", first_offset);
         // The unique key is a string of the request's header, so this never fails.
@@ -182,6 +174,17 @@ impl SendConstants {
         frame.finish();
     }
 
+    /// The offset message ids of a request's messages, with commas between.
+    fn push_ids(&self, messages: &[Appended], out: &mut Vec<u8>) {
+        for (at, message) in messages.iter().enumerate() {
+            if at > 0 {
+                out.push(b',');
+            }
+            out.extend_from_slice(self.msg_id_prefix.as_bytes());
+            out.extend_from_slice(&hex(message.physical_offset));
+        }
+    }
+
     /// Writes the answer of a send that is not stored.
     pub fn refuse(&self, head: &Head, code: i32, remark: &str, out: &mut Vec<u8>) {
         if head.is_oneway() {
@@ -193,16 +196,22 @@ impl SendConstants {
     }
 }
 
-fn push_hex(out: &mut SmallVec<[u8; 64]>, value: u64) {
-    // Each byte's two digits from the other's place, all bytes at once.
-    const SPREAD: u64 = 0x0F0F_0F0F_0F0F_0F0F;
-    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+fn hex(value: u64) -> [u8; OFFSET_DIGITS] {
+    // Each half byte becomes a byte of its own, then all bytes become digits at once.
+    const SIXES: u64 = 0x0606_0606_0606_0606;
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let digits = |half: u32| {
+        let mut spread = u64::from(half);
+        spread = (spread | spread << 16) & 0x0000_FFFF_0000_FFFF;
+        spread = (spread | spread << 8) & 0x00FF_00FF_00FF_00FF;
+        spread = (spread | spread << 4) & (ONES * 0x0F);
+        let is_letter = (spread + SIXES) >> 4 & ONES;
+        (spread + ONES * u64::from(b'0') + is_letter * u64::from(b'A' - b'9' - 1)).to_be_bytes()
+    };
     let mut text = [0; OFFSET_DIGITS];
-    let (high, low) = ((value >> 4 & SPREAD).to_be_bytes(), (value & SPREAD).to_be_bytes());
-    for (pair, (high, low)) in text.chunks_exact_mut(2).zip(high.iter().zip(&low)) {
-        pair.copy_from_slice(&[DIGITS[usize::from(*high) & 15], DIGITS[usize::from(*low) & 15]]);
-    }
-    out.extend_from_slice(&text);
+    text[..8].copy_from_slice(&digits((value >> 32) as u32));
+    text[8..].copy_from_slice(&digits(value as u32));
+    text
 }
 
 #[cfg(test)]
@@ -211,8 +220,8 @@ mod tests {
 
     #[test]
     fn offsets_are_written_as_sixteen_upper_case_digits() {
-        let mut out = SmallVec::new();
-        push_hex(&mut out, 0x1234_ABCD);
-        assert_eq!(&out[..], b"000000001234ABCD");
+        for value in [0, 0x1234_ABCD, 0x0123_4567_89AB_CDEF, 0xFEDC_BA98_7654_3210, u64::MAX] {
+            assert_eq!(&hex(value)[..], format!("{value:016X}").as_bytes());
+        }
     }
 }
