@@ -15,6 +15,12 @@ const HOUSE: &[Room] = &[
     ("ferromq-store", &["ferromq-common", "ferromq-protocol", "ferromq-history"], &["tokio", "socket2"]),
     ("ferromq-namesrv", &["ferromq-common", "ferromq-protocol", "ferromq-remoting"], &["memmap2"]),
     ("ferromq-broker", &["ferromq-common", "ferromq-protocol", "ferromq-remoting", "ferromq-store"], &["memmap2"]),
+    // Local mode: gRPC in front of the broker of this process.
+    (
+        "ferromq-proxy",
+        &["ferromq-common", "ferromq-protocol", "ferromq-remoting", "ferromq-store", "ferromq-broker"],
+        &["memmap2"],
+    ),
     ("ferromq-client", &["ferromq-common", "ferromq-protocol", "ferromq-remoting"], &["memmap2"]),
     (
         "ferromq",
@@ -26,6 +32,7 @@ const HOUSE: &[Room] = &[
             "ferromq-namesrv",
             "ferromq-broker",
             "ferromq-client",
+            "ferromq-proxy",
         ],
         &["memmap2", "socket2"],
     ),

@@ -15,7 +15,7 @@ use ferromq_common::clock;
 use ferromq_common::json_file::LoadError;
 use ferromq_protocol::id::UniqueIds;
 use ferromq_protocol::pop::revive_topic;
-use ferromq_remoting::{Server, ServerConfig};
+use ferromq_remoting::{LocalPeers, Server, ServerConfig};
 use ferromq_store::{Arrival, Durability, OpenError, Store, StoreConfig};
 
 use crate::blocking::Blocking;
@@ -277,6 +277,11 @@ impl Broker {
     /// The tables and the store.
     pub fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+
+    /// The way in for callers of this process.
+    pub fn local_peers(&self) -> LocalPeers {
+        self.server.local_peers()
     }
 
     /// Waits until every name server has been asked to register this broker, at most `limit`; whether all were.

@@ -105,6 +105,8 @@ pub struct BrokerConfig {
     pub config_file: Option<PathBuf>,
     /// Let producers take timer messages back.
     pub recall_message_enable: bool,
+    /// `enableMixedMessageType`: topics may be created that take messages of all kinds (`message.type=MIXED`).
+    pub enable_mixed_message_type: bool,
     /// Also while the broker takes no messages.
     pub allow_recall_when_broker_not_writeable: bool,
     /// Accept timer messages.
@@ -173,6 +175,7 @@ impl Default for BrokerConfig {
             store_reply_message_enable: true,
             config_file: None,
             recall_message_enable: false,
+            enable_mixed_message_type: false,
             allow_recall_when_broker_not_writeable: true,
             timer_wheel_enable: true,
             timer_max_delay_sec: 3 * 24 * 3600,

@@ -96,6 +96,11 @@ pub struct Timer {
 }
 
 impl Timer {
+    /// How far ahead a message may be delayed, milliseconds.
+    pub fn max_delay(&self) -> i64 {
+        self.settings.max_delay
+    }
+
     /// Reads how far delivery was. Nothing is delivered before [`Timer::start`].
     pub fn open(root: &Path, config: &BrokerConfig, store: &Store, delays: Vec<i64>) -> Result<Self, LoadError> {
         // Levels that a former configuration had may hold messages still.

@@ -66,6 +66,8 @@ pub struct Topics {
     generation: AtomicU64,
     system: HashSet<String>,
     auto_create: AtomicBool,
+    /// Topics may take messages of all kinds.
+    mixed: bool,
     validate_system: bool,
     /// Light topics exist without being made.
     light: bool,
@@ -102,6 +104,7 @@ impl Topics {
             generation: AtomicU64::new(0),
             system,
             auto_create: config.auto_create_topic_enable.into(),
+            mixed: config.enable_mixed_message_type,
             validate_system: config.validate_system_topic_when_update_topic,
             light: config.enable_lmq,
             path,
@@ -287,7 +290,7 @@ impl Topics {
             return Err(TopicError::Invalid(format!("The topic[{name}] is conflict with system topic.")));
         }
         let message_type = config.attributes.get("+message.type").map(String::as_str);
-        if message_type == Some("MIXED") {
+        if message_type == Some("MIXED") && !self.mixed {
             return Err(TopicError::Invalid("MIXED message type is not supported.".to_owned()));
         }
         for queues in [config.read_queue_nums, config.write_queue_nums] {

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use ferromq_common::clock;
 use ferromq_protocol::body::SubscriptionData;
-use ferromq_protocol::java;
 
 /// A subscription expression (RocketMQ's `FilterAPI`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,15 +53,7 @@ impl Subscription {
 
     /// As heartbeats carry it.
     pub(crate) fn data(&self, topic: &str) -> SubscriptionData {
-        SubscriptionData {
-            topic: topic.to_owned(),
-            sub_string: self.expression.clone(),
-            tags_set: self.tags.clone(),
-            code_set: self.tags.iter().map(|t| java::string_hash(t)).collect(),
-            sub_version: self.version,
-            expression_type: self.expression_type().to_owned(),
-            ..SubscriptionData::default()
-        }
+        SubscriptionData::of(topic, self.expression_type(), &self.expression, self.version)
     }
 }
 

@@ -88,7 +88,7 @@ async fn ensure_topic(client: &Client, arguments: &BenchArgs) -> Result<(), Fail
     match client.admin().topic_route(&arguments.topic).await {
         Ok(_) => Ok(()),
         Err(Error::NoRoute { .. }) => {
-            topic::create(client, &arguments.cluster, &arguments.topic, arguments.queues).await.map(drop)
+            topic::create(client, &arguments.cluster, &arguments.topic, arguments.queues, None).await.map(drop)
         }
         Err(error) => Err(connect::explain(&error, &arguments.cluster)),
     }

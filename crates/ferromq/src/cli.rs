@@ -64,6 +64,9 @@ pub struct DevArgs {
     /// Port of the Broker, 0 for any free one [default: 10911]
     #[arg(long, value_name = "PORT")]
     pub broker_port: Option<u16>,
+    /// Port of gRPC clients, 0 for any free one
+    #[arg(long, value_name = "PORT", default_value_t = 8081)]
+    pub grpc_port: u16,
     /// A broker.conf whose settings come before dev's own defaults
     #[arg(short = 'c', long = "config", value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -98,10 +101,10 @@ pub struct BrokerArgs {
     /// Print the important settings and exit
     #[arg(short = 'm', long = "printImportantConfig")]
     pub print_important: bool,
-    /// Accepted for the sake of scripts; the proxy is not served yet
+    /// Serve gRPC clients, too
     #[arg(long)]
     pub enable_proxy: bool,
-    /// Accepted for the sake of scripts, also as -pc; the proxy is not served yet
+    /// Settings of the proxy, a rmq-proxy.json (`-pc` of `mqbroker`)
     #[arg(long = "proxyConfigPath", value_name = "FILE")]
     pub proxy_config: Option<PathBuf>,
 }
@@ -185,6 +188,17 @@ pub struct LagArgs {
     pub json: bool,
 }
 
+/// Attribute `message.type` of a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum MessageType {
+    Normal,
+    Fifo,
+    Delay,
+    Transaction,
+    /// All of them
+    Mixed,
+}
+
 #[derive(Debug, Subcommand)]
 pub enum TopicCommand {
     /// List the topics
@@ -204,6 +218,9 @@ pub enum TopicCommand {
         /// Queues on each broker
         #[arg(short, long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=65535))]
         queues: u32,
+        /// The kind of messages that gRPC clients send to it [default: normal, or what it was]
+        #[arg(short = 't', long = "type", value_enum, value_name = "TYPE")]
+        message_type: Option<MessageType>,
     },
     /// Delete a topic and what is in it, on all brokers
     Delete {

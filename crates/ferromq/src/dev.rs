@@ -1,6 +1,6 @@
-//! `ferromq dev`: NameServer and Broker in one process, with defaults for a developer's machine.
+//! `ferromq dev`: NameServer, Broker and proxy in one process, with defaults for a developer's machine.
 //!
-//! Owns nothing beyond the two servers. Order: folder, NameServer, Broker, banner; the reverse at the stop.
+//! Owns nothing beyond the three servers. Order: folder, NameServer, Broker, proxy, banner; the reverse at the stop.
 
 use crate::cli::DevArgs;
 use crate::settings::BrokerSettings;
@@ -8,6 +8,7 @@ use crate::{Failure, host, printer, servers};
 use ferromq_broker::Broker;
 use ferromq_common::{lifecycle::StopSignals, logging, net};
 use ferromq_namesrv::{NameServer, NamesrvConfig};
+use ferromq_proxy::Proxy;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -44,14 +45,25 @@ pub fn run(arguments: DevArgs) -> Result<(), Failure> {
         }
     };
 
+    let proxy = match Proxy::start(&servers::proxy_config(arguments.listen, arguments.grpc_port), &broker) {
+        Ok(proxy) => proxy,
+        Err(error) => {
+            broker.shutdown();
+            name_server.shutdown();
+            return Err(error.into());
+        }
+    };
+
     broker.wait_registered(servers::REGISTERED_WITHIN);
     printer::lines([
         servers::namesrv_ready(name_server.addr()),
         servers::broker_ready(&broker_name, broker.addr(), Some(&namesrv_address)),
     ]);
-    printer::lines(banner(&namesrv_address, &broker.addr().to_string(), &data, started.elapsed().as_millis()));
+    let addresses = [namesrv_address, broker.addr().to_string(), reached_at(proxy.addr().port())];
+    printer::lines(banner(&addresses, &data, started.elapsed().as_millis()));
     let signal = signals.wait();
     tracing::info!("{signal} received, stopping");
+    proxy.shutdown();
     broker.shutdown();
     name_server.shutdown();
     Ok(())
@@ -97,15 +109,16 @@ fn reachable(listen: IpAddr) -> IpAddr {
     }
 }
 
-fn banner(namesrv: &str, broker: &str, data: &Path, took_millis: u128) -> Vec<String> {
+fn banner([namesrv, broker, proxy]: &[String; 3], data: &Path, took_millis: u128) -> Vec<String> {
     let program = std::env::args().next().unwrap_or_else(|| "ferromq".into());
-    let option = if namesrv == format!("127.0.0.1:{NAMESRV_PORT}") { String::new() } else { format!(" -n {namesrv}") };
+    let option = if *namesrv == format!("127.0.0.1:{NAMESRV_PORT}") { String::new() } else { format!(" -n {namesrv}") };
     vec![
         String::new(),
         format!("FerroMQ is ready after {took_millis} ms."),
         String::new(),
         format!("  NameServer  {namesrv}   (namesrvAddr of any RocketMQ client)"),
         format!("  Broker      {broker}"),
+        format!("  gRPC        {proxy}   (endpoints of rocketmq-clients; TLS or plaintext)"),
         format!("  Data        {}", data.display()),
         String::new(),
         "In a second terminal:".into(),
@@ -148,9 +161,10 @@ mod tests {
 
     #[test]
     fn commands_of_the_banner_name_the_address_when_it_is_not_the_usual_one() {
-        let usual = banner("127.0.0.1:9876", "b", Path::new("/d"), 3).join("\n");
+        let addresses = |namesrv: &str| [namesrv, "b", "p"].map(str::to_owned);
+        let usual = banner(&addresses("127.0.0.1:9876"), Path::new("/d"), 3).join("\n");
         assert!(usual.contains("send Greetings \"hello\"\n"));
-        let other = banner("127.0.0.1:1234", "b", Path::new("/d"), 3).join("\n");
+        let other = banner(&addresses("127.0.0.1:1234"), Path::new("/d"), 3).join("\n");
         assert!(other.contains("tail Greetings --from-beginning -n 127.0.0.1:1234\n"));
     }
 }

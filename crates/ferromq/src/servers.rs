@@ -8,12 +8,16 @@ use crate::{Failure, printer};
 use ferromq_broker::Broker;
 use ferromq_common::{lifecycle::StopSignals, logging};
 use ferromq_namesrv::NameServer;
-use std::net::SocketAddr;
+use ferromq_proxy::{Proxy, ProxyConfig};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 use tracing::level_filters::LevelFilter;
 
 /// How long the ready line waits for the name servers: who reads it may send at once.
 pub const REGISTERED_WITHIN: Duration = Duration::from_secs(3);
+
+/// Threads of the proxy: the broker's work is done on them, too.
+const PROXY_THREADS: usize = 2;
 
 /// Runs a NameServer.
 pub fn namesrv(arguments: &NamesrvArgs) -> Result<(), Failure> {
@@ -46,9 +50,10 @@ pub fn broker(arguments: BrokerArgs) -> Result<(), Failure> {
     }
     logging::init(LevelFilter::INFO);
     remarks.log();
-    if arguments.enable_proxy || arguments.proxy_config.is_some() {
-        tracing::warn!("the proxy is not served yet: gRPC clients cannot connect, remoting clients can");
-    }
+    let proxy_port = match arguments.enable_proxy {
+        true => Some(settings::read_proxy(arguments.proxy_config.as_deref())?),
+        false => None,
+    };
     if settings.broker.namesrv_addr.is_none() {
         tracing::warn!(
             "no name server is set: clients will not find this broker; give -n, namesrvAddr or NAMESRV_ADDR"
@@ -58,15 +63,34 @@ pub fn broker(arguments: BrokerArgs) -> Result<(), Failure> {
     let name = settings.broker.broker_name.clone();
     let name_servers = settings.broker.namesrv_addr.clone();
     settings.broker.effective_properties = settings.effective();
+    let listen: IpAddr = settings.broker.bind_address.parse().unwrap_or(Ipv4Addr::UNSPECIFIED.into());
     let broker = Broker::start(settings.broker, settings.store)?;
+    let proxy = match proxy_port.map(|port| Proxy::start(&proxy_config(listen, port), &broker)).transpose() {
+        Ok(proxy) => proxy,
+        Err(error) => {
+            broker.shutdown();
+            return Err(error.into());
+        }
+    };
     if name_servers.is_some() && !broker.wait_registered(REGISTERED_WITHIN) {
         tracing::warn!("not all name servers know this broker after {REGISTERED_WITHIN:?}; it goes on trying");
     }
     printer::lines([broker_ready(&name, broker.addr(), name_servers.as_deref())]);
+    printer::lines(
+        proxy.as_ref().map(|proxy| format!("rocketmq-proxy startup successfully, gRPC at {}", proxy.addr())),
+    );
     let signal = signals.wait();
     tracing::info!("{signal} received, stopping");
+    if let Some(proxy) = proxy {
+        proxy.shutdown();
+    }
     broker.shutdown();
     Ok(())
+}
+
+/// A proxy beside the broker of this process.
+pub fn proxy_config(listen: IpAddr, port: u16) -> ProxyConfig {
+    ProxyConfig { listen: SocketAddr::new(listen, port), threads: PROXY_THREADS }
 }
 
 /// RocketMQ's line for a NameServer that serves.

@@ -7,9 +7,11 @@
 
 mod broker;
 mod namesrv;
+mod proxy;
 
 pub use broker::BrokerSettings;
 pub use namesrv::read as read_namesrv;
+pub use proxy::read as read_proxy;
 
 use ferromq_common::config::{self, Key};
 use ferromq_common::properties::{Entry, Properties, PropertiesError};

@@ -15,9 +15,11 @@ pub fn run(command: TopicCommand) -> Result<(), Failure> {
     connect::block_on(async {
         match command {
             TopicCommand::List { cluster, all } => list(&cluster, all).await,
-            TopicCommand::Create { topic, cluster, queues } => {
+            TopicCommand::Create { topic, cluster, queues, message_type } => {
                 let client = connect::client(&cluster)?;
-                let brokers = create(&client, &cluster, &topic, queues).await?;
+                let attributes =
+                    message_type.map(|kind| format!("+message.type={}", format!("{kind:?}").to_uppercase()));
+                let brokers = create(&client, &cluster, &topic, queues, attributes).await?;
                 printer::lines([format!("topic {topic} has {queues} queues on each of: {}", brokers.join(", "))]);
                 Ok(())
             }
@@ -36,9 +38,17 @@ pub fn run(command: TopicCommand) -> Result<(), Failure> {
 }
 
 /// Creates or changes a topic on all masters and waits until its route can be seen. The addresses of the masters.
-pub async fn create(client: &Client, cluster: &Cluster, topic: &str, queues: u32) -> Result<Vec<String>, Failure> {
-    let queues = i32::try_from(queues)?;
-    let settings = TopicSettings { read_queue_nums: queues, write_queue_nums: queues, ..TopicSettings::new(topic) };
+/// `attributes` as `mqadmin updateTopic -a` takes them.
+pub async fn create(
+    client: &Client,
+    cluster: &Cluster,
+    topic: &str,
+    queues: u32,
+    attributes: Option<String>,
+) -> Result<Vec<String>, Failure> {
+    let (queues, attributes) = (i32::try_from(queues)?, attributes.unwrap_or_default());
+    let settings =
+        TopicSettings { read_queue_nums: queues, write_queue_nums: queues, attributes, ..TopicSettings::new(topic) };
     let created = client.admin().update_topic_in_cluster(None, &settings).await;
     let brokers = created.map_err(|error| connect::explain(&error, cluster))?;
     let visible = async {

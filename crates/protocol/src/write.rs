@@ -44,6 +44,12 @@ impl<'o> FrameWriter<'o> {
         Self::begin(out, encoding, code, opaque, if oneway { 2 } else { 0 }, version::language::RUST)
     }
 
+    /// A request on behalf of a client of another language.
+    pub fn request_of(out: &'o mut Vec<u8>, encoding: Encoding, code: i32, opaque: i32, language: u8) -> Self {
+        let encoding = if i16::try_from(code).is_ok() { encoding } else { Encoding::Json };
+        Self::begin(out, encoding, code, opaque, 0, language)
+    }
+
     fn begin(out: &'o mut Vec<u8>, encoding: Encoding, code: i32, opaque: i32, flag: i32, language: u8) -> Self {
         let start = out.len();
         match encoding {

@@ -9,13 +9,15 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use ferromq_protocol::OwnedCommand;
+use ferromq_protocol::frame::{MAX_FRAME_BYTES, split};
+use ferromq_protocol::{Command, OwnedCommand};
 use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::net::tcp::OwnedWriteHalf;
 
 use crate::common::{Common, Held};
 use crate::in_flight::InFlight;
+use crate::local::OnRequest;
 use crate::outbound::{Outbound, Wrote};
 use crate::reactor::{Collecting, Reactor};
 
@@ -63,6 +65,8 @@ pub struct Connection {
     /// Where its task lives; none on a runtime of the caller.
     pub(crate) home: Option<Arc<Reactor>>,
     outbound: Mutex<Outbound>,
+    /// Who takes requests, when the peer is in this process: there is no socket then.
+    local_peer: Option<OnRequest>,
     in_flight: Mutex<InFlight>,
     closing: AtomicBool,
     /// Tick of the last read or write.
@@ -80,14 +84,34 @@ impl Connection {
         common: Arc<Common>,
         home: Option<Arc<Reactor>>,
     ) -> io::Result<Arc<Self>> {
-        let (peer, local) = (socket.peer_addr()?, socket.local_addr()?);
-        Ok(Arc::new_cyclic(|me| Connection {
+        let addrs = (socket.peer_addr()?, socket.local_addr()?);
+        Ok(Self::build(Outbound::new(Some(socket)), addrs, None, common, home))
+    }
+
+    /// A connection to a peer in this process, see [`crate::LocalPeer`].
+    pub(crate) fn without_socket(
+        common: Arc<Common>,
+        addrs: (SocketAddr, SocketAddr),
+        on_request: OnRequest,
+    ) -> Arc<Self> {
+        Self::build(Outbound::new(None), addrs, Some(on_request), common, None)
+    }
+
+    fn build(
+        outbound: Outbound,
+        (peer, local): (SocketAddr, SocketAddr),
+        local_peer: Option<OnRequest>,
+        common: Arc<Common>,
+        home: Option<Arc<Reactor>>,
+    ) -> Arc<Self> {
+        Arc::new_cyclic(|me| Connection {
             me: me.clone(),
             id: common.next_id.fetch_add(1, Ordering::Relaxed),
             peer,
             local,
             home,
-            outbound: Mutex::new(Outbound::new(socket)),
+            outbound: Mutex::new(outbound),
+            local_peer,
             in_flight: Mutex::default(),
             closing: AtomicBool::new(false),
             active_at: AtomicU32::new(common.now()),
@@ -95,7 +119,7 @@ impl Connection {
             half_read: AtomicUsize::new(0),
             unwritten: AtomicUsize::new(0),
             common,
-        }))
+        })
     }
 
     /// Unique within its server or client, never used twice.
@@ -139,12 +163,35 @@ impl Connection {
         }
         let mut frames = FRAMES.take();
         write(&mut frames);
-        let pushed = if frames.is_empty() { Ok(()) } else { self.push_frames(&mut frames) };
+        let pushed = match &self.local_peer {
+            _ if frames.is_empty() => Ok(()),
+            Some(_) => {
+                self.push_local(&frames);
+                Ok(())
+            }
+            None => self.push_frames(&mut frames),
+        };
         frames.clear();
         if frames.capacity() <= KEPT_FRAMES_BYTES {
             FRAMES.set(frames);
         }
         pushed
+    }
+
+    /// Gives frames to the peer in this process.
+    pub(crate) fn push_local(&self, mut frames: &[u8]) {
+        let Some(local_peer) = &self.local_peer else { return };
+        while let Ok(Some((frame, len))) = split(frames, MAX_FRAME_BYTES) {
+            match Command::parse(frame) {
+                Ok(command) if command.head.is_response() => self.complete(command.head.opaque, &frames[..len]),
+                Ok(_) => match OwnedCommand::from_frame_bytes(frames[..len].to_vec()) {
+                    Ok(command) => local_peer.take(command),
+                    Err(error) => tracing::error!(%error, "a request to a peer in this process cannot be read"),
+                },
+                Err(error) => tracing::error!(%error, "a frame to a peer in this process cannot be read"),
+            }
+            frames = &frames[len..];
+        }
     }
 
     fn push_frames(&self, frames: &mut Vec<u8>) -> Result<(), PushError> {
@@ -243,10 +290,19 @@ impl Connection {
         timeout: Duration,
         write: impl FnOnce(&mut Vec<u8>, i32),
     ) -> Result<OwnedCommand, InvokeError> {
+        self.invoke_by(timeout, |opaque| self.push(|out| write(out, opaque))).await
+    }
+
+    /// As [`Connection::invoke`]; `send` sees to it that the request gets there.
+    pub(crate) async fn invoke_by(
+        &self,
+        timeout: Duration,
+        send: impl FnOnce(i32) -> Result<(), PushError>,
+    ) -> Result<OwnedCommand, InvokeError> {
         let (opaque, answer) = self.in_flight.lock().register(self.common.limits.max_in_flight)?;
         // Forgets the call when this future is dropped, times out or fails.
         let _registered = Registered { conn: self, opaque };
-        self.push(|out| write(out, opaque))?;
+        send(opaque)?;
         match tokio::time::timeout(timeout, answer).await {
             Ok(Ok(command)) => Ok(command),
             Ok(Err(_)) => Err(InvokeError::Closed),

@@ -7,6 +7,7 @@
 //! - `connection.rs`: what any thread may do with a connection: push frames, call the peer, close; `outbound.rs`: the
 //!   bytes its socket has not taken; `in_flight.rs`: calls that wait for answers.
 //! - `drive.rs`: the one task of a connection: drain the socket, serve, write all answers at once.
+//! - `local.rs`: a peer in the same process, without a socket.
 //! - `requests.rs`: the complete frames of one drain, parsed as they are taken.
 //! - `limits.rs`, `common.rs`: limits, and the budgets and coarse time that connections share.
 //!
@@ -21,6 +22,7 @@ mod connection;
 mod drive;
 mod in_flight;
 mod limits;
+mod local;
 mod outbound;
 mod reactor;
 mod requests;
@@ -31,6 +33,7 @@ use std::sync::Arc;
 pub use client::{Client, ClientConfig};
 pub use connection::{Connection, InvokeError, PushError};
 pub use limits::Limits;
+pub use local::{LocalPeer, LocalPeers, OnRequest};
 pub use requests::Requests;
 pub use server::{HeldBytes, Server, ServerConfig, StartError, listen};
 

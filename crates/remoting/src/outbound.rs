@@ -19,7 +19,7 @@ const TAKEN_OVER_BYTES: usize = 32 << 10;
 
 #[derive(Debug)]
 pub(crate) struct Outbound {
-    /// None once the connection's task has ended.
+    /// None once the connection's task has ended, and when the peer is in this process.
     socket: Option<OwnedWriteHalf>,
     /// Frames to be written, from `written` on.
     pending: Vec<u8>,
@@ -40,8 +40,8 @@ pub(crate) struct Wrote {
 }
 
 impl Outbound {
-    pub fn new(socket: OwnedWriteHalf) -> Self {
-        Outbound { socket: Some(socket), pending: Vec::new(), written: 0, waker: None, collected: false }
+    pub fn new(socket: Option<OwnedWriteHalf>) -> Self {
+        Outbound { socket, pending: Vec::new(), written: 0, waker: None, collected: false }
     }
 
     pub fn is_closed(&self) -> bool {

@@ -21,11 +21,18 @@ pub struct Requests<'a> {
     taken: usize,
     broken: Option<String>,
     sent_away: Vec<Head>,
+    /// The body of the one request, when it does not stand in its frame.
+    body: Option<&'a [u8]>,
 }
 
 impl<'a> Requests<'a> {
     pub(crate) fn new(bytes: &'a [u8], conn: &'a Connection, max_frame: usize, draining: bool) -> Self {
-        Requests { bytes, at: 0, conn, max_frame, draining, taken: 0, broken: None, sent_away: Vec::new() }
+        Requests { bytes, at: 0, conn, max_frame, draining, taken: 0, broken: None, sent_away: Vec::new(), body: None }
+    }
+
+    /// One request of a peer in this process, whose body need not be copied into the frame.
+    pub(crate) fn local(frame: &'a [u8], body: &'a [u8], conn: &'a Connection, max_frame: usize) -> Self {
+        Requests { body: Some(body), ..Requests::new(frame, conn, max_frame, false) }
     }
 
     /// Bytes of complete frames consumed so far.
@@ -77,8 +84,9 @@ impl<'a> Iterator for Requests<'a> {
                         self.sent_away.push(command.head);
                     }
                 }
-                Ok(command) => {
+                Ok(mut command) => {
                     self.taken += 1;
+                    command.body = self.body.unwrap_or(command.body);
                     return Some(command);
                 }
             }

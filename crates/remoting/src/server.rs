@@ -15,6 +15,7 @@ use crate::Service;
 use crate::accept::{Acceptor, advice, bind, raise_open_files};
 use crate::common::{Common, Held};
 use crate::limits::Limits;
+use crate::local::LocalPeers;
 use crate::reactor::{Reactor, Stop};
 
 /// How often a shutdown looks whether everything has been answered, and how many quiet looks end it.
@@ -65,6 +66,7 @@ pub struct HeldBytes {
 /// A running server.
 pub struct Server {
     common: Arc<Common>,
+    service: Arc<dyn Service>,
     reactors: Vec<Arc<Reactor>>,
     local_addrs: Vec<SocketAddr>,
     accepting: Vec<tokio::task::JoinHandle<()>>,
@@ -104,17 +106,26 @@ impl Server {
         }
         let common = Arc::new(Common::new(config.limits));
         let max_connections = config.max_connections;
-        let acceptor =
-            Arc::new(Acceptor { common: common.clone(), service, reactors: reactors.clone(), max_connections });
+        let acceptor = Arc::new(Acceptor {
+            common: common.clone(),
+            service: service.clone(),
+            reactors: reactors.clone(),
+            max_connections,
+        });
         let first = reactors[0].handle.clone();
         let accepting = listeners.into_iter().map(|listener| first.spawn(acceptor.clone().run(listener))).collect();
         first.spawn(sweep(common.clone()));
-        Ok(Server { common, reactors, local_addrs, accepting, stops, threads })
+        Ok(Server { common, service, reactors, local_addrs, accepting, stops, threads })
     }
 
     /// The addresses listened on, in the order of the configuration, with the ports really taken.
     pub fn local_addrs(&self) -> &[SocketAddr] {
         &self.local_addrs
+    }
+
+    /// The way in for callers of this process: a connection each, with ids of this server.
+    pub fn local_peers(&self) -> LocalPeers {
+        LocalPeers { common: self.common.clone(), service: self.service.clone() }
     }
 
     /// Connections open now.

@@ -1,8 +1,9 @@
 //! Bad input over the network: each gets the code a Java broker answers or a closed connection, costs bounded memory, and
 //! leaves other clients served.
 
+use ferromq_contract::cluster::Cluster;
 use ferromq_contract::runner::{Case, Lab};
-use ferromq_contract::server::{Cluster, Make};
+use ferromq_contract::server::Make;
 use ferromq_contract::wire::{Conn, Header, code, frame, now_ms, pull_fields, raw_frame, send_fields};
 use ferromq_contract::{Outcome, While, ensure, ensure_eq, scale, wait_for};
 use std::io::{Read, Write};

@@ -1,7 +1,7 @@
 //! Many producers, one topic, two groups of many consumers.
 
+use ferromq_contract::cluster::Cluster;
 use ferromq_contract::runner::{Case, Client, Lab};
-use ferromq_contract::server::Cluster;
 use ferromq_contract::{Outcome, ensure_eq, scale};
 
 pub fn cases() -> Vec<Case> {

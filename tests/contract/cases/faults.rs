@@ -1,10 +1,11 @@
 //! What the machine does to a broker: a full or read-only disk, I/O errors, a store in use, a port in use, a torn log.
 //! In each case nothing acknowledged is lost, nothing is acknowledged after a failure, and the reason is told.
 
+use ferromq_contract::cluster::Cluster;
 use ferromq_contract::inject::Injection;
 use ferromq_contract::load::{Shape, Workload};
 use ferromq_contract::runner::{Case, Lab};
-use ferromq_contract::server::{Broker, Cluster, Make, Namesrv};
+use ferromq_contract::server::{Broker, Make, Namesrv};
 use ferromq_contract::tools::present;
 use ferromq_contract::wire::code;
 use ferromq_contract::{Outcome, Stop, While, ensure, ensure_eq, wait_for};

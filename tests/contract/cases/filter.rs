@@ -1,10 +1,10 @@
 //! Filters at the broker: SQL92 by the official clients, and expression by expression against RocketMQ's own filter classes.
 
 use crate::common::{ALL, DELIVERY, bodies, start};
+use ferromq_contract::cluster::Cluster;
 use ferromq_contract::driver::Msg;
 use ferromq_contract::record::decode_all;
 use ferromq_contract::runner::{Case, Client, Lab};
-use ferromq_contract::server::Cluster;
 use ferromq_contract::wire::{code, pull_fields};
 use ferromq_contract::{Outcome, ensure, ensure_eq, wait_for};
 use std::collections::{BTreeMap, BTreeSet};

@@ -2,9 +2,10 @@
 //! broker killed in between.
 
 use crate::common::{ALL, DELIVERY, start};
+use ferromq_contract::cluster::{Cluster, create_topic};
 use ferromq_contract::driver::{Driver, Msg};
 use ferromq_contract::runner::{Case, Client, Lab};
-use ferromq_contract::server::{Broker, Cluster, Make, Namesrv, create_topic};
+use ferromq_contract::server::{Broker, Make, Namesrv};
 use ferromq_contract::wire::now_ms;
 use ferromq_contract::{Outcome, ensure, ensure_eq, wait_for};
 use std::collections::BTreeSet;

@@ -2,9 +2,10 @@
 //! broker of the other make and back.
 
 use crate::common::{each_once, numbered, start};
+use ferromq_contract::cluster::create_topic;
 use ferromq_contract::driver::{Msg, Row};
 use ferromq_contract::runner::{Case, Client, Lab};
-use ferromq_contract::server::{Broker, Make, Namesrv, create_topic};
+use ferromq_contract::server::{Broker, Make, Namesrv};
 use ferromq_contract::{Outcome, While, ensure, ensure_eq, wait_for};
 use std::time::Duration;
 

@@ -7,6 +7,7 @@ mod fanout;
 mod faults;
 mod fields;
 mod filter;
+mod grpc;
 mod later;
 mod lmq;
 mod mixed;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
     cases.extend(filter::cases());
     cases.extend(pop::cases());
     cases.extend(later::cases());
+    cases.extend(grpc::cases());
     cases.extend(bad::cases());
     cases.extend(textbook::cases());
     cases.extend(mixed::cases());
@@ -49,10 +51,10 @@ fn main() -> ExitCode {
 
 /// The steps most cases begin with.
 mod common {
+    use ferromq_contract::cluster::Cluster;
     use ferromq_contract::driver::{Driver, Row};
     use ferromq_contract::record::Stored;
     use ferromq_contract::runner::{Client, Lab};
-    use ferromq_contract::server::Cluster;
     use ferromq_contract::{Outcome, ensure_eq, wait_for};
     use std::collections::BTreeMap;
     use std::time::Duration;

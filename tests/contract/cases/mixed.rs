@@ -2,9 +2,10 @@
 //! one NameServer.
 
 use crate::common::{ALL, DELIVERY, bodies, start};
+use ferromq_contract::cluster::create_topic;
 use ferromq_contract::driver::Msg;
 use ferromq_contract::runner::{Case, Client, Lab};
-use ferromq_contract::server::{Broker, Make, Namesrv, create_topic};
+use ferromq_contract::server::{Broker, Make, Namesrv};
 use ferromq_contract::wire::{Conn, code};
 use ferromq_contract::{Outcome, ensure, ensure_eq, wait_for};
 use serde_json::Value;

@@ -1,9 +1,10 @@
 //! The official `mqadmin` of Java 5.5, unmodified: what its commands print is true.
 
 use crate::common::{Stage, numbered, start};
+use ferromq_contract::cluster::Cluster;
 use ferromq_contract::driver::Msg;
 use ferromq_contract::runner::{Case, Client, Lab};
-use ferromq_contract::server::{Cluster, Make};
+use ferromq_contract::server::Make;
 use ferromq_contract::{Outcome, Stop, ensure, ensure_eq, wait_for};
 use std::time::Duration;
 

@@ -2,9 +2,9 @@
 //! of the broker.
 
 use crate::common::{ALL, DELIVERY, Stage, start};
+use ferromq_contract::cluster::Cluster;
 use ferromq_contract::driver::{Driver, Msg, Row};
 use ferromq_contract::runner::{Case, Client, Lab};
-use ferromq_contract::server::Cluster;
 use ferromq_contract::{Outcome, Stop, ensure, ensure_eq, wait_for};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};

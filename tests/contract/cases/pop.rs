@@ -1,9 +1,9 @@
 //! Pop consumers: the official client with queues that the broker shares out, while messages fail and the broker is killed.
 
 use crate::common::{DELIVERY, Stage, bodies, each_once, numbered, start};
+use ferromq_contract::cluster::Cluster;
 use ferromq_contract::driver::Msg;
 use ferromq_contract::runner::{Case, Client, Lab};
-use ferromq_contract::server::Cluster;
 use ferromq_contract::wire::{Conn, code};
 use ferromq_contract::{Outcome, ensure, ensure_eq, wait_for};
 use std::time::Duration;

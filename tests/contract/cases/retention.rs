@@ -2,8 +2,9 @@
 
 use crate::common::{DELIVERY, start};
 use crate::faults::{Disk, skip_java};
+use ferromq_contract::cluster::create_topic;
 use ferromq_contract::runner::{Case, Client, Lab};
-use ferromq_contract::server::{Broker, Namesrv, create_topic};
+use ferromq_contract::server::{Broker, Namesrv};
 use ferromq_contract::wire::code;
 use ferromq_contract::{Outcome, ensure, ensure_eq, wait_for};
 use std::collections::BTreeSet;

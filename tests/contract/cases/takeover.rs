@@ -2,9 +2,10 @@
 //! offsets. `ferromq check-store` must find nothing against it each time.
 
 use crate::common::start;
+use ferromq_contract::cluster::create_topic;
 use ferromq_contract::driver::Msg;
 use ferromq_contract::runner::{Case, Client, Lab};
-use ferromq_contract::server::{Broker, Make, Namesrv, create_topic};
+use ferromq_contract::server::{Broker, Make, Namesrv};
 use ferromq_contract::wire::{Conn, Header, code, now_ms, send_fields};
 use ferromq_contract::{Outcome, While, ensure, ensure_eq, wait_for};
 use std::collections::BTreeMap;

@@ -2,9 +2,9 @@
 //! middle.
 
 use crate::common::{ALL, DELIVERY, bodies, start};
+use ferromq_contract::cluster::Cluster;
 use ferromq_contract::driver::{Driver, Msg, Row};
 use ferromq_contract::runner::{Case, Client, Lab};
-use ferromq_contract::server::Cluster;
 use ferromq_contract::{Outcome, ensure, ensure_eq, wait_for};
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -3,6 +3,7 @@
 //! a client would hide what the server does. It shares no code with the servers: a format that is wrong in one place
 //! must not look right because the test reads it with the same mistake.
 
+pub mod cluster;
 pub mod driver;
 pub mod inject;
 mod java;

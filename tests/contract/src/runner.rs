@@ -1,8 +1,9 @@
 //! Runs the cases and prints one line each in the manner of libtest. Cases that share the standing server run a few at a
 //! time (they mostly wait); cases that stop, damage or load a server run one after the other.
 
+use crate::cluster::Cluster;
 use crate::driver::Driver;
-use crate::server::{Cluster, Make};
+use crate::server::Make;
 use crate::tools::Tools;
 use crate::{Outcome, Stop};
 use std::io::Write;
@@ -27,6 +28,8 @@ pub enum Client {
     Java5,
     Java4,
     Go,
+    /// `rocketmq-client-java`, the gRPC protocol.
+    GrpcJava,
 }
 
 impl Client {
@@ -36,6 +39,7 @@ impl Client {
             Client::Java5 => "java5",
             Client::Java4 => "java4",
             Client::Go => "go",
+            Client::GrpcJava => "grpc-java",
         }
     }
 }
@@ -70,9 +74,10 @@ pub struct Lab {
     /// Whose server is under test (`FERROMQ_CONTRACT_SERVER=java` runs the cases on the reference).
     pub make: Make,
     counter: AtomicUsize,
-    drivers: [OnceLock<Outcome<Driver>>; 3],
+    drivers: [OnceLock<Outcome<Driver>>; 4],
     admin: OnceLock<Outcome<Driver>>,
     standing: OnceLock<Outcome<Cluster>>,
+    proxied: OnceLock<Outcome<Cluster>>,
     /// Figures for the table at the end.
     rows: Mutex<Vec<Row>>,
     /// Folders made since the last sweep.
@@ -93,6 +98,7 @@ impl Lab {
             drivers: Default::default(),
             admin: OnceLock::new(),
             standing: OnceLock::new(),
+            proxied: OnceLock::new(),
             rows: Mutex::default(),
             made: Mutex::new(Vec::new()),
             folder,
@@ -131,6 +137,16 @@ impl Lab {
         self.standing.get_or_init(start).as_ref().map_err(Clone::clone)
     }
 
+    /// The standing server with a proxy, which asks soon what became of transactions.
+    pub fn proxied(&self) -> Outcome<&Cluster> {
+        let start = || {
+            let folder = self.folder.path().join("proxied");
+            std::fs::create_dir_all(&folder)?;
+            Cluster::proxied(&self.tools, self.make, &folder)
+        };
+        self.proxied.get_or_init(start).as_ref().map_err(Clone::clone)
+    }
+
     /// The driver of a client.
     pub fn driver(&self, client: Client) -> Outcome<&Driver> {
         self.drivers[client as usize].get_or_init(|| self.own_driver(client)).as_ref().map_err(Clone::clone)
@@ -142,6 +158,7 @@ impl Lab {
             Client::Java5 => self.start_java("5.5.0"),
             Client::Java4 => self.start_java("4.9.8"),
             Client::Go => Driver::start("go", Command::new(self.tools.go_driver()?), self.folder.path()),
+            Client::GrpcJava => self.start_grpc(),
         }
     }
 
@@ -153,6 +170,15 @@ impl Lab {
         let rows = driver.call("mqadmin", &arguments)?;
         let printed = rows.first().map(|row| row.get("out").to_owned()).unwrap_or_default();
         Ok(printed.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ") + "\n").collect())
+    }
+
+    fn start_grpc(&self) -> Outcome<Driver> {
+        let classpath = self.tools.grpc_classpath()?;
+        let mut command = Command::new("java");
+        command.args(["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dfile.encoding=UTF-8"]);
+        command.arg(format!("-Duser.home={}", self.folder.path().display()));
+        command.args(["-cp", &classpath, "GrpcDriver"]);
+        Driver::start("grpc-java", command, self.folder.path())
     }
 
     fn start_admin(&self) -> Outcome<Driver> {

@@ -205,6 +205,8 @@ pub struct Broker {
     pub namesrv: String,
     /// Further lines of `broker.conf`.
     pub settings: Vec<(String, String)>,
+    /// Port of gRPC clients, if it has a proxy.
+    pub grpc: Option<u16>,
     pub process: Option<Process>,
 }
 
@@ -212,7 +214,7 @@ impl Broker {
     /// A broker that is not started yet.
     pub fn new(make: Make, folder: &Path, name: &str, namesrv: &str) -> Broker {
         let (folder, name, namesrv) = (folder.to_owned(), name.to_owned(), namesrv.to_owned());
-        Broker { make, folder, name, port: free_ports(), namesrv, settings: Vec::new(), process: None }
+        Broker { make, folder, name, port: free_ports(), namesrv, settings: Vec::new(), grpc: None, process: None }
     }
 
     /// Adds a line to its `broker.conf`.
@@ -261,7 +263,15 @@ impl Broker {
             Make::Java | Make::Java4 => {
                 java::command(tools, self.make, &self.folder, "512m", "org.apache.rocketmq.broker.BrokerStartup", &conf)
             }
-            Make::Ferro => ferro_command(tools, &self.folder, "broker", &conf),
+            Make::Ferro => {
+                let mut command = ferro_command(tools, &self.folder, "broker", &conf)?;
+                if let Some(port) = self.grpc {
+                    let proxy = self.folder.join("rmq-proxy.json");
+                    std::fs::write(&proxy, format!("{{\"grpcServerPort\": {port}}}"))?;
+                    command.arg("--enable-proxy").arg("--proxyConfigPath").arg(proxy);
+                }
+                Ok(command)
+            }
         }
     }
 
@@ -346,39 +356,4 @@ impl Broker {
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(25)..].join("\n")
     }
-}
-
-/// A NameServer with one broker.
-pub struct Cluster {
-    pub namesrv: Namesrv,
-    pub broker: Broker,
-}
-
-impl Cluster {
-    /// Starts both of one make with further broker settings.
-    pub fn start(tools: &Tools, make: Make, folder: &Path, settings: &[(&str, &str)]) -> Outcome<Cluster> {
-        let namesrv = Namesrv::start(tools, make, &folder.join("namesrv"))?;
-        let mut broker = Broker::new(make, &folder.join("broker"), "broker-a", &namesrv.addr);
-        broker.settings = settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        broker.start(tools)?;
-        Ok(Cluster { namesrv, broker })
-    }
-
-    /// Creates a topic and waits until the NameServer knows its queues.
-    pub fn create_topic(&self, topic: &str, queues: u32) -> Outcome {
-        create_topic(&self.broker.addr(), &self.namesrv.addr, topic, queues)
-    }
-}
-
-/// Creates a topic at a broker and waits until a NameServer shows its queues.
-pub fn create_topic(broker: &str, namesrv: &str, topic: &str, queues: u32) -> Outcome {
-    Conn::open(broker)?.create_topic(topic, queues)?;
-    let mut route = Conn::open(namesrv)?;
-    let wanted = format!("\"writeQueueNums\":{queues}");
-    wait_for(Duration::from_secs(35), format!("the route of {topic}"), || {
-        let fields = [("topic", topic), ("acceptStandardJsonOnly", "true")];
-        let answer = route.call(code::GET_ROUTEINFO_BY_TOPIC, &fields, &[])?;
-        let body = String::from_utf8_lossy(&answer.body).replace(' ', "");
-        Ok((answer.code == 0 && body.contains(&wanted)).then_some(()))
-    })
 }

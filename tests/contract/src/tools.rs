@@ -11,6 +11,9 @@ const SERVER: &str = "server-5.5.0";
 /// The oldest server whose stores are taken over.
 const SERVER4: &str = "server-4.9.7";
 
+/// The version of the gRPC client, likewise.
+const GRPC: &str = "client-grpc-5.2.0";
+
 /// The version of mqadmin, likewise.
 const ADMIN: &str = "tools-5.5.0";
 
@@ -18,7 +21,7 @@ const ADMIN: &str = "tools-5.5.0";
 #[derive(Default)]
 pub struct Tools {
     binary: OnceLock<Outcome<PathBuf>>,
-    jars: [OnceLock<Outcome<PathBuf>>; 5],
+    jars: [OnceLock<Outcome<PathBuf>>; 6],
     go: OnceLock<Outcome<PathBuf>>,
 }
 
@@ -47,11 +50,19 @@ impl Tools {
             .get_or_init(|| {
                 resolve(&format!("client-{version}")).and_then(|jars| {
                     let client = format!("client-{version}");
-                    compile(&format!("classes-{version}"), &["common", "textbook", &client], jars)
+                    compile(&format!("classes-{version}"), &["common", "lines", "textbook", &client], jars)
                 })
             })
             .clone()?;
         Ok(format!("{}:{}/*", cache().join(format!("classes-{version}")).display(), jars.display()))
+    }
+
+    /// The class path of the driver on the gRPC client.
+    pub fn grpc_classpath(&self) -> Outcome<String> {
+        let jars = self.jars[5]
+            .get_or_init(|| resolve(GRPC).and_then(|jars| compile("classes-grpc", &["lines", "grpc"], jars)))
+            .clone()?;
+        Ok(format!("{}:{}/*", cache().join("classes-grpc").display(), jars.display()))
     }
 
     /// The class path of the driver around the official mqadmin.

@@ -19,6 +19,7 @@ pub mod code {
     pub const QUERY_CONSUMER_OFFSET: i32 = 14;
     pub const UPDATE_CONSUMER_OFFSET: i32 = 15;
     pub const UPDATE_AND_CREATE_TOPIC: i32 = 17;
+    pub const UPDATE_AND_CREATE_SUBSCRIPTIONGROUP: i32 = 200;
     pub const SEARCH_OFFSET_BY_TIMESTAMP: i32 = 29;
     pub const GET_MAX_OFFSET: i32 = 30;
     pub const GET_MIN_OFFSET: i32 = 31;
@@ -200,6 +201,15 @@ impl Conn {
 
     /// Creates or changes a topic with `queues` read and write queues.
     pub fn create_topic(&mut self, topic: &str, queues: u32) -> Outcome {
+        self.create_topic_with(topic, queues, "")
+    }
+
+    /// Creates a topic with attribute `message.type`.
+    pub fn create_typed_topic(&mut self, topic: &str, queues: u32, kind: &str) -> Outcome {
+        self.create_topic_with(topic, queues, &format!("+message.type={kind}"))
+    }
+
+    fn create_topic_with(&mut self, topic: &str, queues: u32, attributes: &str) -> Outcome {
         let queues = queues.to_string();
         let fields = [
             ("topic", topic),
@@ -210,8 +220,17 @@ impl Conn {
             ("topicFilterType", "SINGLE_TAG"),
             ("topicSysFlag", "0"),
             ("order", "false"),
+            ("attributes", attributes),
         ];
         self.call(code::UPDATE_AND_CREATE_TOPIC, &fields, &[])?.ok().map(drop).doing(format!("creating topic {topic}"))
+    }
+
+    /// Creates or changes a consumer group; `config` is JSON.
+    pub fn update_group(&mut self, config: &str) -> Outcome {
+        self.call(code::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, &[], config.as_bytes())?
+            .ok()
+            .map(drop)
+            .doing("changing a group")
     }
 
     /// Sends by code 310 and returns the raw answer.

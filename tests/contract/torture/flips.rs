@@ -1,10 +1,11 @@
 //! Bits that flip on the disk: in every closed file of the store, at random places. `check-store` reports each one that the
 //! formats can show, and a broker on such a store delivers no wrong body, and everything that is not damaged.
 
+use ferromq_contract::cluster::Cluster;
 use ferromq_contract::load::{Shape, Workload, message_of};
 use ferromq_contract::record::Stored;
 use ferromq_contract::runner::{Case, Lab};
-use ferromq_contract::server::{Broker, Cluster};
+use ferromq_contract::server::Broker;
 use ferromq_contract::{Outcome, While, ensure, scale};
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;

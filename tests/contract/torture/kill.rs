@@ -1,8 +1,8 @@
 //! kill -9 under load, again and again: nothing acknowledged is lost, no queue offset is given twice, each start succeeds.
 
+use ferromq_contract::cluster::Cluster;
 use ferromq_contract::load::{Shape, Workload};
 use ferromq_contract::runner::{Case, Lab};
-use ferromq_contract::server::Cluster;
 use ferromq_contract::{Outcome, While, ensure, scale};
 use std::time::{Duration, Instant};
 

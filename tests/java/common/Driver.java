@@ -1,21 +1,13 @@
-import java.io.BufferedReader;
-import java.io.InputStreamReader;
-import java.io.PrintStream;
-import java.net.URLDecoder;
-import java.net.URLEncoder;
 import java.nio.ByteBuffer;
 import java.nio.charset.CharacterCodingException;
 import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
 import java.util.Collection;
-import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.CountDownLatch;
-import java.util.concurrent.ExecutorService;
-import java.util.concurrent.Executors;
 import java.util.concurrent.TimeUnit;
 import java.util.zip.CRC32;
 import org.apache.rocketmq.client.consumer.DefaultLitePullConsumer;
@@ -40,122 +32,25 @@ import org.apache.rocketmq.common.message.MessageAccessor;
 import org.apache.rocketmq.common.message.MessageExt;
 import org.apache.rocketmq.common.message.MessageQueue;
 
-/**
- * Drives the official RocketMQ client by lines on stdin and answers by lines on stdout.
- *
- * <p>Request: {@code <id> <verb> <query string>}. Answers: any number of {@code <id> row <query string>}, then
- * {@code <id> done} or {@code <id> fail error=..&code=..}. Messages of push consumers arrive as
- * {@code event <consumer name> <query string>}. Each request runs on a thread of its own, so a long one (sending while
- * the broker restarts) does not hold up the others.
- */
+/** Drives the official RocketMQ client of the remoting protocol by {@link Lines}. */
 public final class Driver {
-    private static final PrintStream OUT = new PrintStream(new java.io.FileOutputStream(java.io.FileDescriptor.out), false);
     private static final Map<String, DefaultMQProducer> PRODUCERS = new ConcurrentHashMap<>();
     private static final Map<String, DefaultMQPushConsumer> CONSUMERS = new ConcurrentHashMap<>();
     private static final Map<String, DefaultMQPullConsumer> PULLERS = new ConcurrentHashMap<>();
     private static final Map<String, DefaultLitePullConsumer> LITES = new ConcurrentHashMap<>();
 
-    /** One request's parameters; a key may repeat. */
-    static final class Args {
-        private final Map<String, List<String>> values = new LinkedHashMap<>();
-
-        static Args parse(String text) throws Exception {
-            Args args = new Args();
-            if (!text.isEmpty()) {
-                for (String pair : text.split("&")) {
-                    int eq = pair.indexOf('=');
-                    String key = URLDecoder.decode(pair.substring(0, eq), "UTF-8");
-                    args.values.computeIfAbsent(key, k -> new ArrayList<>())
-                            .add(URLDecoder.decode(pair.substring(eq + 1), "UTF-8"));
-                }
-            }
-            return args;
-        }
-
-        String get(String key, String otherwise) {
-            List<String> all = values.get(key);
-            return all == null ? otherwise : all.get(0);
-        }
-
-        String need(String key) {
-            String value = get(key, null);
-            if (value == null) {
-                throw new IllegalArgumentException("parameter " + key + " is missing");
-            }
-            return value;
-        }
-
-        int num(String key, int otherwise) {
-            return Integer.parseInt(get(key, Integer.toString(otherwise)));
-        }
-
-        long num64(String key, long otherwise) {
-            return Long.parseLong(get(key, Long.toString(otherwise)));
-        }
-
-        List<String> all(String key) {
-            return values.getOrDefault(key, new ArrayList<>());
-        }
-
-        Set<String> keys() {
-            return values.keySet();
-        }
-    }
-
-    /** One answer or event line being built. */
-    static final class Row {
-        private final StringBuilder text = new StringBuilder();
-
-        Row put(String key, Object value) {
-            if (value == null) {
-                return this;
-            }
-            try {
-                if (text.length() > 0) {
-                    text.append('&');
-                }
-                text.append(URLEncoder.encode(key, "UTF-8")).append('=').append(URLEncoder.encode(value.toString(), "UTF-8"));
-            } catch (java.io.UnsupportedEncodingException e) {
-                throw new IllegalStateException(e);
-            }
-            return this;
-        }
-
-        @Override
-        public String toString() {
-            return text.toString();
-        }
-    }
-
-    interface Answer {
-        void row(Row row);
-    }
-
-    static void line(String text) {
-        byte[] bytes = (text + "\n").getBytes(StandardCharsets.UTF_8);
-        synchronized (OUT) {
-            OUT.write(bytes, 0, bytes.length);
-            OUT.flush();
-        }
-    }
-
     public static void main(String[] argv) throws Exception {
-        ExecutorService threads = Executors.newCachedThreadPool();
-        BufferedReader in = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
-        line("ready");
-        String request;
-        while ((request = in.readLine()) != null) {
-            final String[] part = request.split(" ", 3);
-            threads.execute(() -> {
-                try {
-                    run(part[1], Args.parse(part.length > 2 ? part[2] : ""), row -> line(part[0] + " row " + row));
-                    line(part[0] + " done");
-                } catch (Throwable e) {
-                    line(part[0] + " fail " + failure(new Row(), e));
-                }
-            });
-        }
-        Runtime.getRuntime().halt(0);
+        Lines.serve(new Lines.Verbs() {
+            @Override
+            public void run(String verb, Args args, Lines.Answer answer) throws Exception {
+                Driver.run(verb, args, answer);
+            }
+
+            @Override
+            public Row failure(Row row, Throwable e) {
+                return Driver.failure(row, e);
+            }
+        });
     }
 
     static Row failure(Row row, Throwable e) {
@@ -175,7 +70,7 @@ public final class Driver {
         return row.put("error", cause.toString());
     }
 
-    private static void run(String verb, Args args, Answer answer) throws Exception {
+    private static void run(String verb, Args args, Lines.Answer answer) throws Exception {
         switch (verb) {
             case "producer":
                 producer(args);
@@ -362,7 +257,7 @@ public final class Driver {
     }
 
     /** Mode selector sends message {@code hash=h} to queue {@code h % mqs.size()}, the textbook's selector. */
-    private static void send(Args args, Answer answer) throws Exception {
+    private static void send(Args args, Lines.Answer answer) throws Exception {
         DefaultMQProducer producer = PRODUCERS.get(args.need("name"));
         String mode = args.get("mode", "sync");
         long pace = args.num64("pace", 0);
@@ -435,7 +330,7 @@ public final class Driver {
         }
     }
 
-    private static void bounds(Args args, Answer answer) throws Exception {
+    private static void bounds(Args args, Lines.Answer answer) throws Exception {
         DefaultMQProducer producer = PRODUCERS.get(args.need("name"));
         MessageQueue mq = queue(args);
         Row row = new Row().put("min", producer.minOffset(mq)).put("max", producer.maxOffset(mq))
@@ -513,7 +408,7 @@ public final class Driver {
                         context.setSuspendCurrentQueueTimeMillis(50);
                         return ConsumeOrderlyStatus.SUSPEND_CURRENT_QUEUE_A_MOMENT;
                     }
-                    line("event " + name + " " + message(m).put("at", System.currentTimeMillis()));
+                    Lines.line("event " + name + " " + message(m).put("at", System.currentTimeMillis()));
                 }
                 return ConsumeOrderlyStatus.SUCCESS;
             });
@@ -525,7 +420,7 @@ public final class Driver {
                     if (later.size() < laterFirst && later.add(m.getMsgId())) {
                         return ConsumeConcurrentlyStatus.RECONSUME_LATER;
                     }
-                    line("event " + name + " " + message(m).put("at", System.currentTimeMillis()));
+                    Lines.line("event " + name + " " + message(m).put("at", System.currentTimeMillis()));
                     again |= m.getReconsumeTimes() < failing;
                     if (replier != null) {
                         reply(PRODUCERS.get(replier), m);
@@ -550,13 +445,13 @@ public final class Driver {
         try {
             String body = "reply to " + new String(request.getBody(), StandardCharsets.UTF_8);
             SendResult sent = producer.send(MessageUtil.createReplyMessage(request, body.getBytes(StandardCharsets.UTF_8)));
-            line("event replies " + new Row().put("status", sent.getSendStatus()).put("body", body));
+            Lines.line("event replies " + new Row().put("status", sent.getSendStatus()).put("body", body));
         } catch (Exception e) {
-            line("event replies " + failure(new Row(), e));
+            Lines.line("event replies " + failure(new Row(), e));
         }
     }
 
-    private static void pull(Args args, Answer answer) throws Exception {
+    private static void pull(Args args, Lines.Answer answer) throws Exception {
         DefaultMQPullConsumer puller = PULLERS.get(args.need("name"));
         PullResult result = puller.pull(queue(args), args.get("expression", "*"), args.num64("offset", 0), args.num("max", 32));
         if (result.getMsgFoundList() != null) {

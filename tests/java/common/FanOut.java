@@ -93,7 +93,7 @@ final class FanOut {
         }
     }
 
-    static void run(Driver.Args args, Driver.Answer answer) throws Exception {
+    static void run(Args args, Lines.Answer answer) throws Exception {
         String namesrv = args.need("namesrv");
         String topic = args.need("topic");
         int producers = args.num("producers", 8);
@@ -160,7 +160,7 @@ final class FanOut {
             consumer.shutdown();
         }
         for (Group group : groups) {
-            Driver.Row row = new Driver.Row().put("group", group.name).put("sent", sent.get()).put("received", group.received.get())
+            Row row = new Row().put("group", group.name).put("sent", sent.get()).put("received", group.received.get())
                     .put("distinct", group.distinct()).put("duplicates", group.duplicates.get()).put("disorder", group.disorder.get())
                     .put("sendms", (allSent - started) / 1_000_000).put("totalms", (allReceived - started) / 1_000_000);
             int idle = 0;

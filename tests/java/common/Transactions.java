@@ -20,7 +20,7 @@ final class Transactions {
                 : "rollback".equals(word) ? LocalTransactionState.ROLLBACK_MESSAGE : LocalTransactionState.UNKNOW;
     }
 
-    static void start(Driver.Args args) throws Exception {
+    static void start(Args args) throws Exception {
         String name = args.need("name");
         Map<String, AtomicInteger> asked = new ConcurrentHashMap<>();
         TransactionMQProducer producer = new TransactionMQProducer(args.need("group"));
@@ -36,7 +36,7 @@ final class Transactions {
 
             @Override
             public LocalTransactionState checkLocalTransaction(MessageExt m) {
-                Driver.line("event " + name + " " + Driver.message(m).put("transaction", m.getTransactionId()));
+                Lines.line("event " + name + " " + Driver.message(m).put("transaction", m.getTransactionId()));
                 int before = asked.computeIfAbsent(m.getTransactionId(), k -> new AtomicInteger()).getAndIncrement();
                 String unknowns = m.getProperty("unknowns");
                 boolean unknown = unknowns != null && before < Integer.parseInt(unknowns);
@@ -47,10 +47,10 @@ final class Transactions {
         PRODUCERS.put(name, producer);
     }
 
-    static void send(Driver.Args args, Driver.Answer answer) throws Exception {
+    static void send(Args args, Lines.Answer answer) throws Exception {
         TransactionMQProducer producer = PRODUCERS.get(args.need("name"));
         for (String spec : args.all("m")) {
-            TransactionSendResult r = producer.sendMessageInTransaction(Driver.build(Driver.Args.parse(spec)), null);
+            TransactionSendResult r = producer.sendMessageInTransaction(Driver.build(Args.parse(spec)), null);
             answer.row(Driver.result(r).put("state", r.getLocalTransactionState()));
         }
     }

@@ -298,6 +298,7 @@ const KEYS: &[Key<BrokerSettings>] = &[
     key("messageDelayLevel", |s| Slot::Text(&mut s.store.message_delay_level)),
     // Delayed delivery.
     important("timerWheelEnable", |s| Slot::Bool(&mut s.broker.timer_wheel_enable)),
+    key("enableMixedMessageType", |s| Slot::Bool(&mut s.broker.enable_mixed_message_type)),
     key("recallMessageEnable", |s| Slot::Bool(&mut s.broker.recall_message_enable)),
     key("allowRecallWhenBrokerNotWriteable", |s| Slot::Bool(&mut s.broker.allow_recall_when_broker_not_writeable)),
     key("timerMaxDelaySec", |s| Slot::Int(Int::U32(&mut s.broker.timer_max_delay_sec), 1, i32::MAX as i64)),

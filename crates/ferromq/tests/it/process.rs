@@ -135,5 +135,5 @@ impl Drop for Server {
 /// Arguments of a `dev` on free ports.
 pub fn dev_on(data: &Path) -> Vec<String> {
     let data = data.to_str().unwrap();
-    ["dev", "--namesrv-port", "0", "--broker-port", "0", "--data", data].map(str::to_owned).to_vec()
+    ["dev", "--namesrv-port", "0", "--broker-port", "0", "--grpc-port", "0", "--data", data].map(str::to_owned).to_vec()
 }

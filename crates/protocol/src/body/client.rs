@@ -55,6 +55,26 @@ pub struct SubscriptionData {
     pub topic: String,
 }
 
+impl SubscriptionData {
+    /// What an expression of `topic` means (RocketMQ's `FilterAPI`): tags in `a || b`, `*` or nothing for all, or SQL92 for
+    /// the broker. `version`: when it was subscribed, milliseconds since 1970.
+    pub fn of(topic: &str, expression_type: &str, expression: &str, version: i64) -> Self {
+        let is_sql = expression_type == "SQL92";
+        let tags = expression.split("||").map(str::trim).filter(|tag| !tag.is_empty());
+        let tags_set: BTreeSet<String> = tags.filter(|_| !is_sql && expression != "*").map(str::to_owned).collect();
+        let sub_string = if is_sql || !tags_set.is_empty() { expression } else { "*" };
+        SubscriptionData {
+            topic: topic.to_owned(),
+            sub_string: sub_string.to_owned(),
+            code_set: tags_set.iter().map(|tag| crate::java::string_hash(tag)).collect(),
+            tags_set,
+            sub_version: version,
+            expression_type: expression_type.to_owned(),
+            ..SubscriptionData::default()
+        }
+    }
+}
+
 impl Default for SubscriptionData {
     fn default() -> Self {
         SubscriptionData {

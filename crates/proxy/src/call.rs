@@ -1,0 +1,99 @@
+//! Who calls: the metadata and the connection of one request.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use ferromq_protocol::version::language_number;
+use tonic::metadata::MetadataMap;
+use tonic::{Extensions, Request};
+
+use crate::pb::{Address, AddressScheme, Code, Endpoints};
+use crate::status::Refused;
+use crate::tls::Ends;
+
+/// Longest client id, bytes.
+const MAX_CLIENT_ID_BYTES: usize = 255;
+
+/// The caller of one request.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller {
+    pub client_id: String,
+    /// Language byte of remoting headers.
+    pub language: u8,
+    pub ends: Ends,
+    /// How long the client waits for an answer, when it says so.
+    pub timeout: Option<Duration>,
+}
+
+impl Caller {
+    /// Reads the headers; without `x-mq-client-id` nothing is served.
+    pub fn of<T>(request: &Request<T>) -> Result<Self, Refused> {
+        Self::read(request.metadata(), request.extensions())
+    }
+
+    pub fn read(metadata: &MetadataMap, extensions: &Extensions) -> Result<Self, Refused> {
+        let text = |name| metadata.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let client_id = text("x-mq-client-id");
+        if client_id.is_empty() || client_id.len() > MAX_CLIENT_ID_BYTES {
+            let why = format!("client id (x-mq-client-id) must have 1 to {MAX_CLIENT_ID_BYTES} bytes");
+            return Err(Refused::new(Code::ClientIdRequired, why));
+        }
+        let nobody = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        Ok(Caller {
+            client_id: client_id.to_owned(),
+            language: language_byte(text("x-mq-language")),
+            ends: extensions.get::<Ends>().copied().unwrap_or(Ends { peer: nobody, local: nobody }),
+            timeout: timeout(text("grpc-timeout")),
+        })
+    }
+
+    /// The address at which the client itself has reached us, unless it names one.
+    pub fn endpoints(&self, named: Option<Endpoints>) -> Endpoints {
+        if let Some(named) = named.filter(|named| !named.addresses.is_empty()) {
+            return named;
+        }
+        let local = self.ends.local;
+        let scheme = if local.is_ipv4() { AddressScheme::IPv4 } else { AddressScheme::IPv6 };
+        let address = Address { host: local.ip().to_string(), port: local.port().into() };
+        Endpoints { scheme: scheme.into(), addresses: vec![address] }
+    }
+}
+
+/// RocketMQ's `LanguageCode` of what clients write.
+fn language_byte(name: &str) -> u8 {
+    let name = match name {
+        "GOLANG" => "GO",
+        "DOT_NET" => "DOTNET",
+        same => same,
+    };
+    language_number(name.as_bytes())
+}
+
+/// `grpc-timeout`: a number of at most 8 digits and a unit.
+fn timeout(text: &str) -> Option<Duration> {
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let number: u64 = number.parse().ok().filter(|_| number.len() <= 8)?;
+    Some(match unit {
+        "H" => Duration::from_secs(number * 3600),
+        "M" => Duration::from_secs(number * 60),
+        "S" => Duration::from_secs(number),
+        "m" => Duration::from_millis(number),
+        "u" => Duration::from_micros(number),
+        "n" => Duration::from_nanos(number),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_have_a_unit() {
+        assert_eq!(timeout("3S"), Some(Duration::from_secs(3)));
+        assert_eq!(timeout("99999999m"), Some(Duration::from_millis(99_999_999)));
+        for broken in ["", "S", "3", "3x", "-1S", "123456789S", "é"] {
+            assert_eq!(timeout(broken), None, "{broken}");
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! Topics and groups of requests (`GrpcValidator`, `NamespaceUtil`).
+
+use ferromq_protocol::topic;
+
+use crate::pb::{Code, Resource};
+use crate::status::Refused;
+
+/// The topic a request names.
+pub(crate) fn topic(resource: Option<&Resource>) -> Result<String, Refused> {
+    let name = name(resource);
+    let refuse = |why: String| Err(Refused::new(Code::IllegalTopic, why));
+    match topic::validate_topic(&name) {
+        Err(error) => refuse(error.to_string()),
+        Ok(()) if topic::is_system_topic(&name) => refuse(format!("cannot access system topic: {name}")),
+        Ok(()) => Ok(name),
+    }
+}
+
+/// The consumer group a request names.
+pub(crate) fn group(resource: Option<&Resource>) -> Result<String, Refused> {
+    let name = name(resource);
+    let refuse = |why: String| Err(Refused::new(Code::IllegalConsumerGroup, why));
+    match topic::validate_group(&name) {
+        Err(error) => refuse(error.to_string()),
+        Ok(()) if topic::is_system_group(&name) => refuse(format!("cannot use system consumer group: {name}")),
+        Ok(()) => Ok(name),
+    }
+}
+
+/// The full name, with the namespace before it as remoting clients write it.
+fn name(resource: Option<&Resource>) -> String {
+    match resource {
+        None => String::new(),
+        Some(resource) if resource.resource_namespace.is_empty() => resource.name.clone(),
+        Some(resource) => format!("{}%{}", resource.resource_namespace, resource.name),
+    }
+}

@@ -1,0 +1,31 @@
+//! Heartbeat and NotifyClientTermination.
+
+use crate::call::Caller;
+use crate::names;
+use crate::pb::{
+    ClientType, HeartbeatRequest, HeartbeatResponse, NotifyClientTerminationRequest, NotifyClientTerminationResponse,
+};
+use crate::service::Service;
+use crate::status::{self, Refused};
+
+pub(crate) async fn beat(
+    service: &Service,
+    caller: &Caller,
+    request: HeartbeatRequest,
+) -> Result<HeartbeatResponse, Refused> {
+    if request.client_type() != ClientType::Producer {
+        names::group(request.group.as_ref())?;
+    }
+    service.clients.known(caller)?.beat().await?;
+    Ok(HeartbeatResponse { status: Some(status::ok()) })
+}
+
+pub(crate) async fn leave(
+    service: &Service,
+    caller: &Caller,
+    _: NotifyClientTerminationRequest,
+) -> Result<NotifyClientTerminationResponse, Refused> {
+    service.renewals.give_back(service, &caller.client_id).await;
+    service.clients.leave(caller).await?;
+    Ok(NotifyClientTerminationResponse { status: Some(status::ok()) })
+}

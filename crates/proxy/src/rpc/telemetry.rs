@@ -1,0 +1,66 @@
+//! Telemetry: a client tells its settings, gets them back completed, and hears what the broker asks.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::call::Caller;
+use crate::clients::{COMMANDS, Clients, Commands};
+use crate::pb::TelemetryCommand;
+use crate::pb::telemetry_command::Command;
+use crate::service::{Answers, Service};
+use crate::status::{self, Refused};
+
+pub(crate) fn talk(
+    service: &Service,
+    request: Request<Streaming<TelemetryCommand>>,
+) -> Result<Response<Answers<TelemetryCommand>>, Status> {
+    let caller = Caller::of(&request).map_err(|refused| ended(&refused))?;
+    let (commands, told) = mpsc::channel(COMMANDS);
+    let clients = Arc::clone(&service.clients);
+    let mut stopped = service.stopped.clone();
+    let mut asked = request.into_inner();
+    tokio::spawn(async move {
+        let listen = async {
+            while let Some(Ok(command)) = asked.next().await {
+                if let Err(refused) = hear(&clients, &caller, command, &commands).await {
+                    // A client that has gone hears nothing.
+                    let _ = commands.send(Err(ended(&refused))).await;
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            () = listen => {}
+            _ = stopped.wait_for(|stopped| *stopped) => {}
+        }
+        clients.hung_up(&caller, &commands);
+    });
+    Ok(Response::new(Box::pin(ReceiverStream::new(told))))
+}
+
+async fn hear(clients: &Clients, caller: &Caller, told: TelemetryCommand, commands: &Commands) -> Result<(), Refused> {
+    match told.command {
+        Some(Command::Settings(settings)) => {
+            let settings = clients.settle(caller, settings, commands).await?;
+            let answer = TelemetryCommand { status: Some(status::ok()), command: Some(Command::Settings(settings)) };
+            // A client that has gone hears nothing.
+            let _ = commands.send(Ok(answer)).await;
+        }
+        Some(other) => tracing::debug!(client = caller.client_id, ?other, "an answer that nobody waits for"),
+        None => {}
+    }
+    Ok(())
+}
+
+/// Settings that cannot be end the stream: what is wrong with the client as INVALID_ARGUMENT, the rest as INTERNAL.
+fn ended(refused: &Refused) -> Status {
+    let text = format!("{}: {}", refused.code.as_str_name(), refused.message);
+    match refused.code as i32 {
+        40_000..=49_999 => Status::invalid_argument(text),
+        _ => Status::internal(text),
+    }
+}
