@@ -161,9 +161,8 @@ impl Inner {
             }
             let mut wanted = self.background.segment_wanted.swap(false, Ordering::Relaxed);
             if Instant::now() >= space_at {
-                space_at = Instant::now() + SPACE_PERIOD;
                 self.check_space();
-                self.resume_index();
+                space_at = Instant::now() + if self.resume_index() { Duration::ZERO } else { SPACE_PERIOD };
                 told_pages = tell_lost_pages(told_pages);
                 // What could not be made is tried again.
                 wanted |= is_segment_missing;

@@ -24,6 +24,8 @@ pub(crate) struct Damaged {
     records: Mutex<HashSet<u64>>,
     /// Queues and offsets of the entries that were searched for.
     entries: Mutex<HashSet<(u64, i64)>>,
+    /// Held by the one who searches for entries and writes them again.
+    pub repair: Mutex<()>,
 }
 
 impl Damaged {

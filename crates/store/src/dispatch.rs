@@ -191,7 +191,8 @@ impl Inner {
         }
     }
 
-    /// Dispatches up to the visible position, at most `budget` messages.
+    /// Dispatches up to the visible position, `budget` messages; the last of them is put into all of its queues, so that
+    /// position and entries go together.
     fn drain(&self, d: &mut Dispatcher, budget: &mut usize) {
         while *budget > 0 {
             if !d.has_work() && !self.refill(d) {
@@ -199,8 +200,13 @@ impl Inner {
             }
             let limit = self.visible();
             let before = d.head;
-            while *budget > 0 && d.items.get(d.head).is_some_and(|item| item.end() <= limit) {
-                *budget -= self.dispatch_run(d, limit, *budget);
+            let is_begun = |d: &Dispatcher, next: &Item| {
+                d.head.checked_sub(1).is_some_and(|at| d.items[at].physical_offset == next.physical_offset)
+            };
+            while let Some(next) = d.items.get(d.head).filter(|item| item.end() <= limit)
+                && (*budget > 0 || is_begun(d, next))
+            {
+                *budget -= self.dispatch_run(d, limit, (*budget).max(1)).min(*budget);
             }
             if d.head == before {
                 return;

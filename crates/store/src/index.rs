@@ -103,9 +103,12 @@ pub struct IndexHits {
 pub(crate) struct IndexMark {
     /// Name of the file as a number, 0 without a file.
     pub file: u64,
-    /// Its count.
+    /// Its count; with [`STOPPED`] while keys wait for a place.
     pub count: u32,
 }
+
+/// More than any file has: a start sees that entries are missing.
+const STOPPED: u32 = 1 << 31;
 
 /// All index files.
 pub(crate) struct Index {
@@ -146,8 +149,8 @@ impl Index {
             let keep = match (trusted, mark) {
                 (true, _) => true,
                 (false, Some(mark)) if name < mark.file => true,
-                (false, Some(mark)) if name == mark.file && file.count() >= mark.count => {
-                    file.rewind(mark.count);
+                (false, Some(mark)) if name == mark.file && file.count() >= mark.count & !STOPPED => {
+                    file.rewind(mark.count & !STOPPED);
                     true
                 }
                 (false, Some(_)) => false,
@@ -269,8 +272,7 @@ impl Index {
         hits
     }
 
-    /// How far it is now. Between two dispatches. While keys wait for a place, more than any file has: a start will see
-    /// that entries are missing.
+    /// How far it is now. Between two dispatches.
     pub fn mark(&self) -> IndexMark {
         let last = self.last.lock();
         let mut mark = last.as_ref().map_or(IndexMark::default(), |file| {
@@ -278,7 +280,7 @@ impl Index {
             IndexMark { file: name.unwrap_or(0), count: file.count() }
         });
         if self.stopped_at.load(Ordering::Relaxed) != RUNNING {
-            mark.count = u32::MAX;
+            mark.count |= STOPPED;
         }
         mark
     }

@@ -130,7 +130,12 @@ impl Store {
         if !self.inner.config.multi_dispatch || !allows(topic) {
             return Ok(());
         }
-        let new = parse(list)?.iter().filter(|name| self.find_queue(name, QUEUE_ID).is_none()).count();
+        let names = parse(list)?;
+        // It stands there already.
+        if names.contains(&topic) {
+            return Err(Reject::LightQueueTwice);
+        }
+        let new = names.iter().filter(|name| self.find_queue(name, QUEUE_ID).is_none()).count();
         self.has_room_for_light(new)
     }
 

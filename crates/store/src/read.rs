@@ -145,7 +145,7 @@ impl Inner {
                 let position = entry.physical_offset as u64;
                 // A filter must not pass over what is no entry.
                 let is_possible = entry.is_blank() || (entry.size > 0 && (passed..limit).contains(&position));
-                if !is_possible && self.repair_entry(queue, result.next_offset) {
+                if !is_possible && self.repair_entry(queue, result.next_offset, &entry) {
                     continue 'scan;
                 }
                 let cold = self.is_far(position, limit);
@@ -170,7 +170,7 @@ impl Inner {
                     result.status = ReadStatus::Found;
                     result.count += 1;
                     passed = position;
-                } else if self.repair_entry(queue, at) {
+                } else if self.repair_entry(queue, at, &entry) {
                     result.next_offset = at;
                     continue 'scan;
                 } else if let Some(segment) = &near {

@@ -77,7 +77,8 @@ impl Inner {
         }
         if known.is_some_and(|built| self.config.message_index_enable && self.index.mark() < built.index) {
             tracing::warn!("the key index lacks entries: the commit log is read to build them again");
-            from = from.min(self.index.end_offset().max(log_start));
+            // Only the index is fed: what was in queues then may be deleted now. Where no file can be had it goes on later.
+            self.file_keys_of(self.index.end_offset().max(log_start), from);
         }
         let certain = self.certain(known.as_ref(), &segments).max(loaded.flushed.unwrap_or(0));
         let timestamp = loaded.times.physic;

@@ -18,10 +18,16 @@ const MAX_SCAN: u64 = 64 << 20;
 const MAX_NEIGHBOURS: i64 = 16_384;
 
 impl Inner {
-    /// Whether the entry at `offset` was damaged and now is right, with others beside it.
-    pub fn repair_entry(&self, queue: &Queue, offset: i64) -> bool {
+    /// Whether the entry at `offset`, which was read as `read`, was damaged and now is right, with others beside it: it is
+    /// to be read again.
+    pub fn repair_entry(&self, queue: &Queue, offset: i64, read: &CqEntry) -> bool {
+        let _one_at_a_time = self.damaged.repair.lock();
         let before = queue.entry(offset);
-        if before.is_some_and(|entry| self.is_anchor(queue, &entry, offset)) || !self.damaged.is_new(queue, offset) {
+        if let Some(now) = before.filter(|entry| self.is_anchor(queue, entry, offset)) {
+            // Another reader has repaired it meanwhile, unless the record itself is damaged.
+            return now != *read;
+        }
+        if !self.damaged.is_new(queue, offset) {
             return false;
         }
         let found = self.records_around(queue, offset);

@@ -152,7 +152,9 @@ fn a_full_index_disk_stops_the_index_until_there_is_space() {
     let faults = Arc::new(Faults::default());
     let store = store_with_a_full_index_disk(dir.path(), &faults);
     faults.heal(Operation::Allocate);
+    let begun = std::time::Instant::now();
     while !has_key(&store, &numbered(20)[19]) {
+        assert!(begun.elapsed().as_secs() < 60, "the index is not taken up again");
         std::thread::yield_now();
     }
     send(&store, "T", 0, &[b"one more"]).unwrap();
@@ -169,6 +171,18 @@ fn keys_that_a_full_disk_left_out_are_filed_by_the_next_start() {
     drop(store_with_a_full_index_disk(dir.path(), &Arc::new(Faults::default())));
     let store = open(StoreConfig { max_index_num: 8, max_hash_slot_num: 4, ..config(dir.path()) });
     assert!(numbered(20).iter().all(|body| has_key(&store, body)));
+}
+
+#[test]
+fn a_start_that_files_keys_again_brings_no_deleted_topic_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store_with_a_full_index_disk(dir.path(), &Arc::new(Faults::default()));
+    send(&store, "U", 0, &[b"kept"]).unwrap();
+    store.delete_topic("T").unwrap();
+    drop(store);
+    let store = open(StoreConfig { max_index_num: 8, max_hash_slot_num: 4, ..config(dir.path()) });
+    assert_eq!(store.topics().iter().map(|topic| &**topic).collect::<Vec<_>>(), ["U"]);
+    assert_eq!(store.query_index("U", "kept", 1, 0, i64::MAX).physical_offsets.len(), 1);
 }
 
 /// What a power cut after `n` events leaves if the disk kept nothing but what it had to.

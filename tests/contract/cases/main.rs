@@ -64,8 +64,8 @@ mod common {
     /// The Java clients.
     pub const JAVA: [Client; 2] = [Client::Java5, Client::Java4];
     /// How long a message may take to its consumer. The Java client can drop a heartbeat while it starts and is then
-    /// refused until its next one, 30 s later, by any server.
-    pub const DELIVERY: Duration = Duration::from_secs(75);
+    /// refused until its next one, 30 s later, by any server; it may have to learn of a retry topic by its timer as well.
+    pub const DELIVERY: Duration = Duration::from_secs(120);
 
     /// A client on the standing server, with a fresh topic.
     pub struct Stage<'a> {

@@ -16,11 +16,13 @@ pub fn cases() -> Vec<Case> {
         all.push(Case::shared(format!("order::{label}::selector_and_orderly_listener"), move |lab| {
             ordered(lab, client)
         }));
-        all.push(Case::alone(format!("order::{label}::through_a_broker_restart"), move |lab| {
+        all.push(Case::waiting(format!("order::{label}::through_a_broker_restart"), move |lab| {
             restart(lab, client, true)
         }));
-        all.push(Case::alone(format!("order::{label}::through_a_broker_kill"), move |lab| restart(lab, client, false)));
-        all.push(Case::alone(format!("order::{label}::through_the_death_of_an_owner"), move |lab| {
+        all.push(Case::waiting(format!("order::{label}::through_a_broker_kill"), move |lab| {
+            restart(lab, client, false)
+        }));
+        all.push(Case::waiting(format!("order::{label}::through_the_death_of_an_owner"), move |lab| {
             owner_killed(lab, client)
         }));
     }
@@ -155,7 +157,7 @@ fn owner_killed(lab: &Lab, client: Client) -> Outcome {
     join(&other, &members[1])?;
     wait_for(DELIVERY, "steps at the second owner", || {
         round()?;
-        Ok((other.events(&members[1]).len() > ORDERS).then_some(()))
+        Ok((other.count(&members[1]) > ORDERS).then_some(()))
     })?;
     other.kill()?;
     let killed = Instant::now();

@@ -63,7 +63,7 @@ fn sharing(lab: &Lab) -> Outcome {
     let members = [stage.consumer(&group, &[("pop", "60000")])?, stage.consumer(&group, &[("pop", "60000")])?];
     let producer = stage.producer(&[])?;
     let mut sent = 0;
-    let count = |member: &String| stage.driver.events(member).len();
+    let count = |member: &String| stage.driver.count(member);
     wait_for(DELIVERY, "messages at both members", || {
         let next: Vec<Msg> = (sent..sent + 20).map(|n| Msg::new(&stage.topic, format!("m-{n}"))).collect();
         stage.driver.send(&producer, "sync", &next)?;

@@ -18,8 +18,8 @@ pub fn cases() -> Vec<Case> {
     let mut all = Vec::new();
     for client in ALL {
         let label = client.label();
-        all.push(Case::alone(format!("transaction::{label}::outcomes"), move |lab| outcomes(lab, client)));
-        all.push(Case::alone(format!("transaction::{label}::broker_killed"), move |lab| killed(lab, client)));
+        all.push(Case::waiting(format!("transaction::{label}::outcomes"), move |lab| outcomes(lab, client)));
+        all.push(Case::waiting(format!("transaction::{label}::broker_killed"), move |lab| killed(lab, client)));
     }
     all
 }

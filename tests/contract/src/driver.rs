@@ -134,16 +134,17 @@ impl Driver {
         hold(&self.inbox).events.get(consumer).cloned().unwrap_or_default()
     }
 
+    /// How many messages a consumer has received so far.
+    pub fn count(&self, consumer: &str) -> usize {
+        hold(&self.inbox).events.get(consumer).map_or(0, Vec::len)
+    }
+
     /// Waits until a consumer has at least `count` messages.
     pub fn wait_events(&self, consumer: &str, count: usize, limit: Duration) -> Outcome<Vec<Row>> {
-        wait_for(limit, "", || {
-            let have = hold(&self.inbox).events.get(consumer).map_or(0, Vec::len);
-            Ok((have >= count).then_some(()))
-        })
-        .map_err(|_| {
+        wait_for(limit, "", || Ok((self.count(consumer) >= count).then_some(()))).map_err(|_| {
             Stop::Failed(format!(
                 "consumer {consumer} has {} of {count} messages after {limit:?}",
-                self.events(consumer).len()
+                self.count(consumer)
             ))
         })?;
         Ok(self.events(consumer))

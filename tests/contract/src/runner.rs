@@ -62,7 +62,12 @@ impl Case {
         Case { name: name.into(), alone: false, body: Box::new(body) }
     }
 
-    /// A case with servers of its own, or one that needs the machine for itself.
+    /// A case with servers of its own that spends its time waiting, for a lease or a pause of a client: beside others, too.
+    pub fn waiting(name: impl Into<String>, body: impl Fn(&Lab) -> Outcome + Send + Sync + 'static) -> Case {
+        Case { name: name.into(), alone: false, body: Box::new(body) }
+    }
+
+    /// A case that needs the machine for itself, or whose servers do.
     pub fn alone(name: impl Into<String>, body: impl Fn(&Lab) -> Outcome + Send + Sync + 'static) -> Case {
         Case { name: name.into(), alone: true, body: Box::new(body) }
     }

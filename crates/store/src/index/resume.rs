@@ -2,10 +2,16 @@
 
 use std::sync::atomic::Ordering;
 
-use ferromq_protocol::record::{self, Entry};
+use ferromq_protocol::properties::{self, names};
+use ferromq_protocol::record::{self, Entry, Record};
+use ferromq_protocol::sys_flag::message as flags;
 
-use super::{Index, RUNNING};
+use super::{Index, RUNNING, key_prefix, push_hashes};
+use crate::append::is_folder_name;
 use crate::store::Inner;
+
+/// Bytes of log that are read at a time, before others have their turn.
+const STEP: u64 = 64 << 20;
 
 impl Index {
     /// Position of the first record whose keys were left out, if there is one.
@@ -15,23 +21,32 @@ impl Index {
 }
 
 impl Inner {
-    /// Takes up the index again if it was stopped and there is space. For the preparing thread.
-    pub fn resume_index(&self) {
-        let Some(stopped) = self.index.stopped_at() else { return };
+    /// Takes up the index again if it was stopped and there is space; whether more is to be done at once. For the
+    /// preparing thread.
+    pub fn resume_index(&self) -> bool {
+        let Some(stopped) = self.index.stopped_at() else { return false };
         // Most of it without keeping others from dispatching.
-        let Some(position) = self.file_keys_of(stopped, self.dispatched.load(Ordering::Acquire)) else { return };
+        let reached = self.dispatched.load(Ordering::Acquire);
+        let Some(position) = self.file_keys_of(stopped, reached.min(stopped.saturating_add(STEP))) else {
+            return false;
+        };
+        self.index.stopped_at.store(position, Ordering::Relaxed);
+        if position < reached {
+            return true;
+        }
         let dispatcher = self.dispatcher.lock();
         if self.file_keys_of(position, dispatcher.position).is_some() {
             self.index.stopped_at.store(RUNNING, Ordering::Relaxed);
-            tracing::info!(from = stopped, "there is space for index files again: all keys are filed");
+            tracing::info!("there is space for index files again: all keys are filed");
         }
         drop(dispatcher);
         self.dispatch_for_others();
+        false
     }
 
     /// Files the keys of the records from `position` to `end`; where they end. `None` if there is no place again, or the
-    /// store is to be closed.
-    fn file_keys_of(&self, position: u64, end: u64) -> Option<u64> {
+    /// store is to be closed. Makes no queue: the topic of a record may have been deleted since.
+    pub fn file_keys_of(&self, position: u64, end: u64) -> Option<u64> {
         let mut position = position.max(self.log.start());
         let mut hashes = Vec::new();
         while position < end
@@ -41,13 +56,10 @@ impl Inner {
             match record::read(bytes) {
                 Entry::Record(record) => {
                     hashes.clear();
-                    let is_filed = self.item_of(&record, &mut hashes).is_none()
-                        || self.index.file_keys(
-                            &mut self.index.last.lock(),
-                            &hashes,
-                            position,
-                            record.store_timestamp(),
-                        );
+                    hashes_of(&record, &mut hashes);
+                    let mut last = self.index.last.lock();
+                    let is_filed = self.index.file_keys(&mut last, &hashes, position, record.store_timestamp());
+                    drop(last);
                     if !is_filed || self.closing.load(Ordering::Relaxed) {
                         return None;
                     }
@@ -59,4 +71,13 @@ impl Inner {
         }
         Some(position)
     }
+}
+
+/// Appends the hashes of a record's keys.
+fn hashes_of(record: &Record<'_>, hashes: &mut Vec<u32>) {
+    let topic = std::str::from_utf8(record.topic()).ok().filter(|name| is_folder_name(name));
+    let is_rollback = flags::transaction_value(record.sys_flag()) == flags::TRANSACTION_ROLLBACK;
+    let Some(topic) = topic.filter(|_| !is_rollback) else { return };
+    let of = |name| properties::get(record.properties(), name);
+    push_hashes(key_prefix(topic), of(names::UNIQ_CLIENT_MESSAGE_ID_KEYIDX), of(names::KEYS), hashes);
 }
