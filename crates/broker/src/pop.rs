@@ -14,6 +14,7 @@ mod foreign;
 mod log;
 mod order;
 pub(crate) mod polls;
+pub(crate) mod popped;
 mod queue;
 mod rate;
 mod records;

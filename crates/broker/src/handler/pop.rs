@@ -19,7 +19,8 @@ use super::{Call, Refusal};
 use crate::broker::Shared;
 use crate::filter::{self, Filter};
 use crate::pop::polls::{self, Waiter, Woken};
-use crate::pop::take::{self, PopRequest, Popped};
+use crate::pop::popped::Popped;
+use crate::pop::take::{self, PopRequest};
 
 /// A pop that is over for longer than this is not served at all, milliseconds (`isTimeoutTooMuch`).
 const TOO_LATE_MS: i64 = 500;

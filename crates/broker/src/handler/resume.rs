@@ -20,18 +20,33 @@ use crate::broker::Shared;
 pub(crate) fn check_half(broker: &Arc<Shared>, call: &Call<'_>, _out: &mut Vec<u8>) -> Result<(), Refusal> {
     let id = ResumeCheckHalfMessageHeader::read(&call.request.fields)?.msg_id;
     let id = id.map(|id| id.to_str()).transpose()?.unwrap_or_default().into_owned();
-    call.answer_later(broker, move |broker, head, out| {
-        resume(broker, &id)?;
-        FrameWriter::response(out, head, response::SUCCESS).finish();
-        Ok(())
+    let (shared, conn, head) = (Arc::clone(broker), Arc::clone(call.conn), call.request.head);
+    let answer = move |outcome: Result<(), Refusal>| {
+        // A push fails when the client has gone.
+        let _ = conn.push(|out| match outcome {
+            Ok(()) => FrameWriter::response(out, &head, response::SUCCESS).finish(),
+            Err(refusal) => refusal.write(&head, out),
+        });
+    };
+    broker.blocking.run(move || match resume(&shared, &id) {
+        Ok(position) if shared.store.is_sync_flush() => {
+            let tell = move |durability| {
+                let failed = || failed(&id, "the disk did not sync in time or refused to");
+                answer(if matches!(durability, Durability::Durable) { Ok(()) } else { Err(failed()) });
+            };
+            shared.store.when_durable(position, Box::new(tell));
+        }
+        outcome => answer(outcome.map(drop)),
     })
 }
 
-fn resume(broker: &Arc<Shared>, id: &str) -> Result<(), Refusal> {
-    let failed = |why: &str| {
-        let remark = format!("the half message {id:.100} is not checked again: {why}");
-        Refusal::new(response::SYSTEM_ERROR, remark)
-    };
+fn failed(id: &str, why: &str) -> Refusal {
+    Refusal::new(response::SYSTEM_ERROR, format!("the half message {id:.100} is not checked again: {why}"))
+}
+
+/// Makes it a half message again; where that ends in the log.
+fn resume(broker: &Arc<Shared>, id: &str) -> Result<u64, Refusal> {
+    let failed = |why: &str| failed(id, why);
     let (_, position) = parse_offset_message_id(id).ok_or_else(|| failed("this is no offset message id"))?;
     let mut bytes = Vec::new();
     broker.store.record_at(position, &mut bytes);
@@ -44,17 +59,6 @@ fn resume(broker: &Arc<Shared>, id: &str) -> Result<(), Refusal> {
     broker.store.append(&mut batch).map_err(|error| failed(&error.to_string()))?;
     broker.store.dispatch();
     broker.transactions.prepared(std::iter::once(&*real_topic));
-    if broker.store.is_sync_flush() {
-        let (told, durable) = std::sync::mpsc::sync_channel(1);
-        let tell = move |durability| {
-            // This thread listens until it is told.
-            let _ = told.send(durability);
-        };
-        broker.store.when_durable(batch.end_position(), Box::new(tell));
-        if !matches!(durable.recv(), Ok(Durability::Durable)) {
-            return Err(failed("the disk did not sync in time or refused to"));
-        }
-    }
     tracing::info!("the half message {id} of topic {real_topic} is checked again");
-    Ok(())
+    Ok(batch.end_position())
 }

@@ -14,8 +14,9 @@ use ferromq_common::clock;
 use ferromq_store::Queue;
 use parking_lot::Mutex;
 
+use super::popped::Popped;
 use super::rate;
-use super::take::{self, PopRequest, Popped};
+use super::take::{self, PopRequest};
 use crate::broker::Shared;
 use crate::handler::Refusal;
 use crate::offsets::with_pair;

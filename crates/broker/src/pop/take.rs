@@ -15,12 +15,16 @@ use ferromq_store::{CqEntry, Queue, ReadOutcome, ReadStatus};
 
 use super::check_point::{CheckPoint, Key};
 use super::log::{self, with_writer};
+use super::popped::Popped;
 use super::queue::PopQueue;
 use super::{rate, records};
 use crate::broker::Shared;
 use crate::filter::Filter;
 use crate::handler::Refusal;
 use crate::topics::Topic;
+
+/// When a queue with too many messages in flight is looked at again, milliseconds.
+const FULL_PAUSE_MS: i64 = 1000;
 
 /// Most messages of one pop.
 pub(crate) const MAX_MESSAGES: i32 = pop::MAX_MESSAGES as i32;
@@ -42,23 +46,6 @@ pub(crate) struct PopRequest {
     pub filter: Filter,
     pub order: bool,
     pub attempt_id: Option<Box<str>>,
-}
-
-/// What a pop handed out. The records are in the caller's buffer.
-#[derive(Debug, Default)]
-pub(crate) struct Popped {
-    pub count: u32,
-    /// Milliseconds since 1970.
-    pub pop_time: i64,
-    pub revive_queue: i32,
-    /// Messages that are left behind the group's offsets.
-    pub rest: i64,
-    pub start_offset_info: String,
-    pub msg_offset_info: String,
-    pub order_count_info: String,
-    /// When the first queue that an ordered pop could not touch may be popped again, or the group may read again,
-    /// milliseconds since 1970.
-    pub blocked_until: Option<i64>,
 }
 
 /// Checks that topic and group may be popped, in RocketMQ's order; the topic.
@@ -246,12 +233,12 @@ fn take_from(
     if request.order
         && let Some(until) = broker.order_pops.blocked_until(request, queue.id(), popped.pop_time)
     {
-        popped.blocked_until = Some(popped.blocked_until.map_or(until, |other| other.min(until)));
+        popped.look_again(until);
         return Ok(());
     }
     if broker.live.pop_inflight_limit().is_some_and(|limit| pop_queue.in_flight() > limit) {
-        // What is acknowledged or comes back makes room: those that wait look again then.
-        popped.rest += (queue.max_offset() - offset).max(0);
+        // What is acknowledged or comes back makes room: those that wait look again in a while.
+        popped.look_again(popped.pop_time.saturating_add(FULL_PAUSE_MS));
         return Ok(());
     }
     let before = records.len();
