@@ -3,18 +3,18 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"hash/crc32"
 	"net/url"
-	"os"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 	"unicode/utf8"
+
+	"ferromq/contract/lines"
 
 	rocketmq "github.com/apache/rocketmq-client-go/v2"
 	"github.com/apache/rocketmq-client-go/v2/consumer"
@@ -24,69 +24,15 @@ import (
 )
 
 var (
-	out       sync.Mutex
-	writer    = bufio.NewWriter(os.Stdout)
 	lock      sync.Mutex
 	producers = map[string]rocketmq.Producer{}
 	consumers = map[string]rocketmq.PushConsumer{}
 	pullers   = map[string]rocketmq.PullConsumer{}
 )
 
-type row []string
-
-func (r row) put(key string, value any) row {
-	return append(r, url.QueryEscape(key)+"="+url.QueryEscape(fmt.Sprint(value)))
-}
-
-func (r row) String() string { return strings.Join(r, "&") }
-
-func line(format string, args ...any) {
-	out.Lock()
-	defer out.Unlock()
-	fmt.Fprintf(writer, format+"\n", args...)
-	writer.Flush()
-}
-
 func main() {
 	rlog.SetLogLevel("error")
-	line("ready")
-	in := bufio.NewReaderSize(os.Stdin, 1<<20)
-	for {
-		text, err := in.ReadString('\n')
-		if err != nil {
-			os.Exit(0)
-		}
-		part := strings.SplitN(strings.TrimRight(text, "\n"), " ", 3)
-		go func() {
-			args := url.Values{}
-			if len(part) > 2 {
-				args, err = url.ParseQuery(part[2])
-			}
-			if err == nil {
-				err = run(part[1], args, func(r row) { line("%s row %s", part[0], r) })
-			}
-			if err != nil {
-				line("%s fail %s", part[0], row{}.put("error", err))
-			} else {
-				line("%s done", part[0])
-			}
-		}()
-	}
-}
-
-func get(args url.Values, key, otherwise string) string {
-	if args.Has(key) {
-		return args.Get(key)
-	}
-	return otherwise
-}
-
-func num(args url.Values, key string, otherwise int) int {
-	n, err := strconv.Atoi(get(args, key, ""))
-	if err != nil {
-		return otherwise
-	}
-	return n
+	lines.Serve(run, func(r lines.Row, err error) lines.Row { return r.Put("error", err) })
 }
 
 func find[T any](table map[string]T, name string) (T, error) {
@@ -110,17 +56,17 @@ func (byHash) Select(m *primitive.Message, queues []*primitive.MessageQueue, _ s
 	return queues[hash%len(queues)]
 }
 
-func run(verb string, args url.Values, answer func(row)) error {
+func run(verb string, args url.Values, answer func(lines.Row)) error {
 	name := args.Get("name")
 	resolver := primitive.NewPassthroughResolver([]string{args.Get("namesrv")})
 	switch verb {
 	case "producer":
 		options := []producer.Option{
 			producer.WithNsResolver(resolver), producer.WithGroupName(args.Get("group")), producer.WithInstanceName(name),
-			producer.WithRetry(num(args, "retries", 2)), producer.WithSendMsgTimeout(5 * time.Second),
-			producer.WithCompressMsgBodyOverHowmuch(num(args, "compressover", 1<<30)), producer.WithNamespace(args.Get("namespace")),
+			producer.WithRetry(lines.Num(args, "retries", 2)), producer.WithSendMsgTimeout(5 * time.Second),
+			producer.WithCompressMsgBodyOverHowmuch(lines.Num(args, "compressover", 1<<30)), producer.WithNamespace(args.Get("namespace")),
 		}
-		if get(args, "selector", "") == "hash" {
+		if lines.Get(args, "selector", "") == "hash" {
 			options = append(options, producer.WithQueueSelector(byHash{}))
 		}
 		p, err := rocketmq.NewProducer(options...)
@@ -163,8 +109,8 @@ func run(verb string, args url.Values, answer func(row)) error {
 		if err != nil {
 			return err
 		}
-		queue := &primitive.MessageQueue{Topic: args.Get("topic"), BrokerName: args.Get("broker"), QueueId: num(args, "queue", 0)}
-		result, err := p.PullFrom(context.Background(), queue, int64(num(args, "offset", 0)), num(args, "max", 32))
+		queue := &primitive.MessageQueue{Topic: args.Get("topic"), BrokerName: args.Get("broker"), QueueId: lines.Num(args, "queue", 0)}
+		result, err := p.PullFrom(context.Background(), queue, int64(lines.Num(args, "offset", 0)), lines.Num(args, "max", 32))
 		if err != nil {
 			return err
 		}
@@ -173,7 +119,7 @@ func run(verb string, args url.Values, answer func(row)) error {
 		}
 		status := map[primitive.PullStatus]string{primitive.PullFound: "FOUND", primitive.PullNoNewMsg: "NO_NEW_MSG",
 			primitive.PullNoMsgMatched: "NO_MATCHED_MSG", primitive.PullOffsetIllegal: "OFFSET_ILLEGAL"}[result.Status]
-		answer(row{}.put("status", status).put("next", result.NextBeginOffset).put("min", result.MinOffset).put("max", result.MaxOffset))
+		answer(lines.Row{}.Put("status", status).Put("next", result.NextBeginOffset).Put("min", result.MinOffset).Put("max", result.MaxOffset))
 		return nil
 	case "stop":
 		lock.Lock()
@@ -203,13 +149,13 @@ func run(verb string, args url.Values, answer func(row)) error {
 func build(spec url.Values) *primitive.Message {
 	body := []byte(spec.Get("body"))
 	if spec.Has("fill") {
-		body = make([]byte, num(spec, "fill", 0))
+		body = make([]byte, lines.Num(spec, "fill", 0))
 		for i := range body {
-			body[i] = byte((i*31 + num(spec, "seed", 0)) % 251)
+			body[i] = byte((i*31 + lines.Num(spec, "seed", 0)) % 251)
 		}
 	}
 	m := primitive.NewMessage(spec.Get("topic"), body)
-	m.Flag = int32(num(spec, "flag", 0))
+	m.Flag = int32(lines.Num(spec, "flag", 0))
 	if spec.Has("tags") {
 		m.WithTag(spec.Get("tags"))
 	}
@@ -231,23 +177,23 @@ func build(spec url.Values) *primitive.Message {
 	return m
 }
 
-func result(r *primitive.SendResult) row {
+func result(r *primitive.SendResult) lines.Row {
 	status := "SEND_OK"
 	if r.Status != primitive.SendOK {
 		status = fmt.Sprint("status ", r.Status)
 	}
-	return row{}.put("status", status).put("id", r.MsgID).put("offsetid", r.OffsetMsgID).put("queue", r.MessageQueue.QueueId).
-		put("broker", r.MessageQueue.BrokerName).put("offset", r.QueueOffset)
+	return lines.Row{}.Put("status", status).Put("id", r.MsgID).Put("offsetid", r.OffsetMsgID).Put("queue", r.MessageQueue.QueueId).
+		Put("broker", r.MessageQueue.BrokerName).Put("offset", r.QueueOffset)
 }
 
-func send(args url.Values, answer func(row)) error {
+func send(args url.Values, answer func(lines.Row)) error {
 	p, err := find(producers, args.Get("name"))
 	if err != nil {
 		return err
 	}
 	ctx := context.Background()
 	tolerant := args.Get("tolerant") == "true"
-	pace := time.Duration(num(args, "pace", 0)) * time.Millisecond
+	pace := time.Duration(lines.Num(args, "pace", 0)) * time.Millisecond
 	var batch []*primitive.Message
 	var answered sync.WaitGroup
 	for index, text := range args["m"] {
@@ -261,7 +207,7 @@ func send(args url.Values, answer func(row)) error {
 		case "sync", "selector", "":
 			var r *primitive.SendResult
 			if r, err = p.SendSync(ctx, m); err == nil {
-				answer(result(r).put("index", index))
+				answer(result(r).Put("index", index))
 			}
 		case "oneway":
 			err = p.SendOneWay(ctx, m)
@@ -272,9 +218,9 @@ func send(args url.Values, answer func(row)) error {
 			err = p.SendAsync(ctx, func(_ context.Context, r *primitive.SendResult, err error) {
 				defer answered.Done()
 				if err != nil {
-					answer(row{}.put("index", index).put("error", err))
+					answer(lines.Row{}.Put("index", index).Put("error", err))
 				} else {
-					answer(result(r).put("index", index))
+					answer(result(r).Put("index", index))
 				}
 			}, m)
 		default:
@@ -284,7 +230,7 @@ func send(args url.Values, answer func(row)) error {
 			if !tolerant {
 				return err
 			}
-			answer(row{}.put("index", index).put("error", err))
+			answer(lines.Row{}.Put("index", index).Put("error", err))
 		}
 		time.Sleep(pace)
 	}
@@ -305,25 +251,25 @@ func send(args url.Values, answer func(row)) error {
 	}
 }
 
-func message(m *primitive.MessageExt) row {
-	r := row{}.put("topic", m.Topic).put("len", len(m.Body)).put("crc", crc32.ChecksumIEEE(m.Body)).put("id", m.MsgId).
-		put("flag", m.Flag).put("sysflag", m.SysFlag).put("born", m.BornTimestamp).put("stored", m.StoreTimestamp).
-		put("bornhost", strings.Split(m.BornHost, ":")[0]).put("storehost", m.StoreHost).put("reconsume", m.ReconsumeTimes).
-		put("offset", m.QueueOffset).put("physical", m.CommitLogOffset).put("bodycrc", m.BodyCRC)
+func message(m *primitive.MessageExt) lines.Row {
+	r := lines.Row{}.Put("topic", m.Topic).Put("len", len(m.Body)).Put("crc", crc32.ChecksumIEEE(m.Body)).Put("id", m.MsgId).
+		Put("flag", m.Flag).Put("sysflag", m.SysFlag).Put("born", m.BornTimestamp).Put("stored", m.StoreTimestamp).
+		Put("bornhost", strings.Split(m.BornHost, ":")[0]).Put("storehost", m.StoreHost).Put("reconsume", m.ReconsumeTimes).
+		Put("offset", m.QueueOffset).Put("physical", m.CommitLogOffset).Put("bodycrc", m.BodyCRC)
 	if m.Queue != nil {
-		r = r.put("queue", m.Queue.QueueId).put("broker", m.Queue.BrokerName)
+		r = r.Put("queue", m.Queue.QueueId).Put("broker", m.Queue.BrokerName)
 	}
 	if m.GetTags() != "" {
-		r = r.put("tags", m.GetTags())
+		r = r.Put("tags", m.GetTags())
 	}
 	if m.GetKeys() != "" {
-		r = r.put("keys", m.GetKeys())
+		r = r.Put("keys", m.GetKeys())
 	}
 	if len(m.Body) <= 8192 && utf8.Valid(m.Body) {
-		r = r.put("body", string(m.Body))
+		r = r.Put("body", string(m.Body))
 	}
 	for key, value := range m.GetProperties() {
-		r = r.put("p."+key, value)
+		r = r.Put("p."+key, value)
 	}
 	return r
 }
@@ -340,22 +286,22 @@ func subscribe(args url.Values) error {
 	}
 	c, err := rocketmq.NewPushConsumer(
 		consumer.WithNsResolver(primitive.NewPassthroughResolver([]string{args.Get("namesrv")})),
-		consumer.WithGroupName(args.Get("group")), consumer.WithInstance(get(args, "instance", name)), consumer.WithConsumerModel(model),
-		consumer.WithConsumeFromWhere(from), consumer.WithMaxReconsumeTimes(int32(num(args, "maxreconsume", -1))), consumer.WithConsumerOrder(args.Get("mode") == "orderly"),
-		consumer.WithConsumeMessageBatchMaxSize(num(args, "batch", 1)), consumer.WithNamespace(args.Get("namespace")))
+		consumer.WithGroupName(args.Get("group")), consumer.WithInstance(lines.Get(args, "instance", name)), consumer.WithConsumerModel(model),
+		consumer.WithConsumeFromWhere(from), consumer.WithMaxReconsumeTimes(int32(lines.Num(args, "maxreconsume", -1))), consumer.WithConsumerOrder(args.Get("mode") == "orderly"),
+		consumer.WithConsumeMessageBatchMaxSize(lines.Num(args, "batch", 1)), consumer.WithNamespace(args.Get("namespace")))
 	if err != nil {
 		return err
 	}
-	selector := consumer.MessageSelector{Type: consumer.TAG, Expression: get(args, "expression", "*")}
+	selector := consumer.MessageSelector{Type: consumer.TAG, Expression: lines.Get(args, "expression", "*")}
 	if args.Has("sql") {
 		selector = consumer.MessageSelector{Type: consumer.SQL92, Expression: args.Get("sql")}
 	}
 	err = c.Subscribe(args.Get("topic"), selector, func(_ context.Context, messages ...*primitive.MessageExt) (consumer.ConsumeResult, error) {
 		later := false
 		for _, m := range messages {
-			line("event %s %s", name, message(m).put("at", time.Now().UnixMilli()))
+			lines.Line("event %s %s", name, message(m).Put("at", time.Now().UnixMilli()))
 			// Every message is asked for again until it has come so often.
-			later = later || int(m.ReconsumeTimes) < num(args, "fail", 0)
+			later = later || int(m.ReconsumeTimes) < lines.Num(args, "fail", 0)
 		}
 		if later {
 			return consumer.ConsumeRetryLater, nil

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"ferromq/contract/lines"
+
 	rocketmq "github.com/apache/rocketmq-client-go/v2"
 	"github.com/apache/rocketmq-client-go/v2/primitive"
 	"github.com/apache/rocketmq-client-go/v2/producer"
@@ -36,7 +38,7 @@ func (l *listener) ExecuteLocalTransaction(m *primitive.Message) primitive.Local
 }
 
 func (l *listener) CheckLocalTransaction(m *primitive.MessageExt) primitive.LocalTransactionState {
-	line("event %s %s", l.name, message(m).put("transaction", m.TransactionId))
+	lines.Line("event %s %s", l.name, message(m).Put("transaction", m.TransactionId))
 	l.lock.Lock()
 	before := l.asked[m.TransactionId]
 	l.asked[m.TransactionId]++
@@ -65,7 +67,7 @@ func startTransactional(args url.Values) error {
 	return nil
 }
 
-func sendTransactional(args url.Values, answer func(row)) error {
+func sendTransactional(args url.Values, answer func(lines.Row)) error {
 	p, err := find(transactional, args.Get("name"))
 	if err != nil {
 		return err
@@ -79,7 +81,7 @@ func sendTransactional(args url.Values, answer func(row)) error {
 		if err != nil {
 			return err
 		}
-		answer(result(r.SendResult).put("state", r.State))
+		answer(result(r.SendResult).Put("state", r.State))
 	}
 	return nil
 }

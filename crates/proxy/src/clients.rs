@@ -20,7 +20,7 @@ use crate::call::Caller;
 use crate::door::{Door, Line};
 use crate::message;
 use crate::pb::telemetry_command::Command;
-use crate::pb::{Code, RecoverOrphanedTransactionCommand, Settings, TelemetryCommand};
+use crate::pb::{Code, ReceiveMessageRequest, RecoverOrphanedTransactionCommand, Settings, TelemetryCommand};
 use crate::rpc::end_transaction::HalfId;
 use crate::settings;
 use crate::status::Refused;
@@ -65,6 +65,18 @@ impl Clients {
         self.get(&caller.client_id).ok_or_else(|| {
             Refused::new(Code::UnrecognizedClientType, format!("no settings are known of client {}", caller.client_id))
         })
+    }
+
+    /// A client that receives. One that has not told its settings since the start of this process is known by what it asks
+    /// for: official clients tell them again after minutes only, and must not stand still until then.
+    pub async fn receiving(&self, caller: &Caller, asked: &ReceiveMessageRequest) -> Result<Arc<Client>, Refused> {
+        if let Some(client) = self.get(&caller.client_id) {
+            return Ok(client);
+        }
+        let settings = settings::completed(settings::of_receive(asked), &self.door.broker)?;
+        let client = self.get_or_add(caller, &settings)?;
+        client.beat().await?;
+        Ok(client)
     }
 
     /// Takes what a client says of itself and tells the broker; the settings as they count.

@@ -14,8 +14,8 @@ use crate::names;
 use crate::pb::retry_policy::Strategy;
 use crate::pb::settings::PubSub;
 use crate::pb::{
-    ClientType, Code, CustomizedBackoff, ExponentialBackoff, FilterExpression, FilterType, Metric, RetryPolicy,
-    Settings,
+    ClientType, Code, CustomizedBackoff, ExponentialBackoff, FilterExpression, FilterType, Metric,
+    ReceiveMessageRequest, RetryPolicy, Settings, Subscription, SubscriptionEntry,
 };
 use crate::status::Refused;
 
@@ -28,6 +28,22 @@ pub(crate) const RECEIVE_BATCH: i32 = 32;
 const LONG_POLLING_MS: i64 = 20_000;
 /// Most topics of a producer, or subscriptions of a consumer.
 const MAX_TOPICS: usize = 1000;
+
+/// What a consumer would say that asks for messages.
+pub(crate) fn of_receive(asked: &ReceiveMessageRequest) -> Settings {
+    let entry = SubscriptionEntry {
+        topic: asked.message_queue.as_ref().and_then(|queue| queue.topic.clone()),
+        expression: asked.filter_expression.clone(),
+    };
+    let client_type = if asked.auto_renew { ClientType::PushConsumer } else { ClientType::SimpleConsumer };
+    let subscription =
+        Subscription { group: asked.group.clone(), subscriptions: vec![entry], ..Subscription::default() };
+    Settings {
+        client_type: Some(client_type.into()),
+        pub_sub: Some(PubSub::Subscription(subscription)),
+        ..Settings::default()
+    }
+}
 
 /// The settings with the server's values in them.
 pub(crate) fn completed(mut settings: Settings, broker: &Arc<Shared>) -> Result<Settings, Refused> {

@@ -30,6 +30,8 @@ pub enum Client {
     Go,
     /// `rocketmq-client-java`, the gRPC protocol.
     GrpcJava,
+    /// `rocketmq-clients/golang/v5`, the gRPC protocol.
+    GrpcGo,
 }
 
 impl Client {
@@ -40,6 +42,7 @@ impl Client {
             Client::Java4 => "java4",
             Client::Go => "go",
             Client::GrpcJava => "grpc-java",
+            Client::GrpcGo => "grpc-go",
         }
     }
 }
@@ -79,7 +82,7 @@ pub struct Lab {
     /// Whose server is under test (`FERROMQ_CONTRACT_SERVER=java` runs the cases on the reference).
     pub make: Make,
     counter: AtomicUsize,
-    drivers: [OnceLock<Outcome<Driver>>; 4],
+    drivers: [OnceLock<Outcome<Driver>>; 5],
     admin: OnceLock<Outcome<Driver>>,
     standing: OnceLock<Outcome<Cluster>>,
     proxied: OnceLock<Outcome<Cluster>>,
@@ -164,6 +167,11 @@ impl Lab {
             Client::Java4 => self.start_java("4.9.8"),
             Client::Go => Driver::start("go", Command::new(self.tools.go_driver()?), self.folder.path()),
             Client::GrpcJava => self.start_grpc(),
+            Client::GrpcGo => {
+                let mut command = Command::new(self.tools.go_grpc_driver()?);
+                command.env("HOME", self.folder.path());
+                Driver::start("grpc-go", command, self.folder.path())
+            }
         }
     }
 

@@ -23,6 +23,7 @@ pub struct Tools {
     binary: OnceLock<Outcome<PathBuf>>,
     jars: [OnceLock<Outcome<PathBuf>>; 6],
     go: OnceLock<Outcome<PathBuf>>,
+    go_grpc: OnceLock<Outcome<PathBuf>>,
 }
 
 impl Tools {
@@ -92,7 +93,12 @@ impl Tools {
 
     /// The Go driver.
     pub fn go_driver(&self) -> Outcome<PathBuf> {
-        self.go.get_or_init(build_go).clone()
+        self.go.get_or_init(|| build_go("go-driver", ".")).clone()
+    }
+
+    /// The Go driver on the gRPC client.
+    pub fn go_grpc_driver(&self) -> Outcome<PathBuf> {
+        self.go_grpc.get_or_init(|| build_go("go-grpc-driver", "./grpc")).clone()
     }
 }
 
@@ -193,14 +199,14 @@ fn compile(classes: &str, folders: &[&str], jars: PathBuf) -> Outcome<PathBuf> {
     Ok(jars)
 }
 
-fn build_go() -> Outcome<PathBuf> {
+fn build_go(name: &str, package: &str) -> Outcome<PathBuf> {
     need("go")?;
-    let driver = cache().join("go-driver");
+    let driver = cache().join(name);
     std::fs::create_dir_all(cache())?;
     run(Command::new("go")
         .current_dir(root().join("tests/go"))
         .args(["build", "-buildvcs=false", "-trimpath", "-o"])
         .arg(&driver)
-        .arg("."))?;
+        .arg(package))?;
     Ok(driver)
 }

@@ -79,7 +79,7 @@ async fn pop(
     caller: &Caller,
     request: &ReceiveMessageRequest,
 ) -> Result<Vec<crate::pb::Message>, Refused> {
-    let client = service.clients.known(caller)?;
+    let client = service.clients.receiving(caller, request).await?;
     let settings = client.settings();
     let queue = request.message_queue.as_ref();
     let topic = names::topic(queue.and_then(|queue| queue.topic.as_ref()))?;
