@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ferromq_common::clock;
 use ferromq_protocol::record::{self, MessageParts};
 use ferromq_protocol::sys_flag::message as flags;
-use ferromq_protocol::{java, properties, topic};
+use ferromq_protocol::topic;
 
 use crate::commit_log::Segment;
 use crate::dispatch::{Group, Item};
@@ -18,7 +18,12 @@ use crate::lmq::{self, Lights};
 use crate::queue::Queue;
 use crate::store::Inner;
 
+mod facts;
 mod fan_out;
+mod inner;
+
+pub(crate) use facts::{delay, is_folder_name, is_in_queue, tags_code};
+pub(crate) use inner::messages_in;
 
 /// Memory a batch keeps when it is cleared, bytes and messages.
 const KEPT_BYTES: usize = 1 << 20;
@@ -27,7 +32,10 @@ const KEPT_MESSAGES: usize = 8192;
 /// Where a message was stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Appended {
+    /// Of its first message.
     pub queue_offset: i64,
+    /// Messages in the record; more than one only in an inner batch.
+    pub messages: i16,
     /// Position in the log, bytes.
     pub physical_offset: u64,
     /// Bytes of the record.
@@ -60,6 +68,8 @@ struct Message {
     delay: Option<i64>,
     /// Prepared and rolled back messages have no place in a queue.
     in_queue: bool,
+    /// Messages in it, if it is an inner batch.
+    inner: Option<i16>,
     lights: Option<Box<Lights>>,
 }
 
@@ -122,6 +132,7 @@ impl AppendBatch {
             tags_code: tags_code(m.tags),
             delay: (m.topic == topic::SCHEDULE).then(|| delay(m.properties, &context.delays)).flatten(),
             in_queue: is_in_queue(m.sys_flag),
+            inner: None,
             lights: lights.map(|(lights, _)| Box::new(lights)),
         });
         Ok(self.messages.len() - 1)
@@ -228,13 +239,18 @@ impl AppendBatch {
             position = run.position;
             for (message, queue) in self.messages[run.messages.clone()].iter_mut().zip(&mut queues) {
                 let size = message.size as usize;
-                let queue_offset = if message.in_queue { queue.take_next() } else { 0 };
+                let messages = message.inner.unwrap_or(1);
+                let queue_offset = if message.in_queue { queue.take_next(messages) } else { 0 };
                 record::patch(&mut self.bytes[at..at + size], queue_offset, position, now);
+                if message.inner.is_some() {
+                    inner::write_base(&mut self.bytes[at..at + size], queue_offset);
+                }
                 if let Some(lights) = &mut message.lights {
                     lights.assign(&mut self.bytes[at..at + size]);
                 }
                 self.results.push(Appended {
                     queue_offset,
+                    messages,
                     physical_offset: position,
                     size: message.size,
                     store_timestamp: now,
@@ -290,6 +306,7 @@ impl Message {
             hash_count: self.hash_count,
             tags_code: self.delay.map_or(self.tags_code, |delay| at.store_timestamp + delay),
             store_timestamp: at.store_timestamp,
+            messages: at.messages,
             in_queue: self.in_queue,
             fans_out: false,
         }
@@ -376,25 +393,4 @@ impl Inner {
         tracing::error!("{reason}");
         AppendError::DiskFull { reason }
     }
-}
-
-/// Hash of the tag as the consume queue holds it.
-pub(crate) fn tags_code(tags: Option<&[u8]>) -> i64 {
-    tags.map_or(0, |tags| i64::from(java::string_hash(&String::from_utf8_lossy(tags))))
-}
-
-/// Whether a record of this system flag has an entry in its consume queue.
-pub(crate) fn is_in_queue(sys_flag: i32) -> bool {
-    matches!(flags::transaction_value(sys_flag), flags::TRANSACTION_NOT | flags::TRANSACTION_COMMIT)
-}
-
-/// The delay that the properties of a message in the schedule topic ask for, milliseconds.
-pub(crate) fn delay(text: &[u8], delays: &[i64]) -> Option<i64> {
-    let level: usize = properties::get_str(text, properties::names::DELAY_TIME_LEVEL)?.parse().ok()?;
-    delays.get(level.checked_sub(1)?.min(delays.len().checked_sub(1)?)).copied()
-}
-
-/// Whether a folder can have the topic's name: nothing that leads elsewhere.
-pub(crate) fn is_folder_name(topic: &str) -> bool {
-    !topic.is_empty() && topic != "." && topic != ".." && !topic.bytes().any(|b| b == b'/' || b == 0)
 }

@@ -241,7 +241,7 @@ impl Inner {
     }
 
     fn built(&self, d: &Dispatcher) -> Built {
-        Built { position: d.position, entries: d.entries, index: self.index.mark() }
+        Built { position: d.position, entries: d.entries, index: self.index.mark(), timestamp: d.timestamp }
     }
 
     /// Saves the state of all queues. Without room there is none, and the next time the files are written, which says so.

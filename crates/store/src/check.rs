@@ -7,16 +7,15 @@
 mod index;
 mod layout;
 mod log;
+mod pieces;
 mod queues;
 mod rebuild;
 mod report;
 mod tables;
 
-use std::collections::HashSet;
 use std::io;
 use std::path::Path;
 
-use ferromq_protocol::properties::{self, names};
 use ferromq_protocol::record::Record;
 use ferromq_protocol::sys_flag::message as flags;
 use ferromq_protocol::topic;
@@ -31,7 +30,9 @@ use crate::config::StoreConfig;
 use crate::error::OpenError;
 use crate::index::{self as key_index, Shape};
 use crate::instance::Instance;
+use crate::labels::Labels;
 use crate::lmq;
+use crate::queue::Kind::{Batch, Simple};
 use index::IndexCheck;
 use layout::LogFiles;
 use log::Event;
@@ -80,9 +81,8 @@ pub fn check_store(
     if was_killed {
         findings.add(Kind::NotStopped, || root.join("abort").display().to_string());
     }
-    let queue_size = is_configured.then_some(config.mapped_file_size_consume_queue);
-    let queues = Queues::find(&root.join("consumequeue"), queue_size, log.start(), findings).map_err(fail())?;
-    let batch_topics = layout::names(&root.join("batchconsumequeue")).map_err(fail())?.into_iter().collect();
+    let queue_size = |kind| is_configured.then_some(config.queue_file_size(kind));
+    let queues = Queues::find(root, queue_size, tables.batch_topics.clone(), log.start(), findings).map_err(fail())?;
     let index = match config.message_index_enable {
         true => {
             let shape = Shape { slots: config.max_hash_slot_num, entries: config.max_index_num };
@@ -91,7 +91,7 @@ pub fn check_store(
         false => None,
     };
     let hashes = Vec::new();
-    let mut check = Check { report, queues, index, hashes, batch_topics, log_bytes: log.bytes() };
+    let mut check = Check { report, queues, index, hashes, log_bytes: log.bytes() };
     check.read_log(&log, loaded.as_ref(), progress).map_err(fail())?;
     check.finish(config, &log, &tables, loaded.as_ref(), was_killed);
     if !is_configured {
@@ -108,8 +108,6 @@ struct Check {
     index: Option<IndexCheck>,
     /// Hashes of one record's keys.
     hashes: Vec<u32>,
-    /// Topics whose queues are of the other kind.
-    batch_topics: HashSet<String>,
     log_bytes: u64,
 }
 
@@ -162,37 +160,38 @@ impl Check {
                 .add(Kind::RecordDamaged, || format!("the record at {position} has no valid topic and queue"));
             return;
         };
-        self.keys(name, record);
-        if !append::is_in_queue(record.sys_flag()) || self.batch_topics.contains(name) {
+        let labels = Labels::of(record.properties());
+        self.keys(name, record, &labels);
+        if !append::is_in_queue(record.sys_flag()) {
             return;
         }
-        let tags = properties::get(record.properties(), names::TAGS);
         let expected = Expected {
             offset: record.queue_offset(),
+            messages: append::messages_in(record),
             position: record.physical_offset() as u64,
             size: record.bytes().len() as i32,
             // There it is the time of delivery, which the delay levels of the broker that wrote it decide.
-            tags_code: (name != topic::SCHEDULE).then(|| append::tags_code(tags)),
+            tags_code: (name != topic::SCHEDULE).then(|| append::tags_code(labels.tags)),
             timestamp: record.store_timestamp(),
         };
         self.queues.record(name, id, &expected);
-        for (light, offset) in lmq::stored(record) {
-            self.queues.record(light, lmq::QUEUE_ID, &Expected { offset, ..expected });
+        let lights = if labels.fans_out { lmq::stored(record) } else { Vec::new() };
+        for (light, offset) in lights {
+            self.queues.record(light, lmq::QUEUE_ID, &Expected { offset, messages: 1, ..expected });
         }
     }
 
-    fn keys(&mut self, topic: &str, record: &Record<'_>) {
+    fn keys(&mut self, topic: &str, record: &Record<'_>, labels: &Labels<'_>) {
         let Some(index) = &mut self.index else { return };
         if flags::transaction_value(record.sys_flag()) == flags::TRANSACTION_ROLLBACK {
             return;
         }
-        let get = |name| properties::get(record.properties(), name);
         let prefix = key_index::key_prefix(topic);
         self.hashes.clear();
-        key_index::push_hashes(prefix, get(names::UNIQ_CLIENT_MESSAGE_ID_KEYIDX), get(names::KEYS), &mut self.hashes);
+        key_index::push_hashes(prefix, labels.uniq_key, labels.keys, &mut self.hashes);
         let keys = self.hashes.len();
         // RocketMQ 5.5 files the tag as well, under a text of its own.
-        let tag = get(names::TAGS).map(|tag| [b"T#", tag].concat());
+        let tag = labels.tags.map(|tag| [b"T#", tag].concat());
         key_index::push_hashes(prefix, tag.as_deref(), None, &mut self.hashes);
         let (keys, tag) = self.hashes.split_at(keys);
         let position = record.physical_offset() as u64;
@@ -227,7 +226,7 @@ impl Check {
         tables.compare(&self.queues, &mut report.findings);
         tell_checkpoint(&config.root, loaded, report);
         report.log_file_bytes = log.file_size;
-        report.queue_file_bytes = self.queues.file_size;
+        [report.queue_file_bytes, report.batch_queue_file_bytes] = self.queues.file_sizes;
         report.queues = self.queues.count() as u64;
         report.plan = self.queues.plan(&|name| tables.is_topic(name));
         report.topics = self.queues.topics().count() as u64;
@@ -239,7 +238,8 @@ impl Check {
         let report = &mut self.report;
         let sizes = [
             ("mappedFileSizeCommitLog", report.log_file_bytes, usual.mapped_file_size_commit_log),
-            ("mappedFileSizeConsumeQueue", report.queue_file_bytes, usual.mapped_file_size_consume_queue),
+            (Simple.file_size_key(), report.queue_file_bytes, usual.queue_file_size(Simple)),
+            (Batch.file_size_key(), report.batch_queue_file_bytes, usual.queue_file_size(Batch)),
         ];
         for (name, size, _) in sizes.into_iter().filter(|(_, size, usual)| *size != 0 && size != usual) {
             report.findings.add(Kind::SettingNeeded, || format!("{name}={size}"));

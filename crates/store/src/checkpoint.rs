@@ -29,7 +29,7 @@ const MAGIC: u32 = 0x464D_5143;
 const NOTE_AT: usize = 1024;
 const NOTE_BYTES: usize = 20;
 const NOTE_MAGIC: u32 = 0x464D_514E;
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// RocketMQ's part.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -68,15 +68,18 @@ pub(crate) struct Built {
     /// Sum of the ends of all queues at that position.
     pub entries: i64,
     pub index: IndexMark,
+    /// Store timestamp of the last record before it, milliseconds since 1970.
+    pub timestamp: i64,
 }
 
 impl Built {
-    /// Adds the 28 bytes that stand for it.
+    /// Adds the 36 bytes that stand for it.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.position.to_be_bytes());
         out.extend_from_slice(&self.entries.to_be_bytes());
         out.extend_from_slice(&self.index.file.to_be_bytes());
         out.extend_from_slice(&self.index.count.to_be_bytes());
+        out.extend_from_slice(&self.timestamp.to_be_bytes());
     }
 }
 
@@ -276,7 +279,8 @@ impl<'a> Reader<'a> {
 
     pub fn built(&mut self) -> Built {
         let (position, entries) = (self.long() as u64, self.long());
-        Built { position, entries, index: IndexMark { file: self.long() as u64, count: self.int() } }
+        let index = IndexMark { file: self.long() as u64, count: self.int() };
+        Built { position, entries, index, timestamp: self.long() }
     }
 }
 
@@ -285,7 +289,7 @@ mod tests {
     use super::*;
 
     fn built(position: u64) -> Built {
-        Built { position, entries: 5, index: IndexMark { file: 20_240_101_000_000_000, count: 9 } }
+        Built { position, entries: 5, index: IndexMark { file: 20_240_101_000_000_000, count: 9 }, timestamp: 7 }
     }
 
     #[test]

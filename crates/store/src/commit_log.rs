@@ -7,11 +7,12 @@
 use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, RwLock};
 
+use crate::ahead;
 use crate::error::OpenError;
 use crate::faults::Faults;
 use crate::file::{self, DataFile, MaybeFaults};
@@ -27,11 +28,13 @@ pub(crate) struct Segment {
     pub size: u64,
     pub file: DataFile,
     map: OnceLock<ReadMap>,
+    /// That of the log: how the file is mapped.
+    read_ahead: Arc<AtomicBool>,
 }
 
 impl Segment {
-    fn new(start: u64, size: u64, file: DataFile) -> Segment {
-        Segment { start, size, file, map: OnceLock::new() }
+    fn new(start: u64, size: u64, file: DataFile, read_ahead: &Arc<AtomicBool>) -> Segment {
+        Segment { start, size, file, map: OnceLock::new(), read_ahead: Arc::clone(read_ahead) }
     }
 
     /// Position behind its last byte.
@@ -45,6 +48,9 @@ impl Segment {
             return Ok(map.bytes());
         }
         let map = ReadMap::new(self.file.file(), self.size)?;
+        if !self.read_ahead.load(Ordering::Relaxed) {
+            map.set_read_ahead(false);
+        }
         Ok(self.map.get_or_init(|| map).bytes())
     }
 
@@ -75,6 +81,7 @@ pub(crate) struct CommitLog {
     /// Store timestamp of the last record before `end`, and before `flushed`.
     last_timestamp: AtomicI64,
     flushed_timestamp: AtomicI64,
+    read_ahead: Arc<AtomicBool>,
 }
 
 /// What the append lock protects.
@@ -90,6 +97,7 @@ impl CommitLog {
     /// Opens the files that are there. The positions are zero until [`CommitLog::set_end`].
     pub fn open(dir: &Path, file_size: u64, faults: MaybeFaults<'_>) -> Result<CommitLog, OpenError> {
         let mut segments: VecDeque<Arc<Segment>> = VecDeque::new();
+        let read_ahead = Arc::new(AtomicBool::new(true));
         let files = file::list(dir).map_err(OpenError::io("list", dir))?;
         let count = files.len();
         for (n, (start, path)) in files.into_iter().enumerate() {
@@ -108,7 +116,7 @@ impl CommitLog {
             if let Some(missing) = segments.back().map(|last| last.end()).filter(|end| *end != start) {
                 return Err(OpenError::Gap { missing, path });
             }
-            segments.push_back(Arc::new(Segment::new(start, file_size, file)));
+            segments.push_back(Arc::new(Segment::new(start, file_size, file, &read_ahead)));
         }
         Ok(CommitLog {
             dir: dir.to_owned(),
@@ -123,7 +131,18 @@ impl CommitLog {
             flushed: AtomicU64::new(0),
             last_timestamp: AtomicI64::new(0),
             flushed_timestamp: AtomicI64::new(0),
+            read_ahead,
         })
+    }
+
+    /// How the kernel reads files of the log, those mapped now and those to come.
+    pub fn set_read_ahead(&self, on: bool) {
+        self.read_ahead.store(on, Ordering::Relaxed);
+        for segment in self.segments() {
+            if let Some(map) = segment.map.get() {
+                map.set_read_ahead(on);
+            }
+        }
     }
 
     /// Position behind the last byte written.
@@ -164,6 +183,14 @@ impl CommitLog {
         segments.get(n).cloned()
     }
 
+    /// Has the disk fetch `len` bytes from `from` on, at most to the end of the file; where they end.
+    pub fn ask(&self, from: u64, len: u64) -> Option<u64> {
+        let segment = self.segment(from)?;
+        let end = segment.end().min(from + len);
+        ahead::ask(segment.file.file(), from - segment.start, end - from);
+        Some(end)
+    }
+
     /// Under the append lock, or during recovery: the file that holds `position`, taken from the prepared one or made
     /// now if the log goes on there.
     pub fn segment_for_append(&self, position: u64) -> io::Result<Arc<Segment>> {
@@ -190,7 +217,7 @@ impl CommitLog {
             let _ = file::remove(&path, self.faults.as_ref());
             return Err(error);
         }
-        Ok(Arc::new(Segment::new(start, self.file_size, file)))
+        Ok(Arc::new(Segment::new(start, self.file_size, file, &self.read_ahead)))
     }
 
     /// Whether it is time to ask for the file after the one that holds `position`: once for each file.

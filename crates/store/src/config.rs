@@ -1,11 +1,12 @@
 //! Settings of the store, by RocketMQ's names in snake case (`MessageStoreConfig`), defaults of 5.5.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::error::OpenError;
 use crate::faults::Faults;
-use crate::queue::UNIT;
+use crate::queue::Kind;
 
 /// Smallest commit log file, bytes.
 const MIN_LOG_FILE: u64 = 4096;
@@ -28,6 +29,10 @@ pub struct StoreConfig {
     pub mapped_file_size_commit_log: u64,
     /// Bytes of one consume queue file, a multiple of 20 (`mappedFileSizeConsumeQueue`).
     pub mapped_file_size_consume_queue: u64,
+    /// Bytes of one batch consume queue file, a multiple of 46 (`mapperFileSizeBatchConsumeQueue`).
+    pub mapper_file_size_batch_consume_queue: u64,
+    /// Topics with `queue.type=BatchCQ`. Those that have files of this kind are known by them.
+    pub batch_topics: HashSet<String>,
     /// `flushDiskType`.
     pub flush_disk_type: FlushMode,
     /// Longest time an ASYNC_FLUSH message is not on the disk, milliseconds (`flushIntervalCommitLog`).
@@ -103,6 +108,8 @@ impl Default for StoreConfig {
             root: PathBuf::from("store"),
             mapped_file_size_commit_log: 1024 * 1024 * 1024,
             mapped_file_size_consume_queue: 6_000_000,
+            mapper_file_size_batch_consume_queue: 13_800_000,
+            batch_topics: HashSet::new(),
             flush_disk_type: FlushMode::Async,
             flush_interval_commit_log: 500,
             sync_flush_timeout: 5000,
@@ -144,14 +151,24 @@ impl StoreConfig {
         if self.mapped_file_size_commit_log < MIN_LOG_FILE {
             return setting("mappedFileSizeCommitLog must be at least 4096 bytes");
         }
-        if self.mapped_file_size_consume_queue == 0 || !self.mapped_file_size_consume_queue.is_multiple_of(UNIT as u64)
-        {
-            return setting("mappedFileSizeConsumeQueue must be a multiple of 20 bytes");
+        for kind in Kind::ALL {
+            let (size, unit, key) = (self.queue_file_size(kind), kind.unit(), kind.file_size_key());
+            if size == 0 || !size.is_multiple_of(unit as u64) {
+                return setting(&format!("{key} must be a multiple of {unit} bytes"));
+            }
         }
         if self.max_hash_slot_num == 0 || self.max_index_num < 2 {
             return setting("maxHashSlotNum must be at least 1 and maxIndexNum at least 2");
         }
         Ok(())
+    }
+
+    /// Bytes of one file of the queues of a kind.
+    pub(crate) fn queue_file_size(&self, kind: Kind) -> u64 {
+        match kind {
+            Kind::Simple => self.mapped_file_size_consume_queue,
+            Kind::Batch => self.mapper_file_size_batch_consume_queue,
+        }
     }
 
     /// Distance from the end of the log within which data counts as recent, bytes.

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use crate::commit_log::Segment;
 use crate::queue::Queue;
-use crate::store::Inner;
+use crate::store::{Inner, Store};
 
 /// Most records that are reported one by one.
 const MAX_TOLD: usize = 16_384;
@@ -22,10 +22,12 @@ const MAX_SEARCHED: usize = 16_384;
 pub(crate) struct Damaged {
     /// Positions of the records that were reported.
     records: Mutex<HashSet<u64>>,
-    /// Queues and offsets of the entries that were searched for.
+    /// Queues and indices of the entries that were searched for.
     entries: Mutex<HashSet<(u64, i64)>>,
     /// Held by the one who searches for entries and writes them again.
     pub repair: Mutex<()>,
+    /// Position of the first damage that recovery has passed over.
+    pub first_gap: Mutex<Option<u64>>,
 }
 
 impl Damaged {
@@ -33,10 +35,10 @@ impl Damaged {
         self.records.lock().len()
     }
 
-    /// Whether the entry at `offset` was not searched for yet; it counts as that from now on.
-    pub fn is_new(&self, queue: &Queue, offset: i64) -> bool {
+    /// Whether the entry at `index` was not searched for yet; it counts as that from now on.
+    pub fn is_new(&self, queue: &Queue, index: i64) -> bool {
         let mut entries = self.entries.lock();
-        entries.len() < MAX_SEARCHED && entries.insert((queue.uid(), offset))
+        entries.len() < MAX_SEARCHED && entries.insert((queue.uid(), index))
     }
 }
 
@@ -58,6 +60,14 @@ impl Inner {
         if told.len() == MAX_TOLD {
             tracing::error!("{MAX_TOLD} damaged records were reported; further ones are left out without a word");
         }
+    }
+}
+
+impl Store {
+    /// Where the first records are lost that stood before others which are there: the position of damage that the start
+    /// has passed over.
+    pub fn first_gap(&self) -> Option<u64> {
+        *self.inner.damaged.first_gap.lock()
     }
 }
 

@@ -1,27 +1,32 @@
 //! From the log to consume queues and index, in log order, as far as messages may be seen.
 //!
-//! Cooperative: whoever calls [`Inner::dispatch`] and gets the lock does everybody's work; nobody waits for it and no
-//! thread is woken for it. Appends leave small items in a bounded list (`Pending`); when it overflows, dispatch reads
-//! the log instead until it has caught up.
+//! Cooperative: whoever calls [`Inner::dispatch`] and gets the lock does everybody's work; no thread is woken for it, and
+//! nobody waits for it, except that those who append faster than one thread dispatches are held back. Appends leave small
+//! items in a bounded list (`Pending`); when it overflows, dispatch reads the log instead until it has caught up.
 
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
+use std::time::Duration;
 
-use ferromq_protocol::properties::{self, names};
 use ferromq_protocol::record::{self, Entry, Record};
 use ferromq_protocol::sys_flag::message as flags;
 use ferromq_protocol::topic;
 
 use crate::append;
 use crate::index::{self, Keyed};
+use crate::labels::Labels;
 use crate::lmq;
-use crate::queue::{CqEntry, Queue};
+use crate::queue::{CqEntry, Kind, Queue};
 use crate::redispatch::Doubts;
 use crate::store::Inner;
 
 /// Most items that wait; beyond it the log is read again, which costs about three times as much a message. Some 7 MiB,
 /// and the messages of 50 ms at full speed: what a dispatcher that lost its processor has to catch up with.
 const MAX_PENDING: usize = 131_072;
+/// Items that wait from which on whoever appends more takes part, or waits until the list is short again.
+const CROWDED: usize = 16_384;
+/// Longest such wait: a dispatcher that the disk holds up does not hold up those who append.
+const MAX_HOLD_BACK: Duration = Duration::from_millis(5);
 /// Records taken from the log at once.
 const READ_BACK: usize = 1024;
 /// Most messages a caller dispatches for itself and others; what is left is for a thread of the store.
@@ -54,6 +59,8 @@ pub(crate) struct Item {
     pub hash_count: u32,
     pub tags_code: i64,
     pub store_timestamp: i64,
+    /// Offsets it takes in its queue.
+    pub messages: i16,
     pub in_queue: bool,
     /// Read from the log, it may name light queues.
     pub fans_out: bool,
@@ -66,15 +73,23 @@ impl Item {
 
     /// The same message in a light queue.
     pub fn in_light(&self, queue_offset: i64) -> Item {
-        Item { queue_offset, hash_count: 0, fans_out: false, ..*self }
+        Item { queue_offset, messages: 1, hash_count: 0, fans_out: false, ..*self }
     }
 
     pub fn keyed(&self) -> Keyed {
         Keyed { hashes: self.hash_count as usize, offset: self.physical_offset, timestamp: self.store_timestamp }
     }
 
-    pub fn entry(&self) -> CqEntry {
-        CqEntry { physical_offset: self.physical_offset as i64, size: self.size as i32, tags_code: self.tags_code }
+    /// Its entry in a queue of that kind.
+    pub fn entry(&self, kind: Kind) -> CqEntry {
+        CqEntry {
+            queue_offset: self.queue_offset,
+            messages: self.messages,
+            physical_offset: self.physical_offset as i64,
+            size: self.size as i32,
+            tags_code: self.tags_code,
+            store_timestamp: if kind == Kind::Batch { self.store_timestamp } else { 0 },
+        }
     }
 }
 
@@ -104,6 +119,11 @@ impl Pending {
         self.hashes.extend_from_slice(hashes);
         self.groups.extend(groups);
         self.items.extend(items);
+    }
+
+    /// Whether more comes than is dispatched.
+    fn is_crowded(&self) -> bool {
+        self.overflowed || self.items.len() >= CROWDED
     }
 }
 
@@ -158,7 +178,11 @@ impl Inner {
         loop {
             // What this thread has published is seen by the holder after it lets go, if the lock looks taken.
             fence(Ordering::SeqCst);
-            let Some(mut dispatcher) = self.dispatcher.try_lock() else { return };
+            let held_back = || {
+                let is_crowded = self.pending.lock().is_crowded();
+                is_crowded.then(|| self.dispatcher.try_lock_for(MAX_HOLD_BACK)).flatten()
+            };
+            let Some(mut dispatcher) = self.dispatcher.try_lock().or_else(held_back) else { return };
             self.drain(&mut dispatcher, &mut budget);
             let position = dispatcher.position;
             self.dispatched.store(position, Ordering::Release);
@@ -224,7 +248,7 @@ impl Inner {
         let before = queue.max_offset();
         let in_queue = || run.iter().filter(|item| item.in_queue);
         if in_queue().next().is_some() && !queue.is_deleted() {
-            let (was_clean, written) = queue.put(in_queue().map(|item| (item.queue_offset, item.entry())));
+            let (was_clean, written) = queue.put(in_queue().map(|item| item.entry(queue.kind())));
             if was_clean {
                 d.dirty.push(Arc::clone(queue));
             }
@@ -322,23 +346,12 @@ impl Inner {
             );
             return None;
         };
-        let (mut tags, mut keys, mut uniq_key, mut fans_out) = (None, None, None, false);
-        for (name, value) in properties::iter(record.properties()) {
-            if name == names::TAGS.as_bytes() {
-                tags = Some(value);
-            } else if name == names::KEYS.as_bytes() {
-                keys = Some(value);
-            } else if name == names::UNIQ_CLIENT_MESSAGE_ID_KEYIDX.as_bytes() {
-                uniq_key = Some(value);
-            } else if name == names::INNER_MULTI_DISPATCH.as_bytes() {
-                fans_out = true;
-            }
-        }
+        let labels = Labels::of(record.properties());
         let queue = self.queue(name, u32::try_from(record.queue_id()).ok()?);
         let physical_offset = u64::try_from(record.physical_offset()).ok()?;
         let before = hashes.len();
         if queue.context().index && flags::transaction_value(record.sys_flag()) != flags::TRANSACTION_ROLLBACK {
-            index::push_hashes(queue.key_prefix(), uniq_key, keys, hashes);
+            index::push_hashes(queue.key_prefix(), labels.uniq_key, labels.keys, hashes);
         }
         let delay = (name == topic::SCHEDULE).then(|| append::delay(record.properties(), &queue.context().delays));
         let item = Item {
@@ -346,10 +359,13 @@ impl Inner {
             physical_offset,
             size: record.bytes().len() as u32,
             hash_count: (hashes.len() - before) as u32,
-            tags_code: delay.flatten().map_or_else(|| append::tags_code(tags), |ms| record.store_timestamp() + ms),
+            tags_code: delay
+                .flatten()
+                .map_or_else(|| append::tags_code(labels.tags), |ms| record.store_timestamp() + ms),
             store_timestamp: record.store_timestamp(),
+            messages: if queue.is_batch() { append::messages_in(record) } else { 1 },
             in_queue: append::is_in_queue(record.sys_flag()),
-            fans_out,
+            fans_out: labels.fans_out,
         };
         Some((queue, item))
     }

@@ -78,6 +78,8 @@ pub enum Reject {
     LightQueueTwice,
     #[error("the store has as many light queues as maxLmqConsumeQueueNum allows ({max}): raise it, or delete some")]
     TooManyLightQueues { max: usize },
+    #[error("only a queue of a topic with queue.type=BatchCQ takes an inner batch, of at least one message")]
+    InnerBatch,
     #[error("the topic or queue of the message is not that of its queue handle")]
     OtherQueue,
 }

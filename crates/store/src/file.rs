@@ -128,7 +128,14 @@ impl DataFile {
             faults.record_mapped(&self.path, || {
                 let mut content = vec![0; usize::try_from(self.len()?).unwrap_or(usize::MAX)];
                 self.read_at(&mut content, 0)?;
-                Ok(content)
+                // Who writes goes on meanwhile; what is noted must be as it was at one moment.
+                loop {
+                    let before = content.clone();
+                    self.read_at(&mut content, 0)?;
+                    if content == before {
+                        return Ok(content);
+                    }
+                }
             })?;
         }
         self.sync()

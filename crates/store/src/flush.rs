@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::store::Inner;
+use crate::store::{Inner, Store};
 
 /// Most waiters; one more is told at once that it takes too long.
 const MAX_WAITERS: usize = 1_000_000;
@@ -47,6 +47,8 @@ pub(crate) struct Flusher {
     work: Condvar,
     parked: AtomicBool,
     deadlines: Condvar,
+    /// When the sync began that is under way.
+    syncing: Mutex<Option<Instant>>,
 }
 
 #[derive(Default)]
@@ -113,6 +115,13 @@ impl Flusher {
     }
 }
 
+impl Store {
+    /// How long the sync under way has taken so far: under SYNC_FLUSH senders have waited that long.
+    pub fn sync_wait(&self) -> Duration {
+        self.inner.flusher.syncing.lock().map_or(Duration::ZERO, |began| began.elapsed())
+    }
+}
+
 impl Inner {
     /// See [`crate::Store::when_durable`].
     pub fn when_durable(&self, position: u64, call: Box<dyn FnOnce(Durability) + Send>) {
@@ -158,7 +167,10 @@ impl Inner {
         if self.failure.is_set() {
             return self.flusher.refuse_all();
         }
-        match self.log.sync() {
+        *self.flusher.syncing.lock() = Some(Instant::now());
+        let synced = self.log.sync();
+        *self.flusher.syncing.lock() = None;
+        match synced {
             Ok(position) => {
                 if self.is_sync_flush() {
                     self.dispatch_now();

@@ -4,6 +4,7 @@
 //! (`append.rs`), whoever has time dispatches (`dispatch.rs`), threads flush (`flush.rs`), prepare and make checkpoints
 //! (`background.rs`) and delete old files (`retention.rs`). No async, no sockets, no request codes here. Bytes from the disk never panic.
 
+mod ahead;
 mod append;
 mod background;
 mod check;
@@ -18,8 +19,10 @@ mod faults;
 mod fd_cache;
 mod file;
 mod flush;
+mod handles;
 mod index;
 mod instance;
+mod labels;
 mod lives;
 mod lmq;
 mod mapped;
@@ -43,6 +46,7 @@ pub use faults::{Event, Fault, Faults, Operation};
 pub use ferromq_protocol::record::MessageParts;
 pub use flush::Durability;
 pub use index::IndexHits;
+pub use lmq::offset_in;
 pub use queue::{CqEntry, Queue};
 pub use read::{Boundary, ReadOutcome, ReadStatus};
 pub use store::Store;

@@ -3,6 +3,7 @@
 //! before all of the next, because the end is taken under the append lock.
 
 use crate::file;
+use crate::queue::Kind;
 use crate::store::Inner;
 
 impl Inner {
@@ -22,7 +23,10 @@ impl Inner {
             }
         }
         // Files that come back after a power cut would be taken for those of a topic of this name made later.
-        file::remove_dir_durable(&self.context.dir.join(topic), self.context.faults.as_ref())?;
+        self.set_kind(topic, Kind::Simple);
+        for kind in Kind::ALL {
+            file::remove_dir_durable(&self.context.place(kind).dir.join(topic), self.context.faults.as_ref())?;
+        }
         // The records of the life that ended are behind the checkpoint: a restart reads none of them, and does not
         // take the entries that are missing for lost.
         self.log.sync()?;

@@ -60,7 +60,7 @@ impl Lights {
     pub fn assign(&mut self, record: &mut [u8]) {
         let first = record.len() - self.places.len() * (DIGITS + 1);
         for ((queue, offset), field) in self.places.iter_mut().zip(record[first..].chunks_exact_mut(DIGITS + 1)) {
-            *offset = queue.take_next();
+            *offset = queue.take_next(1);
             field[..DIGITS].copy_from_slice(format!("{offset:0DIGITS$}").as_bytes());
         }
     }
@@ -85,7 +85,7 @@ pub(crate) fn stored<'a>(record: &Record<'a>) -> Vec<(&'a str, i64)> {
 }
 
 /// The offset of the record in the queue, if it stands there.
-pub(crate) fn offset_in(record: &Record<'_>, queue: &Queue) -> Option<i64> {
+pub fn offset_in(record: &Record<'_>, queue: &Queue) -> Option<i64> {
     if (record.topic(), record.queue_id() as u32) == (queue.topic().as_bytes(), queue.id()) {
         return Some(record.queue_offset());
     }
@@ -124,6 +124,16 @@ impl Queue {
 }
 
 impl Store {
+    /// Whether messages may stand in light queues.
+    pub fn has_light_queues(&self) -> bool {
+        self.inner.config.multi_dispatch
+    }
+
+    /// How many light queues there are, and may be.
+    pub fn light_queues(&self) -> (usize, usize) {
+        (self.inner.context.lights.load(Ordering::Relaxed), self.inner.config.max_lmq_consume_queue_num)
+    }
+
     /// Whether a message of the topic may stand in the light queues of a list, the property `INNER_MULTI_DISPATCH`. Always,
     /// where the property has no meaning.
     pub fn check_light_queues(&self, topic: &str, list: &str) -> Result<(), Reject> {

@@ -43,6 +43,11 @@ impl ReadMap {
         Ok(ReadMap { _guard: guard, map })
     }
 
+    /// Whether the kernel reads ahead of who reads (`MADV_NORMAL`), or only what is asked for (`MADV_RANDOM`). Only advice.
+    pub fn set_read_ahead(&self, on: bool) {
+        let _ = self.map.advise(if on { Advice::Normal } else { Advice::Random });
+    }
+
     /// The mapped bytes. Callers look only at those that are published, or at all of them while nothing is written.
     pub fn bytes(&self) -> &[u8] {
         &self.map

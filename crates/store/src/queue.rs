@@ -1,8 +1,11 @@
-//! One consume queue: where the messages of a topic's queue lie in the log, 20 bytes each (RocketMQ 5.5 `ConsumeQueue`).
+//! One consume queue: where the messages of a topic's queue lie in the log, one entry for each record (`queue/unit.rs`).
 //!
-//! The newest entries live in a small buffer and are written to files of `mapped_file_size_consume_queue` bytes in
-//! pieces; readers see buffer and files as one. An idle queue holds neither buffer nor descriptor. Everything here is
-//! derived from the log and can be rebuilt from it.
+//! The newest entries live in a small buffer and are written to files of the configured size in pieces; readers see
+//! buffer and files as one. An idle queue holds neither buffer nor descriptor. Everything here is derived from the log
+//! and can be rebuilt from it.
+//!
+//! An entry's *index* tells its place in the files. In a simple queue it is the message's offset, in a batch queue it is
+//! searched for ([`Queue::index_of`]).
 //!
 //! Three counters: `next` is given to the next appended message (owned by the append lock), `max` is the end of what
 //! consumers see (owned by dispatch), `min` is the first entry whose message still exists.
@@ -12,6 +15,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
+use ferromq_protocol::topic::LITE_PREFIX;
 use parking_lot::Mutex;
 
 use crate::faults::Faults;
@@ -20,76 +24,36 @@ use crate::file::{self, DataFile};
 use crate::lmq;
 
 mod expire;
+mod find;
 mod load;
 mod rewrite;
 mod saved;
+mod unit;
 
 pub(crate) use load::{queues_of, topics_in};
 pub(crate) use saved::Saved;
+pub use unit::CqEntry;
+pub(crate) use unit::{Kind, MAX_UNIT};
 
-/// Bytes of one entry.
-pub(crate) const UNIT: usize = 20;
 /// Entries the buffer holds before it is written.
 const BUFFERED: usize = 204;
-/// Size field of filler entries before the first message of a queue that does not begin at 0.
-const BLANK_SIZE: i32 = i32::MAX;
 /// Most filler entries written to bridge a gap in the offsets of a damaged log.
 const MAX_GAP: i64 = 100_000_000;
 
 /// Largest queue offset: the byte position of its entry is a file offset.
-const MAX_OFFSET: i64 = i64::MAX / UNIT as i64 - 1_000_000_000;
+const MAX_OFFSET: i64 = i64::MAX / MAX_UNIT as i64 - 1_000_000_000;
 
-/// One entry of a consume queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CqEntry {
-    /// Position of the record in the log, bytes.
-    pub physical_offset: i64,
-    /// Bytes of the record.
-    pub size: i32,
-    /// Hash of the tag, 0 without one; delivery time in the schedule topic.
-    pub tags_code: i64,
-}
-
-impl CqEntry {
-    fn blank() -> Self {
-        Self { physical_offset: 0, size: BLANK_SIZE, tags_code: 0 }
-    }
-
-    pub(crate) fn is_blank(&self) -> bool {
-        self.physical_offset == 0 && self.size == BLANK_SIZE
-    }
-
-    fn is_written(&self) -> bool {
-        self.physical_offset >= 0 && self.size > 0
-    }
-
-    /// Whether it can stand behind `before`: a queue's records lie in the log in its order. An entry that was torn by a
-    /// power cut has lost bytes of its position.
-    fn follows(&self, before: &CqEntry) -> bool {
-        before.is_written() && (self.is_blank() || before.is_blank() || before.physical_offset < self.physical_offset)
-    }
-
-    fn encode(&self) -> [u8; UNIT] {
-        let mut bytes = [0; UNIT];
-        bytes[..8].copy_from_slice(&self.physical_offset.to_be_bytes());
-        bytes[8..12].copy_from_slice(&self.size.to_be_bytes());
-        bytes[12..].copy_from_slice(&self.tags_code.to_be_bytes());
-        bytes
-    }
-
-    pub(crate) fn decode(bytes: &[u8; UNIT]) -> Self {
-        let long = |at: usize| bytes[at..].first_chunk().map_or(0, |b| i64::from_be_bytes(*b));
-        let size = bytes[8..].first_chunk().map_or(0, |b| i32::from_be_bytes(*b));
-        Self { physical_offset: long(0), size, tags_code: long(12) }
-    }
+/// Where the files of one kind of queues are.
+pub(crate) struct Place {
+    pub dir: PathBuf,
+    /// Bytes of one file.
+    pub file_size: u64,
 }
 
 /// What all queues of a store share.
 pub(crate) struct Context {
-    /// The `consumequeue` folder.
-    pub dir: PathBuf,
-    /// Bytes of one file.
-    pub file_size: u64,
+    pub simple: Place,
+    pub batch: Place,
     pub faults: Option<Arc<Faults>>,
     pub files: FdCache,
     pub touched: Mutex<Touched>,
@@ -108,12 +72,23 @@ pub(crate) struct Context {
     pub next_uid: AtomicU64,
 }
 
+impl Context {
+    /// Where the files of a kind are.
+    pub fn place(&self, kind: Kind) -> &Place {
+        match kind {
+            Kind::Simple => &self.simple,
+            Kind::Batch => &self.batch,
+        }
+    }
+}
+
 /// A consume queue. Handles are shared; they stay valid after the topic is deleted but then lead nowhere.
 pub struct Queue {
-    /// How many pulls wait for this queue; dispatch reports arrivals only while it is above zero.
+    /// How many pulls wait for this queue (one more for a lite topic); dispatch reports arrivals only while it is above zero.
     pub watchers: AtomicU32,
     topic: Arc<str>,
     id: u32,
+    kind: Kind,
     uid: u64,
     /// Hash of the topic and `#`, with which the texts of index keys begin.
     key_prefix: i32,
@@ -136,7 +111,7 @@ pub struct Queue {
 struct Tail {
     /// Entries from `first` on, encoded.
     bytes: Vec<u8>,
-    /// Offset of the first entry in `bytes`.
+    /// Index of the first entry in `bytes`.
     first: i64,
     /// Bytes of `bytes` that are in the file.
     written: usize,
@@ -145,8 +120,16 @@ struct Tail {
 }
 
 impl Tail {
-    fn end(&self) -> i64 {
-        self.first + (self.bytes.len() / UNIT) as i64
+    /// Index behind the last entry.
+    fn end(&self, kind: Kind) -> i64 {
+        self.first + (self.bytes.len() / kind.unit()) as i64
+    }
+
+    /// Drops what is buffered, since files have it.
+    fn empty(&mut self, kind: Kind) {
+        self.first = self.end(kind);
+        self.bytes.clear();
+        self.written = 0;
     }
 }
 
@@ -157,13 +140,14 @@ impl std::fmt::Debug for Queue {
 }
 
 impl Queue {
-    pub(crate) fn new(context: &Arc<Context>, topic: Arc<str>, id: u32) -> Queue {
+    pub(crate) fn new(context: &Arc<Context>, topic: Arc<str>, id: u32, kind: Kind) -> Queue {
         context.lights.fetch_add(usize::from(lmq::is_light(&topic)), Ordering::Relaxed);
         Queue {
-            watchers: AtomicU32::new(0),
+            watchers: AtomicU32::new(topic.starts_with(LITE_PREFIX).into()),
             key_prefix: crate::index::key_prefix(&topic),
             topic,
             id,
+            kind,
             uid: context.next_uid.fetch_add(1, Ordering::Relaxed),
             next: AtomicI64::new(0),
             max: AtomicI64::new(0),
@@ -202,6 +186,30 @@ impl Queue {
         self.next.load(Ordering::Acquire)
     }
 
+    /// Whether one entry may be several messages.
+    pub fn is_batch(&self) -> bool {
+        self.kind == Kind::Batch
+    }
+
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Bytes of one entry.
+    fn unit(&self) -> u64 {
+        self.kind.unit() as u64
+    }
+
+    /// Bytes of one file.
+    fn file_size(&self) -> u64 {
+        self.context.place(self.kind).file_size
+    }
+
+    /// Entries of one file.
+    pub(crate) fn per_file(&self) -> i64 {
+        (self.file_size() / self.unit()) as i64
+    }
+
     /// A number no other queue of this process has.
     pub(crate) fn uid(&self) -> u64 {
         self.uid
@@ -215,10 +223,10 @@ impl Queue {
         &self.context
     }
 
-    /// Takes the next offset. Only under the append lock.
-    pub(crate) fn take_next(&self) -> i64 {
+    /// Takes the next offset for a record of `messages`. Only under the append lock.
+    pub(crate) fn take_next(&self, messages: i16) -> i64 {
         let offset = self.next.load(Ordering::Relaxed);
-        self.next.store(offset + 1, Ordering::Release);
+        self.next.store(offset + i64::from(messages), Ordering::Release);
         offset
     }
 
@@ -229,66 +237,64 @@ impl Queue {
 
     /// After recovery: messages follow what is there.
     pub(crate) fn continue_after_recovery(&self) {
-        let end = self.tail.lock().end();
+        let end = self.offset_at(self.end_index());
         self.max.store(end, Ordering::Release);
         self.next.store(end, Ordering::Release);
     }
 
     /// Adds entries in order and shows them to consumers; entries that are there already are skipped. `true` if the
     /// queue was clean before. An error means that a full buffer could not be written: the entries are kept in memory.
-    pub(crate) fn put(&self, entries: impl Iterator<Item = (i64, CqEntry)>) -> (bool, io::Result<()>) {
+    pub(crate) fn put(&self, entries: impl Iterator<Item = CqEntry>) -> (bool, io::Result<()>) {
         let mut tail = self.tail.lock();
         let mut result = Ok(());
-        for (offset, entry) in entries {
-            let end = tail.end();
+        let mut end = self.max.load(Ordering::Relaxed);
+        for entry in entries {
+            let offset = entry.queue_offset;
             if offset < end {
                 continue;
             }
             if offset > end {
                 // Without the filler the entry has no place: that is no shortage that passes.
-                result = result.and(self.bridge(&mut tail, offset).map_err(io::Error::other));
-                if tail.end() != offset {
+                result = result.and(self.bridge(&mut tail, &mut end, offset).map_err(io::Error::other));
+                if end != offset {
                     continue;
                 }
             }
             if offset == self.min.load(Ordering::Relaxed) {
                 self.min_position.store(entry.physical_offset as u64, Ordering::Relaxed);
             }
-            tail.bytes.extend_from_slice(&entry.encode());
-            if tail.bytes.len() >= BUFFERED * UNIT {
+            entry.encode(self.kind, &mut tail.bytes);
+            end += if self.is_batch() { i64::from(entry.messages) } else { 1 };
+            if tail.bytes.len() >= BUFFERED * self.kind.unit() {
                 match self.write(&mut tail) {
-                    Ok(()) => {
-                        tail.first = tail.end();
-                        tail.bytes.clear();
-                        tail.written = 0;
-                    }
+                    Ok(()) => tail.empty(self.kind),
                     Err(error) => result = Err(error),
                 }
             }
         }
-        self.max.store(tail.end(), Ordering::Release);
+        self.max.store(end, Ordering::Release);
         (!std::mem::replace(&mut tail.dirty, true), result)
     }
-
-    /// Filler up to `offset`: from the beginning of its file in a queue without files, else from the end.
-    fn bridge(&self, tail: &mut Tail, offset: i64) -> io::Result<()> {
-        if tail.end() == 0 && tail.bytes.is_empty() && offset <= MAX_OFFSET {
-            let per_file = (self.context.file_size / UNIT as u64) as i64;
-            tail.first = offset - offset % per_file;
+    /// Makes `offset` follow on the queue's `end`, as the first of a queue without entries or behind messages that are
+    /// lost. A simple queue has filler there: from the beginning of its file, or from the end on.
+    fn bridge(&self, tail: &mut Tail, end: &mut i64, offset: i64) -> io::Result<()> {
+        if tail.end(self.kind) == 0 && offset <= MAX_OFFSET {
+            *end = offset - if self.is_batch() { 0 } else { offset % self.per_file() };
+            tail.first = if self.is_batch() { 0 } else { *end };
             self.min.store(offset, Ordering::Release);
         }
-        if offset - tail.end() > MAX_GAP || offset > MAX_OFFSET {
-            tracing::error!(topic = %self.topic, queue = self.id, offset, end = tail.end(), "a record's queue offset is far beyond the queue's end: the record is left out");
+        if offset - *end > MAX_GAP || offset > MAX_OFFSET {
+            tracing::error!(topic = %self.topic, queue = self.id, offset, end, "a record's queue offset is far beyond the queue's end: the record is left out");
             return Ok(());
         }
-        while tail.end() < offset {
-            let blanks = (offset - tail.end()).min(BUFFERED as i64) as usize;
-            tail.bytes.extend(std::iter::repeat_n(CqEntry::blank().encode(), blanks).flatten());
+        while *end < offset && !self.is_batch() {
+            let blanks = (offset - *end).min(BUFFERED as i64);
+            (0..blanks).for_each(|_| CqEntry::blank().encode(self.kind, &mut tail.bytes));
+            *end += blanks;
             self.write(tail)?;
-            tail.first = tail.end();
-            tail.bytes.clear();
-            tail.written = 0;
+            tail.empty(self.kind);
         }
+        *end = offset;
         Ok(())
     }
 
@@ -298,10 +304,10 @@ impl Queue {
             tail.written = tail.bytes.len();
         }
         while tail.written < tail.bytes.len() {
-            let at = tail.first as u64 * UNIT as u64 + tail.written as u64;
-            let start = at - at % self.context.file_size;
+            let at = tail.first as u64 * self.unit() + tail.written as u64;
+            let start = at - at % self.file_size();
             let file = self.file(start, true)?;
-            let room = (start + self.context.file_size - at) as usize;
+            let room = (start + self.file_size() - at) as usize;
             let n = room.min(tail.bytes.len() - tail.written);
             file.write_sparse_at(&tail.bytes[tail.written..tail.written + n], at - start)?;
             self.context.touched.lock().wrote((self.uid, start), &file);
@@ -322,12 +328,12 @@ impl Queue {
     pub(crate) fn cool(&self) {
         let mut tail = self.tail.lock();
         if !tail.dirty && tail.written == tail.bytes.len() {
-            *tail = Tail { first: tail.end(), ..Tail::default() };
+            *tail = Tail { first: tail.end(self.kind), ..Tail::default() };
         }
     }
 
     fn folder(&self) -> PathBuf {
-        self.context.dir.join(&*self.topic).join(self.id.to_string())
+        self.context.place(self.kind).dir.join(&*self.topic).join(self.id.to_string())
     }
 
     /// The file that begins at byte `start` of the queue.
@@ -339,61 +345,10 @@ impl Queue {
                 Err(error) if create && error.kind() == io::ErrorKind::NotFound => {
                     file::create_dir(&self.folder(), context.faults.as_ref())?;
                     context.touched.lock().created();
-                    DataFile::create_sparse(&path, context.file_size, context.faults.as_ref())
+                    DataFile::create_sparse(&path, self.file_size(), context.faults.as_ref())
                 }
                 other => other,
             }
         })
-    }
-
-    /// Reads entries from `offset` on into `out`; how many there were.
-    pub(crate) fn read(&self, offset: i64, out: &mut [[u8; UNIT]]) -> io::Result<usize> {
-        let wanted = (self.max_offset() - offset).clamp(0, out.len() as i64) as usize;
-        let mut done = 0;
-        while done < wanted {
-            let at = offset + done as i64;
-            let first = {
-                let tail = self.tail.lock();
-                if at >= tail.first {
-                    let (entries, _) = tail.bytes.as_chunks::<UNIT>();
-                    let entries = entries.get((at - tail.first) as usize..).unwrap_or_default();
-                    let n = entries.len().min(wanted - done);
-                    out[done..done + n].copy_from_slice(&entries[..n]);
-                    return Ok(done + n);
-                }
-                tail.first
-            };
-            let n = ((first - at).min((wanted - done) as i64)) as usize;
-            done += self.read_files(at, &mut out[done..done + n])?;
-        }
-        Ok(done)
-    }
-
-    fn read_files(&self, offset: i64, out: &mut [[u8; UNIT]]) -> io::Result<usize> {
-        let at = offset as u64 * UNIT as u64;
-        let start = at - at % self.context.file_size;
-        let in_file = ((start + self.context.file_size - at) / UNIT as u64) as usize;
-        let count = in_file.min(out.len());
-        self.file(start, false)?.read_at(out[..count].as_flattened_mut(), at - start)?;
-        Ok(count)
-    }
-
-    /// The entry at `offset`, if consumers can see it.
-    pub(crate) fn entry(&self, offset: i64) -> Option<CqEntry> {
-        let mut out = [[0; UNIT]];
-        (offset >= 0 && self.read(offset, &mut out).ok()? == 1).then(|| CqEntry::decode(&out[0]))
-    }
-
-    /// First offset in `low..high` whose entry satisfies `past`, which holds for all entries after the first that does.
-    pub(crate) fn partition(&self, low: i64, high: i64, mut past: impl FnMut(CqEntry) -> bool) -> i64 {
-        let (mut low, mut high) = (low, high);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            match self.entry(middle) {
-                Some(entry) if !past(entry) => low = middle + 1,
-                _ => high = middle,
-            }
-        }
-        low
     }
 }

@@ -14,7 +14,7 @@ use ferromq_protocol::record::{self, Glance, Record};
 use crate::commit_log::Segment;
 use crate::lmq;
 use crate::mapped::prefetch;
-use crate::queue::{CqEntry, Queue, UNIT};
+use crate::queue::{CqEntry, MAX_UNIT, Queue};
 use crate::store::{Inner, Store};
 
 /// Entries fetched from a queue at once.
@@ -58,13 +58,19 @@ pub struct ReadOutcome {
     pub next_offset: i64,
     pub min_offset: i64,
     pub max_offset: i64,
-    /// Records appended.
+    /// Messages in the records appended.
     pub count: u32,
     /// The next record lies so far back that it may have to come from the disk.
     pub cold: bool,
 }
 
 impl Store {
+    /// Whether the kernel reads ahead in the log's files (RocketMQ's `dataReadAheadEnable`): it should where consumers read
+    /// whole stretches of old messages, and not where many queues are read from the disk a little each.
+    pub fn set_log_read_ahead(&self, on: bool) {
+        self.inner.log.set_read_ahead(on);
+    }
+
     /// Shows the record at `physical_offset` where it lies in the mapped file, without a copy. `None` if no visible record
     /// begins there.
     pub fn look<R>(&self, physical_offset: u64, f: impl FnOnce(&Record<'_>) -> R) -> Option<R> {
@@ -116,9 +122,11 @@ impl Inner {
         }
         let (limit, log_start) = (self.visible(), self.log.start());
         let max_messages = max_messages.min(MAX_MESSAGES);
-        let max_scan = (self.config.max_filter_message_size as usize / UNIT).max(max_messages as usize) as i64;
+        let (kind, unit) = (queue.kind(), queue.kind().unit());
+        let max_scan = (self.config.max_filter_message_size as usize / unit).max(max_messages as usize) as i64;
         let mut result = outcome(ReadStatus::NoMatchedMessage, offset);
-        let mut entries = [[0; UNIT]; FETCH];
+        let mut entries = [0; FETCH * MAX_UNIT];
+        let mut index = queue.index_of(offset);
         let mut near: Option<Arc<Segment>> = None;
         let before = out.len();
         // A queue's records lie in the log in its order.
@@ -127,25 +135,30 @@ impl Inner {
             let want = (max_scan - (result.next_offset - offset)).min(max - result.next_offset);
             // Without a filter no more entries are needed than messages.
             let want = usize::try_from(want).unwrap_or(FETCH).min(FETCH).min(max_messages.max(1) as usize + 1);
-            let fetched = match queue.read(result.next_offset, &mut entries[..want]) {
-                Ok(n) if n > 0 => n,
+            let fetched = match queue.read(index, &mut entries[..want * unit]) {
+                Ok(n) if n > 0 => &entries[..n * unit],
                 _ if result.next_offset == offset => {
                     result.status = ReadStatus::OffsetFoundNull;
-                    let per_file = (queue.context().file_size / UNIT as u64) as i64;
-                    result.next_offset = (offset / per_file + 1) * per_file;
+                    result.next_offset = queue.offset_at((index / queue.per_file() + 1) * queue.per_file()).max(offset);
                     break;
                 }
                 _ => break,
             };
-            for (i, entry) in entries[..fetched].iter().enumerate() {
-                let entry = CqEntry::decode(entry);
-                if let (Some(segment), Some(next)) = (&near, entries[..fetched].get(i + 1)) {
-                    ask_ahead(segment, &CqEntry::decode(next), limit);
+            let mut following = fetched.chunks_exact(unit).zip(index..).peekable();
+            while let Some((bytes, at)) = following.next().filter(|_| result.next_offset < max) {
+                let entry = kind.decode(bytes, at);
+                if let (Some(segment), Some((next, _))) = (&near, following.peek()) {
+                    ask_ahead(segment, &kind.decode(next, 0), limit);
                 }
                 let position = entry.physical_offset as u64;
                 // A filter must not pass over what is no entry.
-                let is_possible = entry.is_blank() || (entry.size > 0 && (passed..limit).contains(&position));
-                if !is_possible && self.repair_entry(queue, result.next_offset, &entry) {
+                let before_it = result.next_offset;
+                let is_possible = entry.is_blank()
+                    || (entry.is_written()
+                        && (passed..limit).contains(&position)
+                        && (entry.queue_offset..entry.end()).contains(&before_it));
+                if !is_possible && self.repair_entry(queue, at, &entry) {
+                    index = queue.index_of(before_it);
                     continue 'scan;
                 }
                 let cold = self.is_far(position, limit);
@@ -154,7 +167,9 @@ impl Inner {
                     result.cold = cold;
                     break 'scan;
                 }
-                result.next_offset += 1;
+                // What may be no entry does not say where the next one begins.
+                let end = if is_possible { entry.end() } else { queue.offset_at(at + 1) };
+                (index, result.next_offset) = (at + 1, end.clamp(before_it, max));
                 if entry.is_blank() || !filter(&entry) {
                     continue;
                 }
@@ -164,30 +179,31 @@ impl Inner {
                     }
                     continue;
                 }
-                let at = result.next_offset - 1;
-                if self.copy(&entry, queue, at, limit, &mut near, out) {
+                if self.copy(&entry, queue, limit, &mut near, out) {
                     result.cold = cold;
                     result.status = ReadStatus::Found;
-                    result.count += 1;
+                    result.count += u32::from(entry.messages.unsigned_abs());
                     passed = position;
                 } else if self.repair_entry(queue, at, &entry) {
-                    result.next_offset = at;
+                    (index, result.next_offset) = (queue.index_of(before_it), before_it);
                     continue 'scan;
-                } else if let Some(segment) = &near {
-                    self.damaged(segment, position, entry.size);
+                } else {
+                    result.next_offset = queue.offset_at(at + 1).clamp(before_it, max);
+                    if let Some(segment) = &near {
+                        self.damaged(segment, position, entry.size);
+                    }
                 }
             }
         }
         result
     }
 
-    /// Appends the record of an entry to `out` if it is sound and says that it stands at this offset of the queue. `near`:
-    /// the file of the last one.
+    /// Appends the record of an entry to `out` if it is sound and says that it stands at the entry's offset of the queue.
+    /// `near`: the file of the last one.
     fn copy(
         &self,
         entry: &CqEntry,
         queue: &Queue,
-        offset: i64,
         limit: u64,
         near: &mut Option<Arc<Segment>>,
         out: &mut Vec<u8>,
@@ -203,9 +219,12 @@ impl Inner {
         let before = out.len();
         if fits {
             out.extend_from_slice(&bytes[..size]);
-            let is_here = |r: &Record<'_>| (r.queue_id() as u32, r.queue_offset()) == (queue.id(), offset);
-            if sound(&out[before..], position).is_some_and(|r| is_here(&r) || lmq::offset_in(&r, queue) == Some(offset))
-            {
+            let offset = entry.queue_offset;
+            let is_here = |r: &Record<'_>| {
+                let is_own = (r.queue_id() as u32, r.queue_offset()) == (queue.id(), offset);
+                (is_own || lmq::offset_in(r, queue) == Some(offset)) && queue.holds(entry, r)
+            };
+            if sound(&out[before..], position).as_ref().is_some_and(is_here) {
                 return true;
             }
             out.truncate(before);
@@ -228,7 +247,8 @@ impl Inner {
             true => (config.max_transfer_bytes_on_message_in_disk, config.max_transfer_count_on_message_in_disk),
         };
         let after = bytes + usize::try_from(entry.size).unwrap_or(0);
-        count >= max_messages.min(limit_count) || after > max_bytes.min(limit_bytes) as usize
+        let count = count.saturating_add(u32::from(entry.messages.unsigned_abs()));
+        count > max_messages.min(limit_count) || after > max_bytes.min(limit_bytes) as usize
     }
 
     /// Whether a position is so far behind the end that it is probably not in memory.
@@ -275,17 +295,18 @@ impl Inner {
 
     /// See [`crate::Store::search_by_time`].
     pub fn search_by_time(&self, queue: &Queue, time_ms: i64, boundary: Boundary) -> i64 {
-        let (min, max) = (queue.min_offset(), queue.max_offset());
+        let (first, end) = (queue.index_of(queue.min_offset()), queue.end_index());
         let stored = |entry: CqEntry| self.glance(&entry).map(|glance| glance.store_timestamp);
-        match boundary {
+        let index = match boundary {
             // Entries whose record is gone are older than all others.
-            Boundary::Lower => queue.partition(min, max, |e| stored(e).is_some_and(|t| t >= time_ms)),
+            Boundary::Lower => queue.partition(first, end, |e| stored(e).is_some_and(|t| t >= time_ms)),
             Boundary::Upper => {
-                let after = queue.partition(min, max, |e| stored(e).is_some_and(|t| t > time_ms));
+                let after = queue.partition(first, end, |e| stored(e).is_some_and(|t| t > time_ms));
                 // RocketMQ's 0, raised to the queue's minimum, if there is none.
-                if after == min { min } else { after - 1 }
+                if after == first { first } else { after - 1 }
             }
-        }
+        };
+        queue.offset_at(index)
     }
 
     /// See [`crate::Store::store_time`].

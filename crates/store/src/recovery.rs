@@ -12,12 +12,13 @@ use std::time::Instant;
 
 use ferromq_protocol::record::{self, Entry, Record};
 
+use crate::ahead::Ahead;
 use crate::checkpoint::{Built, Loaded};
 use crate::commit_log::Segment;
 use crate::damage;
 use crate::error::OpenError;
 use crate::file;
-use crate::queue::Queue;
+use crate::queue::{Kind, Queue};
 use crate::snapshot::Snapshot;
 use crate::store::Inner;
 
@@ -44,9 +45,9 @@ impl Inner {
         let segments = self.log.segments();
         let Some(first) = segments.first() else {
             // Without a log, queues and index point nowhere.
-            if self.context.dir.exists() {
-                tracing::warn!("there is no commit log: consume queues and index are removed");
-                file::remove_dir_all(&self.context.dir, self.context.faults.as_ref()).map_err(fail())?;
+            for dir in Kind::ALL.map(|kind| &self.context.place(kind).dir).into_iter().filter(|dir| dir.exists()) {
+                tracing::warn!(dir = %dir.display(), "there is no commit log: consume queues are removed");
+                file::remove_dir_all(dir, self.context.faults.as_ref()).map_err(fail())?;
             }
             self.index.clear().map_err(fail())?;
             self.forget_snapshot(&mut self.progress.lock()).map_err(fail())?;
@@ -81,7 +82,8 @@ impl Inner {
             self.file_keys_of(self.index.end_offset().max(log_start), from);
         }
         let certain = self.certain(known.as_ref(), &segments).max(loaded.flushed.unwrap_or(0));
-        let timestamp = loaded.times.physic;
+        // The checkpoint's own times are those of its last sync, which may be a minute older.
+        let timestamp = known.map_or(0, |built| built.timestamp).max(loaded.times.physic);
         let mut end = self.read_on(from, whole, loaded_to, certain, timestamp);
         if end.gap {
             whole = true;
@@ -188,7 +190,9 @@ impl Inner {
         self.dispatcher.lock().doubts.clear();
         let mut end = End { position: from, timestamp, gap: false };
         let mut told = from;
+        let mut ahead = Ahead::new(from);
         while let Some(segment) = self.log.segment(end.position) {
+            ahead.reached(end.position, |from, len| self.log.ask(from, len));
             let Some(bytes) = segment.bytes_from(end.position, u64::MAX) else { break };
             let damage = match record::read(bytes) {
                 Entry::Record(record) => {
@@ -215,7 +219,8 @@ impl Inner {
                     tracing::info!(position = end.position, damage, "the commit log ends here");
                     break;
                 }
-                let next = self.next_sound(&segment, end.position + 1);
+                let next = self.next_sound(&segment, end.position + 1, u64::MAX);
+                self.damaged.first_gap.lock().get_or_insert(end.position);
                 tracing::error!(
                     path = %segment.file.path().display(), position = end.position, bytes = next - end.position, damage,
                     "the commit log is damaged: the messages in these bytes are lost, what follows is kept"
@@ -231,15 +236,18 @@ impl Inner {
         end
     }
 
-    /// Position of the first sound record of the file at or behind `from`, or the file's end.
-    pub fn next_sound(&self, segment: &Segment, from: u64) -> u64 {
+    /// Position of the first sound record of the file at or behind `from` that begins before `until`; else the file's end, or
+    /// `until` if that comes first.
+    pub fn next_sound(&self, segment: &Segment, from: u64, until: u64) -> u64 {
         let bytes = segment.bytes_from(from, u64::MAX).unwrap_or_default();
+        let until = until.min(segment.end());
         let looks_like_one = |at: &usize| {
             let position = from + *at as u64;
             record::glance(&bytes[*at..]).is_some_and(|g| g.physical_offset as u64 == position)
                 && matches!(record::read(&bytes[*at..]), Entry::Record(r) if self.fault(&r, position, &bytes[*at..]).is_none())
         };
-        (0..bytes.len()).find(looks_like_one).map_or(segment.end(), |at| from + at as u64)
+        let most = usize::try_from(until.saturating_sub(from)).map_or(bytes.len(), |most| most.min(bytes.len()));
+        (0..most).find(looks_like_one).map_or(until, |at| from + at as u64)
     }
 
     /// Position before which the log cannot end: it was forced to the disk, or a later file has messages.

@@ -54,7 +54,7 @@ impl Inner {
             }
             let doubt = if d.doubts.is_empty() { None } else { d.doubts.remove(&queue.uid()) };
             match doubt {
-                Some((queue, doubt)) if is_continued(doubt.queue_offset, offset, end) => {
+                Some((queue, doubt)) if is_continued(&doubt, offset, end) => {
                     if doubt.queue_offset < end {
                         if doubt.queue_offset > 0 && !may_begin_anywhere {
                             return false;
@@ -68,7 +68,7 @@ impl Inner {
                     let is_there = offset < end && item.physical_offset < queue.built_to();
                     let is_first = end == 0 && may_begin_anywhere;
                     // What waited stands where the record of `end` has to stand: its own offset is wrong.
-                    let is_second = offset == end + 1 && doubt.is_some();
+                    let is_second = doubt.is_some_and(|(_, doubt)| offset == end + i64::from(doubt.messages));
                     if offset != end && !is_there && !is_first && !is_second {
                         if offset > end && !may_begin_anywhere {
                             return false;
@@ -115,8 +115,9 @@ impl Inner {
 
 /// Whether two records on end, the first of them in doubt, are the queue behind a gap or a queue that began anew: both
 /// lie on one side of its end, in order. Of a queue with one message the second record of the new one is at the end.
-fn is_continued(doubt: i64, next: i64, end: i64) -> bool {
-    doubt < next && (doubt > end || next < end || (doubt, next) == (0, 1))
+fn is_continued(doubt: &Item, next: i64, end: i64) -> bool {
+    let (doubt, behind) = (doubt.queue_offset, doubt.queue_offset.saturating_add(i64::from(doubt.messages)));
+    doubt < next && (doubt > end || next < end || (doubt == 0 && next == behind))
 }
 
 fn tell_misplaced(queue: &Queue, item: &Item) {

@@ -18,7 +18,7 @@ use crate::file::{self, DataFile, MaybeFaults};
 use crate::queue::{Queue, Saved};
 
 const MAGIC: u32 = 0x464D_5153;
-const VERSION: u32 = 1;
+const VERSION: u32 = 3;
 /// Bytes written at once.
 const CHUNK: usize = 1 << 20;
 

@@ -1,6 +1,6 @@
 //! The store: its parts, its threads, and what the broker calls.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
@@ -22,7 +22,7 @@ use crate::file;
 use crate::flush::{Durability, Flusher};
 use crate::index::{Index, IndexHits, Shape};
 use crate::instance::Instance;
-use crate::queue::{Context, CqEntry, Queue};
+use crate::queue::{Context, CqEntry, Kind, Place, Queue};
 use crate::read::{Boundary, ReadOutcome};
 use crate::retention::Cleaner;
 use crate::space::Shortage;
@@ -61,6 +61,8 @@ pub(crate) struct Inner {
     /// Distance from the end of the log within which data counts as recent, bytes.
     pub recent_bytes: u64,
     pub topics: RwLock<HashMap<Arc<str>, Queues>>,
+    /// Topics whose queues are batch queues.
+    pub batch_topics: RwLock<HashSet<String>>,
     pub closing: AtomicBool,
 }
 
@@ -72,28 +74,6 @@ impl Inner {
 
     pub fn is_sync_flush(&self) -> bool {
         self.config.flush_disk_type == FlushMode::Sync
-    }
-
-    pub fn queue(&self, topic: &str, id: u32) -> Arc<Queue> {
-        if let Some(queue) = self.find_queue(topic, id) {
-            return queue;
-        }
-        let mut topics = self.topics.write();
-        let name = topics.get_key_value(topic).map_or_else(|| Arc::from(topic), |(name, _)| Arc::clone(name));
-        let queues = topics.entry(Arc::clone(&name)).or_default();
-        Arc::clone(queues.entry(id).or_insert_with(|| Arc::new(Queue::new(&self.context, name, id))))
-    }
-
-    pub fn find_queue(&self, topic: &str, id: u32) -> Option<Arc<Queue>> {
-        self.topics.read().get(topic)?.get(&id).cloned()
-    }
-
-    pub fn queue_count(&self) -> usize {
-        self.topics.read().values().map(Queues::len).sum()
-    }
-
-    pub fn all_queues(&self) -> Vec<Arc<Queue>> {
-        self.topics.read().values().flat_map(|queues| queues.values().cloned()).collect()
     }
 }
 
@@ -134,9 +114,10 @@ impl Store {
             loaded.times.index,
         )
         .map_err(OpenError::io("open the index in", &index_dir))?;
+        let place = |kind: Kind| Place { dir: root.join(kind.folder()), file_size: config.queue_file_size(kind) };
         let context = Context {
-            dir: root.join("consumequeue"),
-            file_size: config.mapped_file_size_consume_queue,
+            simple: place(Kind::Simple),
+            batch: place(Kind::Batch),
             faults: config.faults.clone(),
             files: FdCache::default(),
             touched: Mutex::default(),
@@ -174,6 +155,7 @@ impl Store {
             disk_full: Mutex::default(),
             recent_bytes: config.recent_bytes(),
             topics: RwLock::default(),
+            batch_topics: RwLock::new(config.batch_topics.clone()),
             closing: AtomicBool::new(false),
             config,
         });
@@ -201,26 +183,6 @@ impl Store {
         let thread = thread.map_err(OpenError::io("start a thread for", &self.inner.config.root))?;
         self.threads.lock().push(thread);
         Ok(())
-    }
-
-    /// The handle of a queue, made if it is not there; without messages it leaves no trace on the disk.
-    pub fn queue(&self, topic: &str, queue_id: u32) -> Arc<Queue> {
-        self.inner.queue(topic, queue_id)
-    }
-
-    /// The handle of a queue that has been used.
-    pub fn find_queue(&self, topic: &str, queue_id: u32) -> Option<Arc<Queue>> {
-        self.inner.find_queue(topic, queue_id)
-    }
-
-    /// The queues of a topic that have been used.
-    pub fn queues(&self, topic: &str) -> Vec<Arc<Queue>> {
-        self.inner.topics.read().get(topic).map_or_else(Vec::new, |queues| queues.values().cloned().collect())
-    }
-
-    /// Names of all topics with queues.
-    pub fn topics(&self) -> Vec<Arc<str>> {
-        self.inner.topics.read().keys().cloned().collect()
     }
 
     /// Appends the batch, all messages or none: one critical section, one write for each log file. Under ASYNC_FLUSH

@@ -7,9 +7,9 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use common::{as_slices, config, copy_as_killed, expect, numbered, open, records, send};
+use common::{as_slices, config, copy_as_killed, expect, numbered, open, parts, read_all, records, send};
 use ferromq_protocol::record::{self, Entry};
-use ferromq_store::{ReadStatus, Store};
+use ferromq_store::{AppendBatch, ReadStatus, Store, StoreConfig};
 
 const MESSAGES: usize = 300;
 
@@ -141,6 +141,28 @@ fn entries_that_vanished_are_built_again_when_they_are_read() {
     assert_eq!(found, bodies.len());
     assert!(std::fs::read(&path).unwrap() == sound, "the file is as it was");
     assert_eq!(store.damaged_records(), 0);
+}
+
+/// No entry before the damaged ones leads to a record: what lies near the next one that does is searched, not the beginning
+/// of a log that is longer than a search.
+#[test]
+fn entries_at_the_beginning_of_a_queue_are_built_again_far_into_the_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = StoreConfig { mapped_file_size_commit_log: 16 << 20, ..config(dir.path()) };
+    let bodies = numbered(400);
+    {
+        let store = open(config.clone());
+        let large = vec![b'x'; 1 << 20];
+        for _ in 0..80 {
+            let mut batch = AppendBatch::default();
+            batch.push(&store.queue("U", 0), &parts("U", 0, &large, b"")).unwrap();
+            store.append(&mut batch).unwrap();
+        }
+        send(&store, "T", 0, &as_slices(&bodies)).unwrap();
+    }
+    let path = dir.path().join("consumequeue/T/0").join(format!("{:020}", 0));
+    OpenOptions::new().write(true).open(&path).unwrap().write_all_at(&[0; 5 * 20], 0).unwrap();
+    assert!(read_all(&open(config), "T", 0) == expect(&bodies));
 }
 
 /// Where the records of a log file begin, with their queues and offsets.

@@ -8,13 +8,15 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use common::{config, copy_as_killed, open, parts, read_all, sync_config};
+use common::{config, copy_as_killed, inner_batch, open, parts, read_all, sync_config};
 use ferromq_store::{AppendBatch, Durability, Store, StoreConfig};
 use proptest::prelude::*;
 
-const TOPICS: [&str; 5] = ["A", "B", "%RETRY%C", LIGHTS[0], LIGHTS[1]];
+const TOPICS: [&str; 6] = ["A", "B", "%RETRY%C", BATCH, LIGHTS[0], LIGHTS[1]];
 /// Topics that are sent to, the first of them; the others get what names them.
-const SENT: usize = 3;
+const SENT: usize = 4;
+/// The one with batch queues: some messages come as several in one record.
+const BATCH: &str = "Batch";
 const LIGHTS: [&str; 2] = ["%LMQ%x", "%LMQ%y"];
 
 #[derive(Clone, Debug)]
@@ -36,6 +38,7 @@ enum Loss {
     Nothing,
     Queues,
     OneQueue,
+    OneBatchQueue,
     Index,
     Checkpoint,
 }
@@ -46,6 +49,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => Just(Loss::Nothing),
         1 => Just(Loss::Queues),
         1 => Just(Loss::OneQueue),
+        1 => Just(Loss::OneBatchQueue),
         1 => Just(Loss::Index),
         1 => Just(Loss::Checkpoint),
     ];
@@ -74,11 +78,20 @@ fn append(store: &Store, messages: &[(usize, u32, usize, usize)], model: &mut Mo
             let names: Vec<&str> = lights.iter().map(|n| LIGHTS[*n]).collect();
             properties += &format!("INNER_MULTI_DISPATCH\u{1}{}\u{2}", names.join(","));
         }
-        let handle = store.queue(TOPICS[*topic], *queue);
+        let is_batch = TOPICS[*topic] == BATCH;
+        let handle = store.topic_queue(TOPICS[*topic], *queue, is_batch);
+        let stored = model.entry((*topic, *queue)).or_default();
+        expected.push(stored.len() as i64);
+        if is_batch && lights.is_empty() && len % 2 == 0 {
+            let messages = vec![body; len % 5 + 1];
+            let whole = inner_batch(&messages.iter().map(Vec::as_slice).collect::<Vec<_>>());
+            let parts = parts(TOPICS[*topic], *queue, &whole, properties.as_bytes());
+            batch.push_inner_batch(&handle, &parts, messages.len() as i16).unwrap();
+            stored.extend(messages);
+            continue;
+        }
         batch.push(&handle, &parts(TOPICS[*topic], *queue, &body, properties.as_bytes())).unwrap();
-        let queue = model.entry((*topic, *queue)).or_default();
-        expected.push(queue.len() as i64);
-        queue.push(body.clone());
+        stored.push(body.clone());
         // What is to be consumed again stands in its own queue only.
         for light in lights.iter().filter(|_| !TOPICS[*topic].starts_with("%RETRY%")) {
             model.entry((SENT + light, 0)).or_default().push(body.clone());
@@ -119,7 +132,11 @@ fn check(store: &Store, model: &Model) {
 fn lose(root: &Path, loss: Loss) {
     let _ = match loss {
         Loss::Nothing => Ok(()),
-        Loss::Queues => fs::remove_dir_all(root.join("consumequeue")),
+        Loss::Queues => {
+            let _ = fs::remove_dir_all(root.join("batchconsumequeue"));
+            fs::remove_dir_all(root.join("consumequeue"))
+        }
+        Loss::OneBatchQueue => fs::remove_dir_all(root.join("batchconsumequeue/Batch/1")),
         Loss::OneQueue => fs::remove_dir_all(root.join("consumequeue/A/1")),
         Loss::Index => fs::remove_dir_all(root.join("index")),
         Loss::Checkpoint => fs::remove_file(root.join("checkpoint")),
@@ -135,7 +152,7 @@ proptest! {
         let (mut model, mut serial, mut sync, mut deleted) = (Model::new(), 0, false, false);
         let start = |root: &Path, sync| {
             let config = if sync { sync_config(root) } else { config(root) };
-            open(StoreConfig { multi_dispatch: true, ..config })
+            open(StoreConfig { multi_dispatch: true, batch_topics: [BATCH.to_owned()].into(), ..config })
         };
         let mut store = start(dir.path(), sync);
         for step in steps {

@@ -81,6 +81,25 @@ fn a_store_killed_after_checkpoints_has_everything() {
     check(to.path(), &bodies);
 }
 
+#[test]
+fn a_store_killed_between_syncs_knows_when_its_last_message_came() {
+    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let store =
+        open(StoreConfig { flush_interval_consume_queue: 10, flush_interval_commit_log: 5, ..config(from.path()) });
+    let checkpoint = |at: usize| fs::read(from.path().join("checkpoint")).unwrap()[at..][..8].to_vec();
+    // Until it says how far the log is on the disk,
+    while checkpoint(1032) == [0; 8] {
+        send(&store, "T", 0, &[b"one more"]).unwrap();
+        std::thread::park_timeout(std::time::Duration::from_millis(10));
+    }
+    // and that all is built. Its times are those of its own last sync.
+    while checkpoint(596) != store.max_physical_offset().to_be_bytes() {
+        std::thread::yield_now();
+    }
+    copy_as_killed(from.path(), to.path());
+    assert_eq!(open(config(to.path())).last_store_timestamp(), store.last_store_timestamp());
+}
+
 type Damage = fn(&Path);
 
 const DAMAGES: &[(&str, Damage)] = &[

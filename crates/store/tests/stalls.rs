@@ -116,3 +116,44 @@ fn async_flush_risks_little_even_when_other_syncs_hang() {
         assert!(risks[200] < Duration::from_millis(500) && risks[399] < Duration::from_secs(2), "{risks:?}");
     }
 }
+
+#[test]
+fn who_appends_faster_than_another_dispatches_is_held_back_and_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (entered, is_in) = mpsc::sync_channel(1);
+    let (let_go, may_go) = mpsc::sync_channel::<()>(0);
+    let may_go = parking_lot::Mutex::new(may_go);
+    let first = AtomicBool::new(true);
+    let listener = move |_: &ferromq_store::Arrival<'_>| {
+        if first.swap(false, Ordering::SeqCst) {
+            entered.send(()).unwrap();
+            may_go.lock().recv().unwrap();
+        }
+    };
+    let settings = StoreConfig { mapped_file_size_commit_log: 16 << 20, ..config(dir.path()) };
+    let store = Store::open(settings, Arc::new(listener)).unwrap();
+    let queue = store.queue("T", 0);
+    queue.watchers.fetch_add(1, Ordering::SeqCst);
+    std::thread::scope(|scope| {
+        scope.spawn(|| send(&store, "T", 0, &[b"first"]).unwrap());
+        is_in.recv().unwrap();
+        for _ in 0..20 {
+            let mut batch = AppendBatch::default();
+            for _ in 0..1000 {
+                batch.push(&queue, &parts("T", 0, b"more", b"")).unwrap();
+            }
+            store.append(&mut batch).unwrap();
+        }
+        let began = Instant::now();
+        store.dispatch();
+        assert!(began.elapsed() >= Duration::from_millis(5), "not held back: {:?}", began.elapsed());
+        assert_eq!(queue.max_offset(), 1, "another one has the work in hand");
+        let_go.send(()).unwrap();
+    });
+    // What is too much for one call is left to a thread of the store, unless a caller comes first.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while queue.max_offset() < 20_001 && Instant::now() < deadline {
+        store.dispatch();
+    }
+    assert_eq!(read_all(&store, "T", 0).len(), 20_001);
+}

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use ferromq_protocol::record::{self, Damage, Entry, Record};
 
 use super::layout::LogFiles;
+use crate::ahead::{Ahead, ask, ask_no_more};
 use crate::damage::fault;
 
 /// Bytes read at once.
@@ -96,11 +97,14 @@ struct Reader {
     /// Bytes of the file from `piece_at` on.
     piece: Vec<u8>,
     piece_at: u64,
+    /// `None` when the log may have ended: what was never written need not be read.
+    ahead: Option<Ahead>,
 }
 
 impl Reader {
     fn open(path: &Path, start: u64, size: u64) -> io::Result<Reader> {
-        Ok(Reader { file: File::open(path)?, path: path.to_owned(), start, size, piece: Vec::new(), piece_at: 0 })
+        let (file, path) = (File::open(path)?, path.to_owned());
+        Ok(Reader { file, path, start, size, piece: Vec::new(), piece_at: 0, ahead: Some(Ahead::new(0)) })
     }
 
     fn end(&self) -> u64 {
@@ -115,6 +119,13 @@ impl Reader {
         if self.piece.len().saturating_sub(skip) < wanted.min(left) {
             self.piece.resize(wanted.max(PIECE).min(left), 0);
             self.piece_at = at;
+            let (file, size) = (&self.file, self.size);
+            if let Some(ahead) = &mut self.ahead {
+                ahead.reached(at, |from, len| {
+                    ask(file, from, len);
+                    Some(from + len).filter(|_| from < size)
+                });
+            }
             if let Err(error) = self.file.read_exact_at(&mut self.piece, at) {
                 self.piece.clear();
                 return Err(error);
@@ -141,6 +152,8 @@ impl Reader {
             match self.step(position, timestamp, on) {
                 Ok(Step::Next(next)) => position = next,
                 Ok(Step::Broken(why)) => {
+                    self.ahead = None;
+                    ask_no_more(&self.file);
                     let found = self.next_sound(position + 1)?;
                     let Some((next, _)) = found.filter(|(_, time)| position < certain || *time >= *timestamp) else {
                         if position >= certain {

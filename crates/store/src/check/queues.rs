@@ -4,23 +4,19 @@
 //! and those behind the last record, are looked at one by one, so each entry is read once. Memory is a small struct for
 //! each queue and a bounded number of pieces of their files, whatever the number of messages.
 
-use std::collections::HashMap;
-use std::fs::{self, File};
+use std::collections::{HashMap, HashSet};
+use std::fs;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::layout;
+use super::pieces::Pieces;
 use super::rebuild::Plan;
-use super::report::{Findings, Kind, MAX_EXAMPLES};
+use super::report::{Findings, Kind};
 use crate::file;
-use crate::queue::{CqEntry, UNIT, queues_of, topics_in};
+use crate::queue::{CqEntry, Kind as QueueKind, queues_of, topics_in};
 
-/// Bytes of one piece of a queue file.
-const PIECE: usize = 204 * UNIT;
-/// Most pieces kept.
-const MAX_PIECES: usize = 2048;
 /// Most queues, whether they have files or only records.
 const MAX_QUEUES: usize = 4_000_000;
 
@@ -44,6 +40,8 @@ impl Tally {
 /// What a record says of its place in a queue.
 pub(super) struct Expected {
     pub offset: i64,
+    /// Offsets it takes, if its queue is a batch queue.
+    pub messages: i16,
     pub position: u64,
     pub size: i32,
     /// `None` where the field holds something that other settings decide.
@@ -52,14 +50,16 @@ pub(super) struct Expected {
 }
 
 /// One queue.
-#[derive(Default)]
 struct State {
     topic: Arc<str>,
     id: u32,
+    kind: QueueKind,
     /// Bytes of the queue that its files hold: first and behind the last.
     files: (u64, u64),
     /// Offset the next record should have; `None` before the first.
     next: Option<i64>,
+    /// Index of the entry the next record should have; in a simple queue it is the offset.
+    cursor: i64,
     /// Behind the last entry or record, once all is read.
     end: i64,
     wrong: Tally,
@@ -74,9 +74,11 @@ struct State {
 
 /// All queues of a store.
 pub(super) struct Queues {
-    dir: PathBuf,
-    /// Bytes of one file.
-    pub file_size: u64,
+    root: PathBuf,
+    /// Bytes of one file of each kind of queues.
+    pub file_sizes: [u64; QueueKind::ALL.len()],
+    /// Topics whose queues are batch queues.
+    batch_topics: HashSet<String>,
     log_start: u64,
     states: Vec<State>,
     by_name: HashMap<Arc<str>, HashMap<u32, usize>>,
@@ -88,10 +90,37 @@ pub(super) struct Queues {
 }
 
 impl Queues {
-    /// Lists the files; `file_size` is that of the configuration, if one is known.
-    pub fn find(dir: &Path, file_size: Option<u64>, log_start: u64, findings: &mut Findings) -> io::Result<Queues> {
-        let mut all = Vec::new();
-        for topic in topics_in(dir)? {
+    /// Lists the files below `root`; `file_size` is that of the configuration, if one is known. `batch_topics` are those
+    /// that `topics.json` names; others are known by their files.
+    pub fn find(
+        root: &Path,
+        file_size: impl Fn(QueueKind) -> Option<u64>,
+        mut batch_topics: HashSet<String>,
+        log_start: u64,
+        findings: &mut Findings,
+    ) -> io::Result<Queues> {
+        batch_topics.extend(topics_in(&root.join(QueueKind::Batch.folder()))?);
+        let mut queues = Queues {
+            root: root.to_owned(),
+            file_sizes: [0; QueueKind::ALL.len()],
+            batch_topics,
+            log_start,
+            states: Vec::new(),
+            by_name: HashMap::new(),
+            pieces: Pieces::default(),
+            has_extension: root.join("consumequeue_ext").is_dir(),
+            left_out: 0,
+        };
+        for kind in QueueKind::ALL {
+            queues.find_files(kind, file_size(kind), findings)?;
+        }
+        Ok(queues)
+    }
+
+    /// Lists the files of one kind of queues.
+    fn find_files(&mut self, kind: QueueKind, file_size: Option<u64>, findings: &mut Findings) -> io::Result<()> {
+        let (mut all, dir) = (Vec::new(), self.root.join(kind.folder()));
+        for topic in topics_in(&dir)?.into_iter().filter(|topic| self.kind_of(topic) == kind) {
             for id in queues_of(&dir.join(&topic))? {
                 let mut files = Vec::new();
                 for (start, path) in file::list(&dir.join(&topic).join(id.to_string()))? {
@@ -102,16 +131,7 @@ impl Queues {
         }
         let sizes = all.iter().flat_map(|(_, _, files)| files.iter().map(|(_, len)| *len).filter(|len| *len > 0));
         let file_size = file_size.unwrap_or_else(|| layout::size_of_most(sizes));
-        let mut queues = Queues {
-            dir: dir.to_owned(),
-            file_size,
-            log_start,
-            states: Vec::new(),
-            by_name: HashMap::new(),
-            pieces: Pieces::default(),
-            has_extension: dir.with_file_name("consumequeue_ext").is_dir(),
-            left_out: 0,
-        };
+        self.file_sizes[kind as usize] = file_size;
         for (topic, id, mut files) in all {
             // Made before a kill, and never used.
             files.pop_if(|(_, len)| *len == 0);
@@ -127,9 +147,13 @@ impl Queues {
                 });
             }
             let end = first + good as u64 * file_size;
-            queues.state_of(&topic, id, (first, end));
+            self.state_of(&topic, id, (first, end));
         }
-        Ok(queues)
+        Ok(())
+    }
+
+    fn kind_of(&self, topic: &str) -> QueueKind {
+        if self.batch_topics.contains(topic) { QueueKind::Batch } else { QueueKind::Simple }
     }
 
     fn state_of(&mut self, topic: &str, id: u32, files: (u64, u64)) -> Option<usize> {
@@ -144,7 +168,7 @@ impl Queues {
             self.by_name.get_key_value(topic).map_or_else(|| Arc::<str>::from(topic), |(name, _)| Arc::clone(name));
         let n = self.states.len();
         self.by_name.entry(Arc::clone(&name)).or_default().insert(id, n);
-        self.states.push(State { topic: name, id, files, ..State::default() });
+        self.states.push(State::new(name, id, self.kind_of(topic), files));
         Some(n)
     }
 
@@ -161,21 +185,40 @@ impl Queues {
             // The topic was deleted and made again: what its first life left says nothing about the files of the second.
             self.states[n].restart();
         }
-        let from = self.states[n].next.unwrap_or_else(|| (self.states[n].files.0 / UNIT as u64) as i64);
-        if record.offset < from && self.states[n].next.is_some() {
-            self.states[n].twice.add(record.offset, record.position, record.timestamp);
-            return;
+        if self.states[n].next.is_none() {
+            self.skip_expired(n);
         }
-        if self.states[n].next.is_some() && record.offset > from {
-            self.states[n].gaps.add(from, record.position, record.timestamp);
+        let state = &mut self.states[n];
+        match state.next {
+            Some(next) if record.offset < next => {
+                state.twice.add(record.offset, record.position, record.timestamp);
+                return;
+            }
+            Some(next) if record.offset > next => state.gaps.add(next, record.position, record.timestamp),
+            _ => {}
         }
-        self.look_at_loose(n, from, record.offset);
+        if state.kind == QueueKind::Simple {
+            let from = std::mem::replace(&mut state.cursor, record.offset);
+            self.look_at_loose(n, from, record.offset);
+        }
         self.match_entry(n, record);
-        self.states[n].next = Some(record.offset.saturating_add(1));
+        let state = &mut self.states[n];
+        let messages = if state.kind == QueueKind::Batch { record.messages } else { 1 };
+        state.next = Some(record.offset.saturating_add(i64::from(messages)));
+        state.cursor = state.cursor.saturating_add(1);
+    }
+
+    /// The first record of a batch queue has the first entry that leads into the log.
+    fn skip_expired(&mut self, n: usize) {
+        let log_start = self.log_start;
+        let is_expired = |entry: CqEntry| entry.size != 0 && (entry.physical_offset as u64) < log_start;
+        while self.states[n].kind == QueueKind::Batch && self.entry(n, self.states[n].cursor).is_some_and(is_expired) {
+            self.states[n].cursor += 1;
+        }
     }
 
     fn match_entry(&mut self, n: usize, record: &Expected) {
-        let entry = self.entry(n, record.offset);
+        let entry = self.entry(n, self.states[n].cursor);
         let state = &mut self.states[n];
         let Some(entry) = entry.filter(|entry| entry.size != 0 && !entry.is_blank()) else {
             state.behind.add(record.offset, record.position, record.timestamp);
@@ -189,6 +232,8 @@ impl Queues {
         }
         let is_same = entry.physical_offset == record.position as i64
             && entry.size == record.size
+            && entry.queue_offset == record.offset
+            && (state.kind == QueueKind::Simple || entry.messages == record.messages)
             && record
                 .tags_code
                 .is_none_or(|code| code == entry.tags_code || (self.has_extension && is_ext_address(entry.tags_code)));
@@ -199,8 +244,7 @@ impl Queues {
 
     /// Entries from `from` to `to` that no record claims.
     fn look_at_loose(&mut self, n: usize, from: i64, to: i64) {
-        let end = (self.states[n].files.1 / UNIT as u64) as i64;
-        for offset in from..to.min(end) {
+        for offset in from..to.min(self.states[n].indices().end) {
             let Some(entry) = self.entry(n, offset) else { return };
             let position = entry.physical_offset as u64;
             if entry.size != 0 && !entry.is_blank() && (entry.physical_offset < 0 || position >= self.log_start) {
@@ -209,16 +253,14 @@ impl Queues {
         }
     }
 
-    /// The entry at `offset`, if there is a file for it. What cannot be read counts as not there.
-    fn entry(&mut self, n: usize, offset: i64) -> Option<CqEntry> {
+    /// The entry at `index`, if there is a file for it. What cannot be read counts as not there.
+    fn entry(&mut self, n: usize, index: i64) -> Option<CqEntry> {
         let state = &self.states[n];
-        let at = u64::try_from(offset).ok()?.checked_mul(UNIT as u64)?;
-        if at < state.files.0 || at >= state.files.1 {
+        if !state.indices().contains(&index) {
             return None;
         }
-        let file_size = self.file_size;
-        let folder = || self.dir.join(&*state.topic).join(state.id.to_string());
-        self.pieces.entry(n, at, file_size, folder)
+        let folder = || self.root.join(state.kind.folder()).join(&*state.topic).join(state.id.to_string());
+        self.pieces.entry(n, index, (state.kind, self.file_sizes[state.kind as usize]), folder)
     }
 
     /// After the last record: entries behind the last ones, then all that was found.
@@ -238,21 +280,20 @@ impl Queues {
     }
 
     fn look_behind(&mut self, n: usize, log_end: u64) {
-        let first = (self.states[n].files.0 / UNIT as u64) as i64;
-        let end = (self.states[n].files.1 / UNIT as u64) as i64;
-        let from = self.states[n].next.unwrap_or(first);
-        self.states[n].end = from;
-        for offset in from..end {
-            let Some(entry) = self.entry(n, offset).filter(|entry| entry.size != 0) else { return };
+        let state = &mut self.states[n];
+        let (from, end) = (state.cursor, state.indices().end);
+        state.end = state.next.unwrap_or(if state.kind == QueueKind::Simple { from } else { 0 });
+        for index in from..end {
+            let Some(entry) = self.entry(n, index).filter(|entry| entry.size != 0) else { return };
             let position = entry.physical_offset as u64;
             let state = &mut self.states[n];
             if entry.physical_offset >= 0 && position >= log_end {
-                state.beyond.add(offset, position, 0);
+                state.beyond.add(entry.queue_offset, position, 0);
                 continue;
             }
-            state.end = offset + 1;
+            state.end = entry.end();
             if !entry.is_blank() && (entry.physical_offset < 0 || position >= self.log_start) {
-                state.stray.add(offset, position, 0);
+                state.stray.add(entry.queue_offset, position, 0);
             }
         }
     }
@@ -266,9 +307,10 @@ impl Queues {
     /// What a rebuild has to do.
     pub fn plan(&self, is_topic: &dyn Fn(&str) -> bool) -> Plan {
         let with_records = self.states.iter().filter(|state| state.next.is_some());
-        let queues = with_records.map(|state| (Arc::clone(&state.topic), state.id)).collect();
+        let folder = |state: &State| self.root.join(state.kind.folder()).join(&*state.topic).join(state.id.to_string());
+        let queues = with_records.map(folder).collect();
         let deleted = self.topics().filter(|name| !is_topic(name) && !self.has_files(name)).cloned().collect();
-        Plan { queues, deleted }
+        Plan { queues, deleted, batch_topics: self.batch_topics.clone() }
     }
 
     /// Names of the topics.
@@ -294,10 +336,23 @@ pub(super) struct Context<'a> {
 }
 
 impl State {
+    fn new(topic: Arc<str>, id: u32, kind: QueueKind, files: (u64, u64)) -> State {
+        let none = Tally::default;
+        let cursor = (files.0 / kind.unit() as u64) as i64;
+        let (wrong, missing, behind, stray) = (none(), none(), none(), none());
+        let (beyond, twice, gaps) = (none(), none(), none());
+        State { topic, id, kind, files, next: None, cursor, end: 0, wrong, missing, behind, stray, beyond, twice, gaps }
+    }
+
     /// Forgets what was found so far.
     fn restart(&mut self) {
-        let (topic, id, files) = (Arc::clone(&self.topic), self.id, self.files);
-        *self = State { topic, id, files, ..State::default() };
+        *self = State::new(Arc::clone(&self.topic), self.id, self.kind, self.files);
+    }
+
+    /// Indices of the entries that files have.
+    fn indices(&self) -> std::ops::Range<i64> {
+        let index = |at: u64| (at / self.kind.unit() as u64) as i64;
+        index(self.files.0)..index(self.files.1)
     }
 
     fn tell(&self, context: &Context<'_>, findings: &mut Findings) {
@@ -323,42 +378,6 @@ impl State {
         add(if context.was_killed { Kind::EntriesAhead } else { Kind::EntryBeyondEnd }, &self.beyond);
         add(Kind::OffsetTwice, &self.twice);
         add(Kind::OffsetGap, &self.gaps);
-    }
-}
-
-/// Pieces of queue files, one for each of the queues used last.
-#[derive(Default)]
-struct Pieces {
-    /// By queue: the byte of the queue a piece begins at, and its bytes.
-    pieces: HashMap<usize, (u64, Vec<u8>)>,
-    /// Files the disk did not give, the first few.
-    unreadable: Vec<String>,
-}
-
-impl Pieces {
-    /// The entry at byte `at` of queue `n`, whose folder `folder` tells.
-    fn entry(&mut self, n: usize, at: u64, file_size: u64, folder: impl Fn() -> PathBuf) -> Option<CqEntry> {
-        let in_file = at % file_size;
-        let file_start = at - in_file;
-        let from = file_start + in_file - in_file % PIECE as u64;
-        if self.pieces.get(&n).is_none_or(|(piece_at, _)| *piece_at != from) {
-            if self.pieces.len() >= MAX_PIECES && !self.pieces.contains_key(&n) {
-                self.pieces.clear();
-            }
-            let (piece_at, bytes) = self.pieces.entry(n).or_default();
-            *piece_at = from;
-            bytes.resize(PIECE.min((file_start + file_size - from) as usize), 0);
-            let path = folder().join(file::name(file_start));
-            if let Err(error) = File::open(&path).and_then(|file| file.read_exact_at(bytes, from - file_start)) {
-                bytes.fill(0);
-                if self.unreadable.len() < MAX_EXAMPLES {
-                    self.unreadable.push(format!("{} at {}: {error}", path.display(), from - file_start));
-                }
-            }
-        }
-        let (_, bytes) = self.pieces.get(&n)?;
-        let unit = bytes.get((at - from) as usize..)?.first_chunk()?;
-        Some(CqEntry::decode(unit))
     }
 }
 

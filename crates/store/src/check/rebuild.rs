@@ -4,9 +4,10 @@
 //! the log goes and that nothing is complete. An interruption at any point leaves a store that the next start recovers.
 //! Queues none of whose messages are in the log any more are kept: they alone know at which offset the queue goes on.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::report::Report;
@@ -20,8 +21,10 @@ use crate::store::Store;
 /// What a rebuild must know of the store, from the check before it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Plan {
-    /// Queues with records in the log.
-    pub queues: Vec<(Arc<str>, u32)>,
+    /// Folders of the queues with records in the log.
+    pub queues: Vec<PathBuf>,
+    /// Topics whose queues are batch queues.
+    pub batch_topics: HashSet<String>,
     /// Topics that were deleted while their records are still in the log.
     pub deleted: Vec<Arc<str>>,
 }
@@ -35,7 +38,8 @@ pub fn rebuild_store(config: &StoreConfig, report: &Report) -> Result<(), OpenEr
         instance.mark_running()?;
         leave_unbuilt(config, report).map_err(OpenError::io("prepare the rebuilding of", root))?;
     }
-    let store = Store::open(config.clone(), Arc::new(|_| ()))?;
+    let batch_topics = report.plan.batch_topics.clone();
+    let store = Store::open(StoreConfig { batch_topics, ..config.clone() }, Arc::new(|_| ()))?;
     for topic in &report.plan.deleted {
         store.delete_topic(topic).map_err(OpenError::io("remove the queues of a deleted topic in", root))?;
     }
@@ -52,12 +56,11 @@ fn leave_unbuilt(config: &StoreConfig, report: &Report) -> io::Result<()> {
     let root = &config.root;
     let (checkpoint, loaded) = Checkpoint::open(root, None)?;
     // No sum of queue ends is negative: recovery finds them incomplete, and the log known up to its end.
-    let built = Built { position: report.log_end, entries: -1, index: IndexMark::default() };
+    let (position, timestamp) = (report.log_end, report.last_timestamp);
+    let built = Built { position, entries: -1, index: IndexMark::default(), timestamp };
     let times = Times { physic: report.last_timestamp, logics: 0, index: 0, ..loaded.times };
     checkpoint.write(&times, &built, &built, 0, true)?;
-    for (topic, id) in &report.plan.queues {
-        remove_dir(&root.join("consumequeue").join(&**topic).join(id.to_string()))?;
-    }
+    report.plan.queues.iter().try_for_each(|folder| remove_dir(folder))?;
     if config.message_index_enable {
         for (_, path) in list(&root.join("index"))? {
             fs::remove_file(path)?;

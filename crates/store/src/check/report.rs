@@ -310,6 +310,7 @@ pub struct Report {
     /// Sizes of the files, bytes; 0 without files.
     pub log_file_bytes: u64,
     pub queue_file_bytes: u64,
+    pub batch_queue_file_bytes: u64,
     pub records: u64,
     /// Store timestamps of the first and the last record, milliseconds since 1970.
     pub first_timestamp: i64,

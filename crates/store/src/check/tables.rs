@@ -3,11 +3,13 @@
 //! They are read as a broker reads them: fastjson's dialect, and the `.bak` copy when a file is missing or damaged. Tables
 //! that FerroMQ does not use yet must be readable all the same, because the way back to Java needs them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
 
 use ferromq_common::json_file::{self, Loaded};
-use ferromq_protocol::body::{ConsumerOffsetSerializeWrapper, SubscriptionGroupWrapper, TopicConfigSerializeWrapper};
+use ferromq_protocol::body::{
+    ConsumerOffsetSerializeWrapper, SubscriptionGroupWrapper, TopicConfig, TopicConfigSerializeWrapper,
+};
 use ferromq_protocol::{json, topic};
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
@@ -39,6 +41,8 @@ struct DelayOffsets {
 pub(super) struct Tables {
     /// Names in `topics.json`; `None` without the file.
     topics: Option<BTreeSet<String>>,
+    /// Those with `queue.type=BatchCQ`.
+    pub batch_topics: HashSet<String>,
     pub groups: u64,
     offsets: ConsumerOffsetSerializeWrapper,
     /// `lmqConsumerOffset.json`, which a broker with light groups keeps in place of the other.
@@ -55,7 +59,10 @@ impl Tables {
         for name in OTHERS {
             let _: Option<IgnoredAny> = read(&path(name), findings);
         }
+        let is_batch = |config: &TopicConfig| config.attributes.get("queue.type").is_some_and(|kind| kind == "BatchCQ");
+        let listed = topics.iter().flat_map(|table| &table.topic_config_table);
         Tables {
+            batch_topics: listed.filter(|(_, config)| is_batch(config)).map(|(name, _)| name.clone()).collect(),
             topics: topics.map(|table| table.topic_config_table.into_keys().collect()),
             groups: groups.map_or(0, |table| table.subscription_group_table.len() as u64),
             offsets: read(&path("consumerOffset.json"), findings).unwrap_or_default(),

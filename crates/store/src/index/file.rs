@@ -132,8 +132,9 @@ impl IndexFile {
         self.long(at::END_TIMESTAMP)
     }
 
+    /// Whether an entry may be between these times. After [`IndexFile::rewind`] the end is known to the second only.
     pub fn may_hold(&self, begin: i64, end: i64) -> bool {
-        self.count() > 1 && begin <= self.end() && end >= self.begin()
+        self.count() > 1 && begin <= self.end().saturating_add(999) && end >= self.begin()
     }
 
     /// Follows the chain of `hash`, newest first, as long as `found` says so.
@@ -179,5 +180,30 @@ impl IndexFile {
             self.set_long(at::END_OFFSET, self.long(at + 1));
             self.set_long(at::END_TIMESTAMP, self.begin().saturating_add(i64::from(self.word(at + 3)) * 1000));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_entry_is_found_by_its_time_after_a_rewind() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, shape) = (dir.path().join("20240101000000000"), Shape { slots: 8, entries: 16 });
+        let file = DataFile::create_allocated(&path, shape.bytes(), None).unwrap();
+        let index = IndexFile::new(&path, file, shape).unwrap();
+        for (n, time) in [1_000_000, 1_000_400, 1_000_800, 1_000_900].into_iter().enumerate() {
+            index.put(7, n as u64 * 100, time);
+        }
+        index.rewind(4);
+        let mut found = Vec::new();
+        let times = (1_000_700, i64::MAX);
+        assert!(index.may_hold(times.0, times.1));
+        index.select(7, times, &mut |offset| {
+            found.push(offset);
+            true
+        });
+        assert_eq!(found.first(), Some(&200));
     }
 }

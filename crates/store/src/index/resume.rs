@@ -2,12 +2,12 @@
 
 use std::sync::atomic::Ordering;
 
-use ferromq_protocol::properties::{self, names};
 use ferromq_protocol::record::{self, Entry, Record};
 use ferromq_protocol::sys_flag::message as flags;
 
 use super::{Index, RUNNING, key_prefix, push_hashes};
 use crate::append::is_folder_name;
+use crate::labels::Labels;
 use crate::store::Inner;
 
 /// Bytes of log that are read at a time, before others have their turn.
@@ -66,7 +66,7 @@ impl Inner {
                     position += record.bytes().len() as u64;
                 }
                 Entry::Blank => position = segment.end(),
-                Entry::Invalid(_) => position = self.next_sound(&segment, position + 1),
+                Entry::Invalid(_) => position = self.next_sound(&segment, position + 1, u64::MAX),
             }
         }
         Some(position)
@@ -78,6 +78,6 @@ fn hashes_of(record: &Record<'_>, hashes: &mut Vec<u32>) {
     let topic = std::str::from_utf8(record.topic()).ok().filter(|name| is_folder_name(name));
     let is_rollback = flags::transaction_value(record.sys_flag()) == flags::TRANSACTION_ROLLBACK;
     let Some(topic) = topic.filter(|_| !is_rollback) else { return };
-    let of = |name| properties::get(record.properties(), name);
-    push_hashes(key_prefix(topic), of(names::UNIQ_CLIENT_MESSAGE_ID_KEYIDX), of(names::KEYS), hashes);
+    let labels = Labels::of(record.properties());
+    push_hashes(key_prefix(topic), labels.uniq_key, labels.keys, hashes);
 }

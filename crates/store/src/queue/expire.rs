@@ -7,7 +7,7 @@
 use std::io;
 use std::sync::atomic::Ordering;
 
-use super::{CqEntry, Queue, Tail, UNIT};
+use super::{CqEntry, Queue, Tail};
 use crate::file;
 
 impl Queue {
@@ -16,24 +16,25 @@ impl Queue {
         if self.min_position.load(Ordering::Relaxed) >= log_start.max(1) {
             return;
         }
-        let (min, max) = (self.min_offset(), self.max_offset());
-        let position = |offset| self.entry(offset).filter(|e| !e.is_blank()).map(|e| e.physical_offset as u64);
-        let mut first = min;
-        if self.entry(min).is_some_and(|e| e.is_blank() || (e.physical_offset as u64) < log_start) {
-            first = self.first_in_log(min, max, log_start);
-            self.min.store(first, Ordering::Release);
+        let is_gone = |e: CqEntry| e.is_blank() || (e.physical_offset as u64) < log_start;
+        let first = self.first_index();
+        if self.entry_at(first).is_some_and(is_gone) {
+            let first = self.first_in_log(first, self.end_index(), log_start);
+            self.min.store(self.offset_at(first), Ordering::Release);
         }
-        self.min_position.store(position(first).unwrap_or(0), Ordering::Relaxed);
+        let first = self.entry(self.min_offset()).filter(|e| !e.is_blank());
+        self.min_position.store(first.map_or(0, |e| e.physical_offset as u64), Ordering::Relaxed);
     }
 
-    /// The first offset of `min..max` whose record is in the log. A damaged entry in the way of the search must not hide
+    /// The first index of `min..max` whose record is in the log. A damaged entry in the way of the search must not hide
     /// what lies before it: of the two readable ones before the result neither may be in the log.
     fn first_in_log(&self, min: i64, max: i64, log_start: u64) -> i64 {
         let is_in_log = |e: CqEntry| e.is_written() && !e.is_blank() && e.physical_offset as u64 >= log_start;
         let mut high = max;
         loop {
             let first = self.partition(min, high, is_in_log);
-            let readable = (min..first).rev().filter_map(|at| Some((at, self.entry(at).filter(|e| e.is_written())?)));
+            let readable =
+                (min..first).rev().filter_map(|at| Some((at, self.entry_at(at).filter(|e| e.is_written())?)));
             match readable.take(2).find(|(_, entry)| is_in_log(*entry)) {
                 Some((at, _)) => high = at,
                 None => return first,
@@ -45,8 +46,8 @@ impl Queue {
     pub(crate) fn expire(&self, log_start: u64) -> io::Result<usize> {
         self.correct_min(log_start);
         // One entry of a deleted record stays in front: by it recovery knows that nothing is missing before the file.
-        let keep = (self.min_offset() - 1).max(0) as u64 * UNIT as u64;
-        let keep = keep - keep % self.context.file_size;
+        let keep = (self.index_of(self.min_offset()) - 1).max(0) as u64 * self.unit();
+        let keep = keep - keep % self.file_size();
         if keep <= self.first_file.load(Ordering::Relaxed) || self.is_deleted() {
             return Ok(0);
         }
@@ -70,7 +71,7 @@ impl Queue {
             self.context.lights.fetch_sub(1, Ordering::Relaxed);
         }
         let mut tail = self.tail.lock();
-        *tail = Tail { first: tail.end(), ..Tail::default() };
+        *tail = Tail { first: tail.end(self.kind), ..Tail::default() };
         self.context.files.forget(self.uid);
         self.context.touched.lock().forget(self.uid);
         file::remove_dir_all(&self.folder(), self.context.faults.as_ref())

@@ -9,11 +9,13 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
-use super::{CqEntry, MAX_OFFSET, Queue, Tail, UNIT};
+use super::{CqEntry, Kind, MAX_OFFSET, Queue, Tail};
 use crate::file;
 
-/// Entries of a queue that is read at once: one page of a sparse file.
-const SMALL: usize = 4096_usize.div_ceil(UNIT);
+/// Bytes of a queue that is read at once: the entries of one page of a sparse file.
+const SMALL: usize = 4096 + Kind::Simple.unit();
+/// Entries read at once in search of an end.
+const SCAN: usize = 4096;
 
 impl Queue {
     /// Finds the end of the files. With `built_to`, the position in the log up to which entries are known to be
@@ -23,15 +25,15 @@ impl Queue {
     /// `false` if files or pages are missing before the end, `log_start` being where the log begins: the queue is
     /// emptied, and has to be built from the whole log.
     pub(crate) fn load(&self, built_to: Option<u64>, log_start: u64) -> io::Result<bool> {
-        let context = &self.context;
+        let (context, unit, file_size) = (&self.context, self.unit(), self.file_size());
         let (mut files, mut is_whole) = (Vec::new(), true);
         for (start, path) in file::list(&self.folder())? {
-            if start > MAX_OFFSET as u64 * UNIT as u64 {
+            if start > MAX_OFFSET as u64 * self.unit() {
                 continue;
             }
-            let expected = files.last().map_or(start, |last: &u64| last + context.file_size);
+            let expected = files.last().map_or(start, |last: &u64| last + file_size);
             let len = fs::metadata(&path)?.len();
-            if len == context.file_size && start == expected && start.is_multiple_of(context.file_size) {
+            if len == file_size && start == expected && start.is_multiple_of(file_size) {
                 files.push(start);
                 continue;
             }
@@ -42,16 +44,16 @@ impl Queue {
             file::remove(&path, context.faults.as_ref())?;
             is_whole = false;
         }
-        let per_file = (context.file_size / UNIT as u64) as i64;
-        let Some(first) = files.first().map(|start| *start as i64 / UNIT as i64) else { return Ok(is_whole) };
+        let per_file = self.per_file();
+        let Some(first) = files.first().map(|start| (start / unit) as i64) else { return Ok(is_whole) };
         let all = first + files.len() as i64 * per_file;
         // Reading a hole would fill the page cache with nothing.
         let last = files.last().copied().unwrap_or_default();
-        let data = self.file(last, false)?.first_hole()?.unwrap_or(context.file_size).min(context.file_size);
-        let high = ((last + data).div_ceil(UNIT as u64) as i64).min(all);
+        let data = self.file(last, false)?.first_hole()?.unwrap_or(file_size).min(file_size);
+        let high = ((last + data).div_ceil(unit) as i64).min(all);
         self.has_leftovers.store(true, Ordering::Relaxed);
         self.show(first, high);
-        if let Some(position) = built_to.filter(|_| files.len() == 1 && (high - first) as usize <= SMALL) {
+        if let Some(position) = built_to.filter(|_| files.len() == 1 && (high - first) as u64 * unit <= SMALL as u64) {
             let complete = self.load_small(first, high, position, log_start)?;
             return if complete { Ok(is_whole) } else { self.drop_files().map(|()| false) };
         }
@@ -69,21 +71,23 @@ impl Queue {
 
     /// A queue of one file whose entries were read at once; whether it is complete.
     fn load_small(&self, first: i64, high: i64, built_to: u64, log_start: u64) -> io::Result<bool> {
-        let mut bytes = [[0; UNIT]; SMALL];
-        let count = self.read(first, &mut bytes[..(high - first) as usize])?;
-        let (entries, start) = (&bytes[..count], first as u64 * UNIT as u64);
+        let mut bytes = [0; SMALL];
+        let (unit, start) = (self.kind.unit(), first as u64 * self.unit());
+        let count = self.read(first, &mut bytes[..(high - first) as usize * unit])?;
+        let entries = &bytes[..count * unit];
         let mut before = CqEntry::blank();
         let is_built = |e: &CqEntry| {
             let built = e.is_written() && (e.physical_offset as u64) < built_to && e.follows(&before);
             before = *e;
             built
         };
-        let kept = entries.iter().map(CqEntry::decode).take_while(is_built).count();
-        let beyond = self.file(start, false)?.has_data_from(high as u64 * UNIT as u64 - start);
-        let leftovers = beyond || entries[kept..].iter().any(|entry| *entry != [0; UNIT]);
+        let decoded = entries.chunks_exact(unit).zip(first..).map(|(bytes, index)| self.kind.decode(bytes, index));
+        let kept = decoded.take_while(is_built).count();
+        let beyond = self.file(start, false)?.has_data_from(high as u64 * self.unit() - start);
+        let leftovers = beyond || entries[kept * unit..].iter().any(|byte| *byte != 0);
         self.show(first, first + kept as i64);
         self.has_leftovers.store(leftovers, Ordering::Relaxed);
-        let Some(begin) = entries.first().map(CqEntry::decode).filter(|_| kept > 0) else { return Ok(first == 0) };
+        let Some(begin) = (kept > 0).then(|| self.kind.decode(entries, first)) else { return Ok(first == 0) };
         // What comes first in the log need not be looked up again.
         if !begin.is_blank() && begin.physical_offset as u64 >= log_start {
             self.min_position.store(begin.physical_offset as u64, Ordering::Relaxed);
@@ -108,7 +112,10 @@ impl Queue {
         loop {
             let end = self.partition(first, high, |e| !(e.is_written() && (e.physical_offset as u64) < position));
             let is_sound = end - first < 2
-                || self.entry(end - 1).zip(self.entry(end - 2)).is_some_and(|(last, before)| last.follows(&before));
+                || self
+                    .entry_at(end - 1)
+                    .zip(self.entry_at(end - 2))
+                    .is_some_and(|(last, before)| last.follows(&before));
             if is_sound {
                 return end;
             }
@@ -118,18 +125,18 @@ impl Queue {
 
     /// A look at both ends of each file and at pages that were never written.
     fn has_no_holes(&self, files: &[u64], end: i64, log_start: u64) -> io::Result<bool> {
-        let end = end as u64 * UNIT as u64;
+        let (end, unit) = (end as u64 * self.unit(), self.unit());
         if files.first().is_some_and(|first| *first > 0 && *first == end) {
             // The file begins behind everything that was built: those before it are missing.
             return Ok(false);
         }
         for (n, start) in files.iter().copied().take_while(|start| *start < end).enumerate() {
-            let Some(entry) = self.entry((start / UNIT as u64) as i64) else { return Ok(false) };
+            let Some(entry) = self.entry_at((start / unit) as i64) else { return Ok(false) };
             // Files before the first one may be missing only if the log lost what they pointed to.
             let begins_late = n == 0 && start > 0 && !entry.is_blank() && entry.physical_offset as u64 > log_start;
-            let filled = (end - start).min(self.context.file_size);
+            let filled = (end - start).min(self.file_size());
             let file = self.file(start, false)?;
-            let last = self.entry(((start + filled) / UNIT as u64) as i64 - 1);
+            let last = self.entry_at(((start + filled) / unit) as i64 - 1);
             let is_filled = entry.is_written() && last.is_some_and(|last| last.is_written());
             if !is_filled || begins_late || file.first_hole()?.is_some_and(|hole| hole < filled) {
                 return Ok(false);
@@ -138,20 +145,23 @@ impl Queue {
         Ok(true)
     }
 
+    /// The queue consists of the entries `first..end` of the files.
     fn show(&self, first: i64, end: i64) {
         *self.tail.lock() = Tail { first: end, ..Tail::default() };
-        self.min.store(first, Ordering::Release);
+        self.first_file.store(first as u64 * self.unit(), Ordering::Relaxed);
+        self.min.store(self.offset_at(first), Ordering::Release);
         self.min_position.store(0, Ordering::Relaxed);
-        self.first_file.store(first as u64 * UNIT as u64, Ordering::Relaxed);
-        self.max.store(end, Ordering::Release);
+        self.max.store(self.offset_at(end), Ordering::Release);
     }
 
     fn scan_end(&self, from: i64, to: i64) -> io::Result<i64> {
-        let mut entries = vec![[0; UNIT]; 4096];
+        let unit = self.kind.unit();
+        let mut entries = vec![0; SCAN * unit];
         let mut at = from;
         while at < to {
             let n = self.read(at, &mut entries)?;
-            if let Some(bad) = entries[..n].iter().position(|e| !CqEntry::decode(e).is_written()) {
+            let mut read = entries[..n * unit].chunks_exact(unit);
+            if let Some(bad) = read.position(|bytes| !self.kind.decode(bytes, 0).is_written()) {
                 return Ok(at + bad as i64);
             }
             if n == 0 {
@@ -164,7 +174,7 @@ impl Queue {
 
     /// Position in the log behind the last entry's record; 0 without entries.
     pub(crate) fn built_to(&self) -> u64 {
-        match self.entry(self.max_offset() - 1) {
+        match self.last_entry() {
             Some(last) if !last.is_blank() => last.physical_offset as u64 + last.size as u64,
             _ => 0,
         }
@@ -172,24 +182,24 @@ impl Queue {
 
     /// Drops entries of records at or behind `end` of the log.
     pub(crate) fn truncate(&self, end: u64) {
-        let (first, last) = (self.min_offset(), self.max_offset());
-        if self.entry(last - 1).is_none_or(|e| (e.physical_offset as u64) < end) {
+        if self.last_entry().is_none_or(|e| (e.physical_offset as u64) < end) {
             return;
         }
+        let (first, last) = (self.first_index(), self.end_index());
         let keep = self.partition(first, last, |e| e.physical_offset as u64 >= end);
         if keep < last {
             self.has_leftovers.store(true, Ordering::Relaxed);
             // What is buffered behind the new end goes with it.
             let mut tail = self.tail.lock();
             if keep >= tail.first {
-                let bytes = (keep - tail.first) as usize * UNIT;
+                let bytes = (keep - tail.first) as usize * self.kind.unit();
                 tail.bytes.truncate(bytes);
                 tail.written = tail.written.min(bytes);
             } else {
                 *tail = Tail { first: keep, dirty: tail.dirty, ..Tail::default() };
             }
             drop(tail);
-            self.max.store(keep, Ordering::Release);
+            self.max.store(self.offset_at(keep), Ordering::Release);
         }
     }
 
@@ -206,7 +216,7 @@ impl Queue {
         let end = self.max_offset();
         end > 0
             && offset >= end
-            && self.entry(end - 1).is_some_and(|last| !last.is_blank() && last.physical_offset as u64 > physical_offset)
+            && self.last_entry().is_some_and(|last| !last.is_blank() && last.physical_offset as u64 > physical_offset)
     }
 
     /// Zeroes what the files hold behind the end, so that nobody takes it for entries. Buffered entries are written.
@@ -216,14 +226,14 @@ impl Queue {
         }
         let mut tail = self.tail.lock();
         self.write(&mut tail)?;
-        let at = tail.end() as u64 * UNIT as u64;
+        let at = tail.end(self.kind) as u64 * self.unit();
         for (start, path) in file::list(&self.folder())? {
             if start >= at {
                 self.context.files.forget(self.uid);
                 file::remove(&path, self.context.faults.as_ref())?;
-            } else if start + self.context.file_size > at {
+            } else if start + self.file_size() > at {
                 let file = self.file(start, true)?;
-                if file.zero_from(at - start, self.context.file_size)? {
+                if file.zero_from(at - start, self.file_size())? {
                     self.context.touched.lock().wrote((self.uid, start), &file);
                 }
             }

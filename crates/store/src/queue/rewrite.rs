@@ -3,21 +3,24 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use super::{CqEntry, Queue, UNIT};
+use super::{CqEntry, MAX_UNIT, Queue};
 
 impl Queue {
-    /// Writes entries that are in a file and differ; how many.
+    /// Writes entries, by their index, that are in a file and differ; how many.
     pub(crate) fn rewrite(&self, entries: &BTreeMap<i64, CqEntry>) -> io::Result<usize> {
         let tail = self.tail.lock();
-        let mut written = 0;
+        let (mut written, mut right) = (0, Vec::with_capacity(MAX_UNIT));
         // Retention may have moved the minimum into what is still buffered.
-        for (offset, entry) in entries.range(self.min_offset().min(tail.first)..tail.first) {
-            let (at, right) = (*offset as u64 * UNIT as u64, entry.encode());
-            let start = at - at % self.context.file_size;
+        for (index, entry) in entries.range(self.first_index().min(tail.first)..tail.first) {
+            let at = *index as u64 * self.unit();
+            right.clear();
+            entry.encode(self.kind, &mut right);
+            let start = at - at % self.file_size();
             let file = self.file(start, false)?;
-            let mut there = [0; UNIT];
-            file.read_at(&mut there, at - start)?;
-            if there != right {
+            let mut there = [0; MAX_UNIT];
+            let there = &mut there[..right.len()];
+            file.read_at(there, at - start)?;
+            if *there != right {
                 file.write_sparse_at(&right, at - start)?;
                 self.context.touched.lock().wrote((self.uid, start), &file);
                 written += 1;

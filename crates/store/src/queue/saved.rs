@@ -3,44 +3,52 @@
 use std::io;
 use std::sync::atomic::Ordering;
 
-use super::{CqEntry, Queue, Tail, UNIT};
+use super::{Kind, Queue, Tail};
 use crate::checkpoint::Reader;
 use crate::file;
 use crate::snapshot::{Changed, is_untouched};
 
+/// Bits of the byte behind a queue's number.
+const HAS_LEFTOVERS: u8 = 1;
+const IS_BATCH: u8 = 2;
+
 /// One queue of a snapshot.
 pub(crate) struct Saved<'a> {
     pub id: u32,
+    pub kind: Kind,
     has_leftovers: bool,
     min: i64,
     min_position: u64,
     first_file: u64,
-    /// End of what the files hold.
+    /// Index behind what the files hold.
     written: i64,
     /// Entries from there on.
-    entries: &'a [[u8; UNIT]],
+    entries: &'a [u8],
 }
 
 impl<'a> Saved<'a> {
     pub fn decode(reader: &mut Reader<'a>) -> Option<Saved<'a>> {
         let id = reader.int();
-        let has_leftovers = reader.bytes() == [1];
+        let [flags] = reader.bytes();
+        let has_leftovers = flags & HAS_LEFTOVERS != 0;
+        let kind = if flags & IS_BATCH != 0 { Kind::Batch } else { Kind::Simple };
         let (min, min_position, first_file) = (reader.long(), reader.long() as u64, reader.long() as u64);
         let (written, count) = (reader.long(), reader.int() as usize);
-        let (entries, _) = reader.take(count.checked_mul(UNIT)?)?.as_chunks();
-        Some(Saved { id, has_leftovers, min, min_position, first_file, written, entries })
+        let entries = reader.take(count.checked_mul(kind.unit())?)?;
+        Some(Saved { id, kind, has_leftovers, min, min_position, first_file, written, entries })
     }
 
     /// Whether the queue has files.
     fn has_files(&self) -> bool {
-        self.written as u64 * UNIT as u64 > self.first_file
+        self.written as u64 * self.kind.unit() as u64 > self.first_file
     }
 
     /// The entries from `from` on whose record lies before `position` of the log.
     fn entries_from(&self, from: i64, position: u64) -> Vec<u8> {
-        let entries = self.entries.get((from - self.written) as usize..).unwrap_or_default();
-        let is_built = |e: &&[u8; UNIT]| (CqEntry::decode(e).physical_offset as u64) < position;
-        entries.iter().take_while(is_built).flatten().copied().collect()
+        let unit = self.kind.unit();
+        let entries = self.entries.get((from - self.written) as usize * unit..).unwrap_or_default();
+        let is_built = |e: &&[u8]| (self.kind.decode(e, 0).physical_offset as u64) < position;
+        entries.chunks_exact(unit).take_while(is_built).flatten().copied().collect()
     }
 }
 
@@ -50,19 +58,20 @@ impl Queue {
         let tail = self.tail.lock();
         let unwritten = &tail.bytes[tail.written..];
         out.extend_from_slice(&self.id.to_be_bytes());
-        out.push(u8::from(self.has_leftovers.load(Ordering::Relaxed)));
+        let leftovers = if self.has_leftovers.load(Ordering::Relaxed) { HAS_LEFTOVERS } else { 0 };
+        out.push(leftovers | if self.is_batch() { IS_BATCH } else { 0 });
         out.extend_from_slice(&self.min_offset().to_be_bytes());
         out.extend_from_slice(&self.min_position.load(Ordering::Relaxed).to_be_bytes());
         out.extend_from_slice(&self.first_file.load(Ordering::Relaxed).to_be_bytes());
-        out.extend_from_slice(&(tail.first + (tail.written / UNIT) as i64).to_be_bytes());
-        out.extend_from_slice(&((unwritten.len() / UNIT) as u32).to_be_bytes());
+        out.extend_from_slice(&(tail.first + (tail.written / self.kind.unit()) as i64).to_be_bytes());
+        out.extend_from_slice(&((unwritten.len() / self.kind.unit()) as u32).to_be_bytes());
         out.extend_from_slice(unwritten);
     }
 
     /// As [`Queue::load`] of a queue that stands in a snapshot `taken` when everything before `position` of the log was
     /// built. Its files are read only if they were changed since.
     pub(crate) fn restore(&self, saved: &Saved<'_>, taken: Changed, position: u64, log_start: u64) -> io::Result<bool> {
-        if self.is_as_saved(saved, taken)? {
+        if saved.kind == self.kind && self.is_as_saved(saved, taken)? {
             let bytes = saved.entries_from(saved.written, position);
             *self.tail.lock() = Tail { first: saved.written, written: 0, dirty: !bytes.is_empty(), bytes };
             self.min.store(saved.min, Ordering::Release);
@@ -73,8 +82,8 @@ impl Queue {
             return Ok(true);
         }
         let is_whole = self.load(Some(position), log_start)?;
-        let end = self.max_offset();
-        if is_whole && end >= saved.written {
+        let end = self.end_index();
+        if is_whole && saved.kind == self.kind && end >= saved.written {
             // The files were written before the snapshot, in the same tick of the clock.
             let bytes = saved.entries_from(end, position);
             *self.tail.lock() = Tail { first: end, written: 0, dirty: !bytes.is_empty(), bytes };
@@ -92,12 +101,12 @@ impl Queue {
         if !is_untouched(&folder, taken)? {
             return Ok(false);
         }
-        let (mut start, end) = (saved.first_file, saved.written as u64 * UNIT as u64);
+        let (mut start, end) = (saved.first_file, saved.written as u64 * self.unit());
         while start < end {
             if !is_untouched(&folder.join(file::name(start)), taken)? {
                 return Ok(false);
             }
-            start += self.context.file_size;
+            start += self.file_size();
         }
         Ok(true)
     }

@@ -2,9 +2,10 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
-use crate::queue::{self, Queue, Saved};
+use crate::queue::{self, Kind, Queue, Saved};
 use crate::snapshot::{Snapshot, is_untouched};
 use crate::store::Inner;
 
@@ -48,26 +49,36 @@ impl Inner {
 
     /// All queues that have a folder or stand in the snapshot. Folders that nobody changed since are not listed.
     fn find_queues<'a>(&self, snapshot: Option<&'a Snapshot>) -> io::Result<Vec<Found<'a>>> {
-        let dir = &self.context.dir;
+        let place = |kind: Kind| &self.context.place(kind).dir;
         let (mut found, mut known) = (Vec::new(), HashSet::new());
-        if let Some(snapshot) = snapshot {
-            for (topic, saved) in snapshot.topics() {
-                known.insert(topic);
-                if !is_untouched(&dir.join(topic), snapshot.taken.at)? {
-                    let others = queue::queues_of(&dir.join(topic))?.into_iter();
-                    let others = others.filter(|id| saved.iter().all(|saved| saved.id != *id));
-                    found.extend(others.map(|id| (self.queue(topic, id), None)));
-                }
-                found.extend(saved.into_iter().map(|saved| (self.queue(topic, saved.id), Some(saved))));
-            }
-            if is_untouched(dir, snapshot.taken.at)? {
-                return Ok(found);
-            }
+        for topic in queue::topics_in(place(Kind::Batch))? {
+            self.set_kind(&topic, Kind::Batch);
         }
-        for topic in queue::topics_in(dir)?.iter().filter(|topic| !known.contains(topic.as_str())) {
-            let queues = queue::queues_of(&dir.join(topic))?;
-            found.extend(queues.into_iter().map(|id| (self.queue(topic, id), None)));
+        for (topic, saved) in snapshot.iter().flat_map(|snapshot| snapshot.topics()) {
+            known.insert(topic);
+            let folder = place(self.kind_of(topic)).join(topic);
+            if !is_as_taken(&folder, snapshot)? {
+                let others = queue::queues_of(&folder)?.into_iter();
+                let others = others.filter(|id| saved.iter().all(|saved| saved.id != *id));
+                found.extend(others.map(|id| (self.queue(topic, id), None)));
+            }
+            found.extend(saved.into_iter().map(|saved| (self.queue(topic, saved.id), Some(saved))));
+        }
+        for kind in Kind::ALL {
+            if is_as_taken(place(kind), snapshot)? {
+                continue;
+            }
+            let is_new = |topic: &&String| !known.contains(topic.as_str()) && self.kind_of(topic) == kind;
+            for topic in queue::topics_in(place(kind))?.iter().filter(is_new) {
+                let queues = queue::queues_of(&place(kind).join(topic))?;
+                found.extend(queues.into_iter().map(|id| (self.queue(topic, id), None)));
+            }
         }
         Ok(found)
     }
+}
+
+/// Whether nobody changed a folder since the snapshot was taken.
+fn is_as_taken(folder: &Path, snapshot: Option<&Snapshot>) -> io::Result<bool> {
+    snapshot.map_or(Ok(false), |snapshot| is_untouched(folder, snapshot.taken.at))
 }

@@ -4,7 +4,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use ferromq_protocol::record::{self, Entry, MessageParts, Record};
+use ferromq_protocol::record::{self, Entry, InnerMessage, MessageParts, Record};
+use ferromq_protocol::sys_flag::message as flags;
 use ferromq_store::{AppendBatch, AppendError, FlushMode, ReadStatus, Store, StoreConfig};
 
 /// Small files, so that a few messages cross their borders.
@@ -13,6 +14,7 @@ pub fn config(root: &Path) -> StoreConfig {
         root: root.to_owned(),
         mapped_file_size_commit_log: 64 * 1024,
         mapped_file_size_consume_queue: 20 * 300,
+        mapper_file_size_batch_consume_queue: 46 * 250,
         max_hash_slot_num: 1000,
         max_index_num: 4000,
         // Whatever else is on the disk of the machine.
@@ -62,6 +64,15 @@ pub fn send(store: &Store, topic: &str, queue_id: u32, bodies: &[&[u8]]) -> Resu
     Ok(())
 }
 
+/// One record of a batch queue with these bodies.
+pub fn inner_batch(bodies: &[&[u8]]) -> Vec<u8> {
+    let mut batch = Vec::new();
+    for body in bodies {
+        record::push_inner(&InnerMessage { flag: 0, body, properties: b"" }, &mut batch);
+    }
+    batch
+}
+
 /// Dispatches, and waits for a thread of the store that may be at it already.
 pub fn dispatch(store: &Store) {
     store.dispatch();
@@ -109,7 +120,15 @@ fn records_of(topic: &str, mut bytes: &[u8]) -> Vec<(i64, Vec<u8>)> {
     let mut all = Vec::new();
     while let Entry::Record(record) = record::read(bytes) {
         assert!(record.is_body_intact());
-        all.push((offset_in(&record, topic), record.body().to_vec()));
+        let offset = offset_in(&record, topic);
+        if record.sys_flag() & flags::INNER_BATCH == 0 {
+            all.push((offset, record.body().to_vec()));
+        } else {
+            let base = ferromq_protocol::properties::get_str(record.properties(), "INNER_BASE").unwrap();
+            assert_eq!(base.parse(), Ok(offset));
+            let messages = record::batch(record.body()).map(|message| message.unwrap().body.to_vec());
+            all.extend((offset..).zip(messages));
+        }
         bytes = &bytes[record.bytes().len()..];
     }
     assert!(bytes.is_empty());
@@ -124,8 +143,10 @@ pub fn copy_as_killed(from: &Path, to: &Path) {
         let target = to.join(entry.file_name());
         if entry.file_type().unwrap().is_dir() {
             copy_as_killed(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), &target).unwrap();
+        } else if let Err(error) = std::fs::copy(entry.path(), &target) {
+            // The store removes files meanwhile.
+            assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{}: {error}", entry.path().display());
+            let _ = std::fs::remove_file(target);
         }
     }
 }

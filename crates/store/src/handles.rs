@@ -1,0 +1,77 @@
+//! The handles of all queues, by topic and number, and of which kind a topic's queues are.
+
+use std::sync::Arc;
+
+use crate::queue::{Kind, Queue};
+use crate::store::{Inner, Queues, Store};
+
+impl Store {
+    /// The handle of a queue, made if it is not there; without messages it leaves no trace on the disk.
+    pub fn queue(&self, topic: &str, queue_id: u32) -> Arc<Queue> {
+        self.inner.queue(topic, queue_id)
+    }
+
+    /// The handle of a queue of a topic with `queue.type=BatchCQ` (`is_batch`) or not, made if it is not there. A queue
+    /// that is there keeps its kind until its topic is deleted.
+    pub fn topic_queue(&self, topic: &str, queue_id: u32, is_batch: bool) -> Arc<Queue> {
+        if self.queues(topic).is_empty() {
+            self.inner.set_kind(topic, if is_batch { Kind::Batch } else { Kind::Simple });
+        }
+        self.queue(topic, queue_id)
+    }
+
+    /// The handle of a queue that has been used.
+    pub fn find_queue(&self, topic: &str, queue_id: u32) -> Option<Arc<Queue>> {
+        self.inner.find_queue(topic, queue_id)
+    }
+
+    /// The queues of a topic that have been used.
+    pub fn queues(&self, topic: &str) -> Vec<Arc<Queue>> {
+        self.inner.topics.read().get(topic).map_or_else(Vec::new, |queues| queues.values().cloned().collect())
+    }
+
+    /// Names of all topics with queues.
+    pub fn topics(&self) -> Vec<Arc<str>> {
+        self.inner.topics.read().keys().cloned().collect()
+    }
+}
+
+impl Inner {
+    pub fn queue(&self, topic: &str, id: u32) -> Arc<Queue> {
+        if let Some(queue) = self.find_queue(topic, id) {
+            return queue;
+        }
+        let mut topics = self.topics.write();
+        let name = topics.get_key_value(topic).map_or_else(|| Arc::from(topic), |(name, _)| Arc::clone(name));
+        let queues = topics.entry(Arc::clone(&name)).or_default();
+        let kind = self.kind_of(topic);
+        Arc::clone(queues.entry(id).or_insert_with(|| Arc::new(Queue::new(&self.context, name, id, kind))))
+    }
+
+    /// Of which kind the queues of a topic are that are made from now on.
+    pub fn kind_of(&self, topic: &str) -> Kind {
+        if self.batch_topics.read().contains(topic) { Kind::Batch } else { Kind::Simple }
+    }
+
+    pub fn set_kind(&self, topic: &str, kind: Kind) {
+        if self.kind_of(topic) != kind {
+            let mut batch_topics = self.batch_topics.write();
+            match kind {
+                Kind::Batch => batch_topics.insert(topic.to_owned()),
+                Kind::Simple => batch_topics.remove(topic),
+            };
+        }
+    }
+
+    pub fn find_queue(&self, topic: &str, id: u32) -> Option<Arc<Queue>> {
+        self.topics.read().get(topic)?.get(&id).cloned()
+    }
+
+    pub fn queue_count(&self) -> usize {
+        self.topics.read().values().map(Queues::len).sum()
+    }
+
+    pub fn all_queues(&self) -> Vec<Arc<Queue>> {
+        self.topics.read().values().flat_map(|queues| queues.values().cloned()).collect()
+    }
+}
