@@ -4,36 +4,42 @@
 //! writes the `config` files; `timer.rs` delivers what is delayed; one timer on a reactor sweeps long polls. [`Broker`] owns them all and stops them in
 //! order: registration, sockets, parked pulls, delayed delivery, files, store.
 
+mod front_door;
 mod saved;
+mod sweep;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ferromq_common::clock;
 use ferromq_common::json_file::LoadError;
 use ferromq_protocol::id::UniqueIds;
 use ferromq_protocol::pop::revive_topic;
+use ferromq_protocol::sys_flag::perm;
 use ferromq_remoting::{LocalPeers, Server, ServerConfig};
 use ferromq_store::{Arrival, Durability, OpenError, Store, StoreConfig};
 
 use crate::blocking::Blocking;
+use crate::broadcast::BroadcastOffsets;
 use crate::clients::{self, Clients};
+use crate::cold::ColdReads;
 use crate::config::BrokerConfig;
 use crate::consumer_filters::ConsumerFilters;
 use crate::groups::Groups;
 use crate::handler::pull;
 use crate::handler::send::SendConstants;
 use crate::limits::Limits;
+use crate::lite::Lites;
 use crate::live::Live;
 use crate::locks::OrderLocks;
 use crate::longpoll::LongPolls;
 use crate::offsets::Offsets;
 use crate::persist::{Persister, SaveSignal};
-use crate::pop::polls::{self, PopPolls, Woken};
+use crate::pop::polls::{self, PopPolls};
 use crate::pop::take;
-use crate::pop::{OrderPops, Pops, Reviver, end_of, has_foreign, replay};
+use crate::pop::{OrderPops, Pops, Reviver, end_of, replay};
 use crate::rates::Rates;
 use crate::registration::{Identity, Registration};
 use crate::request_modes::RequestModes;
@@ -43,11 +49,10 @@ use crate::timer::Timer;
 use crate::topic_routes::TopicRoutes;
 use crate::topics::Topics;
 use crate::transaction::{Checker, Transactions};
+use front_door::FrontDoor;
 
 /// The fast port is the main port less this.
 const FAST_PORT_DISTANCE: u16 = 2;
-/// Period of the sweep of parked pulls: how late a deadline may be noticed.
-const SWEEP_PERIOD: Duration = Duration::from_millis(200);
 /// See [`Shared::warm_log_bytes`]; `accessMessageInMemoryMaxRatio=0` trusts no memory at all.
 const WARM_LOG_BYTES: u64 = 1 << 30;
 /// How long the stop serves clients that do not know GO_AWAY and go on sending; they try again elsewhere afterwards.
@@ -62,6 +67,9 @@ pub enum StartError {
     /// A file of `config` could not be used.
     #[error(transparent)]
     Config(#[from] LoadError),
+    /// A topic's attributes and its queues contradict each other.
+    #[error("{0}")]
+    Topics(String),
     /// `brokerIP1` is no address.
     #[error("brokerIP1={0} is not an IP address: set it to the address that clients reach this broker at")]
     Address(String),
@@ -95,15 +103,19 @@ pub struct Shared {
     pub polls: Arc<LongPolls>,
     pub pops: Pops,
     pub order_pops: OrderPops,
+    pub(crate) lites: Arc<Lites>,
     pub request_modes: RequestModes,
     pub consumer_filters: ConsumerFilters,
+    pub broadcast: BroadcastOffsets,
     pub(crate) topic_routes: TopicRoutes,
+    pub(crate) front_door: OnceLock<FrontDoor>,
     /// Where check points and acknowledgements of pops are kept.
     pub revive_topic: String,
     pub timer: Arc<Timer>,
     pub blocking: Blocking,
     pub transactions: Transactions,
     pub limits: Limits,
+    pub cold: ColdReads,
     /// Settings that may change while the broker runs.
     pub live: Live,
     pub stats: Stats,
@@ -121,11 +133,25 @@ impl Shared {
         self.store_host.to_string()
     }
 
+    /// Why sends are refused whatever they are, if that is so.
+    pub fn unready(&self) -> Option<String> {
+        if let Some(error) = self.store.write_error() {
+            return Some(error.to_string());
+        }
+        if !perm::is_writeable(self.live.broker_permission()) {
+            return Some("brokerPermission sends producers elsewhere".to_owned());
+        }
+        let start = self.live.start_accept_send_request_time_stamp();
+        let early = start > 0 && clock::now_millis() < start;
+        early.then(|| format!("the broker takes messages from {start} on (startAcceptSendRequestTimeStamp)"))
+    }
+
     /// Answers the parked pulls that arrivals have made ready.
     pub(crate) fn answer_ready_polls(self: &Arc<Self>) {
         for parked in self.polls.take_ready() {
             pull::resume(self, parked);
         }
+        self.lites.answer_ready(self);
         // Each pop may leave something to the next that waits.
         loop {
             let ready = self.pops.polls.take_ready();
@@ -194,7 +220,8 @@ impl Broker {
         let root = store.root.clone();
         let polls = Arc::new(LongPolls::default());
         let pop_polls = Arc::new(PopPolls::default());
-        let (pulls, popping) = (Arc::clone(&polls), Arc::clone(&pop_polls));
+        let lites = Arc::new(Lites::default());
+        let (pulls, popping, subscribed) = (Arc::clone(&polls), Arc::clone(&pop_polls), Arc::clone(&lites));
         let delayed: Arc<OnceLock<Arc<Timer>>> = Arc::default();
         let timer = Arc::clone(&delayed);
         let listener = move |arrival: &Arrival<'_>| {
@@ -203,10 +230,14 @@ impl Broker {
             }
             pulls.arrived(arrival);
             popping.arrived(arrival.queue, arrival.tags_code);
+            subscribed.arrived(arrival.queue.topic());
         };
         let max_message_size = store.max_message_size;
         let warm_log_bytes = if store.access_message_in_memory_max_ratio == 0 { 0 } else { WARM_LOG_BYTES };
         let delays = store.delays();
+        let saving = Arc::new(SaveSignal::default());
+        let topics = Topics::open(&root, &config, Arc::clone(&saving))?;
+        let store = StoreConfig { batch_topics: topics.batch_names(), ..store };
         let store = Arc::new(Store::open(store, Arc::new(listener))?);
         polls.set_store(&store);
         let revive_topic = revive_topic(&config.broker_cluster_name);
@@ -215,17 +246,18 @@ impl Broker {
         let revive_queues = config.pop.revive_queue_num.max(used);
         let timer = Arc::new(Timer::open(&root, &config, &store, delays)?);
         let timer = Arc::clone(delayed.get_or_init(|| timer));
-        let saving = Arc::new(SaveSignal::default());
         let offsets = Offsets::open(&root, config.enable_lmq)?;
         let shared = Arc::new(Shared {
             transactions: Transactions::open(&root, &store, &offsets, &config, max_message_size),
-            topics: Topics::open(&root, &config, Arc::clone(&saving))?,
+            topics,
             groups: Groups::open(&root, &config, Arc::clone(&saving))?,
             offsets,
+            broadcast: BroadcastOffsets::default(),
             clients: Clients::default(),
             locks: OrderLocks::default(),
             blocking: Blocking::start()?,
             limits: Limits::default(),
+            cold: ColdReads::default(),
             live: Live::new(&config),
             stats: Stats::default(),
             rates: Rates::default(),
@@ -238,9 +270,11 @@ impl Broker {
             polls,
             pops: Pops::new(revive_queues, pop_polls),
             order_pops: OrderPops::open(&root)?,
+            lites,
             request_modes: RequestModes::open(&root, Arc::clone(&saving))?,
             consumer_filters: ConsumerFilters::open(&root, clock::now_millis()),
             topic_routes: TopicRoutes::new(config.namesrv_addr.as_deref()),
+            front_door: OnceLock::new(),
             revive_topic,
             timer,
             config,
@@ -254,13 +288,13 @@ impl Broker {
         });
         let period = Duration::from_millis(shared.config.flush_consumer_offset_interval);
         let persister = Persister::start(saving, saved::tables(&shared), period)?;
-        shared.topics.restore_missing(&shared.store);
+        shared.topics.restore_missing(&shared.store).map_err(StartError::Topics)?;
         replay(&shared);
         let reviver = Reviver::start(&shared)?;
         shared.timer.start(&shared)?;
         let service = BrokerService { shared: Arc::clone(&shared), fast_port: listen.fast_port() };
         let server = serve(&shared.config, listen, service)?;
-        server.spawn(sweep_polls(Arc::clone(&shared)));
+        server.spawn(sweep::sweep(Arc::clone(&shared)));
         server.spawn(clients::tell_changes(Arc::clone(&shared)));
         server.spawn(clients::drop_silent(Arc::clone(&shared)));
         let registration = Registration::new(Arc::clone(&shared), identity(&shared));
@@ -356,22 +390,5 @@ fn identity(shared: &Shared) -> Identity {
         broker_id: shared.config.broker_id,
         address: shared.address(),
         ha_address: ha_address.to_string(),
-    }
-}
-
-/// Answers parked pulls and pops whose time is over, until the runtime ends.
-async fn sweep_polls(shared: Arc<Shared>) {
-    loop {
-        tokio::time::sleep(SWEEP_PERIOD).await;
-        for parked in shared.polls.sweep(Instant::now()) {
-            pull::resume(&shared, parked);
-        }
-        if has_foreign(&shared) {
-            shared.pops.wake_for_foreign();
-        }
-        for waiter in shared.pops.polls.sweep(Instant::now(), clock::now_millis()) {
-            (waiter.reply)(Woken::TimedOut);
-        }
-        shared.answer_ready_polls();
     }
 }

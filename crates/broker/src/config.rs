@@ -99,6 +99,20 @@ pub struct BrokerConfig {
     pub client_send_rate_limit: u32,
     /// Bytes of the log that may be on their way to the disk before sends are refused, 0 for any number.
     pub max_unflushed_bytes: u64,
+    /// How long sends may have waited for the disk before those to degradable topics are refused, milliseconds.
+    pub wait_time_mills_in_send_queue: u64,
+    /// Whether it is remembered how far broadcasting consumers have read.
+    pub enable_broadcast_offset_store: bool,
+    /// How long one that is not connected is remembered, seconds.
+    pub broadcast_offset_expire_second: u64,
+    /// How long one that is connected and does not pull is, seconds.
+    pub broadcast_offset_expire_max_second: u64,
+    /// Whether reading of old messages is held to the next two thresholds.
+    pub cold_data_flow_control_enable: bool,
+    /// Bytes of old messages that a group may read in five seconds.
+    pub cg_cold_read_threshold: u64,
+    /// The same for all groups together.
+    pub global_cold_read_threshold: u64,
     /// Replies to requests are kept as messages of the reply topic.
     pub store_reply_message_enable: bool,
     /// The file that changes of settings are written into; `None` keeps them until the next start only.
@@ -119,6 +133,8 @@ pub struct BrokerConfig {
     pub timer_roll_window_slot: u32,
     /// Light topics and groups (`%LMQ%...`) exist without anybody making them.
     pub enable_lmq: bool,
+    /// Lite topics.
+    pub lite: LiteConfig,
     /// All settings in effect as properties text, one `key=value` a line (code 26).
     pub effective_properties: String,
 }
@@ -172,6 +188,13 @@ impl Default for BrokerConfig {
             pop: PopConfig::default(),
             client_send_rate_limit: 0,
             max_unflushed_bytes: 0,
+            wait_time_mills_in_send_queue: 200,
+            enable_broadcast_offset_store: true,
+            broadcast_offset_expire_second: 120,
+            broadcast_offset_expire_max_second: 300,
+            cold_data_flow_control_enable: false,
+            cg_cold_read_threshold: 3 * 1024 * 1024,
+            global_cold_read_threshold: 100 * 1024 * 1024,
             store_reply_message_enable: true,
             config_file: None,
             recall_message_enable: false,
@@ -182,6 +205,7 @@ impl Default for BrokerConfig {
             timer_precision_ms: 1000,
             timer_roll_window_slot: 2 * 24 * 3600,
             enable_lmq: false,
+            lite: LiteConfig::default(),
             effective_properties: String::new(),
         }
     }
@@ -198,6 +222,10 @@ pub struct PopConfig {
     pub max_pop_polling_size: usize,
     /// Share of pops that look at the retry topic first, percent.
     pub pop_from_retry_probability: u32,
+    /// The same for pops of a topic whose messages have priorities.
+    pub pop_from_retry_probability_for_priority: u32,
+    /// The queue with the largest number has the highest priority, else the first one.
+    pub priority_order_asc: bool,
     /// Retry topics are called `%RETRY%group+topic` instead of `%RETRY%group_topic`.
     pub enable_retry_topic_v2: bool,
     /// With the second naming: messages under the first are popped too.
@@ -225,6 +253,8 @@ impl Default for PopConfig {
             pop_polling_size: 1024,
             max_pop_polling_size: 100_000,
             pop_from_retry_probability: 20,
+            pop_from_retry_probability_for_priority: 0,
+            priority_order_asc: true,
             enable_retry_topic_v2: false,
             retrieve_message_from_pop_retry_topic_v1: true,
             server_load_balancer_enable: true,
@@ -234,6 +264,36 @@ impl Default for PopConfig {
             enable_pop_message_threshold: false,
             pop_inflight_message_threshold: 10_000,
             init_pop_offset_by_check_msg_in_mem: true,
+        }
+    }
+}
+
+/// Settings of lite topics.
+#[derive(Clone, Debug)]
+pub struct LiteConfig {
+    /// Most lite topics with messages that are noted for one client, unless its group says another number.
+    pub max_client_event_count: usize,
+    /// Most pairs of client and lite topic it subscribes to.
+    pub max_lite_subscription_count: usize,
+    /// How often clients are looked for that were not heard, milliseconds.
+    pub lite_subscription_check_interval: u64,
+    /// For how long a client is known that says nothing of its lite topics, milliseconds.
+    pub lite_subscription_check_timeout_mills: u64,
+    /// How often lite topics are looked for that are idle for too long, milliseconds.
+    pub lite_ttl_check_interval: u64,
+    /// No lite topic goes that is idle for less than this, and none before the broker has run for as long, milliseconds.
+    pub min_lite_ttl: u64,
+}
+
+impl Default for LiteConfig {
+    fn default() -> Self {
+        Self {
+            max_client_event_count: 100,
+            max_lite_subscription_count: 100_000,
+            lite_subscription_check_interval: 120_000,
+            lite_subscription_check_timeout_mills: 180_000,
+            lite_ttl_check_interval: 120_000,
+            min_lite_ttl: 900_000,
         }
     }
 }

@@ -15,6 +15,7 @@ use ferromq_protocol::body::{DataVersion, SubscriptionGroupConfig, SubscriptionG
 use ferromq_protocol::topic as names;
 use parking_lot::RwLock;
 
+use crate::broadcast_groups;
 use crate::config::BrokerConfig;
 use crate::persist::{self, LoadError, SaveSignal};
 use crate::topics::{AttributeError, GROUP_ATTRIBUTES, alter_attributes};
@@ -197,6 +198,14 @@ impl Groups {
         existed
     }
 
+    /// Clients' own groups of broadcasts (`broadcast.rs`) whose client was not seen since `before`, seconds since 1970.
+    pub(crate) fn not_seen_since(&self, before: i64) -> Vec<String> {
+        let seen = |group: &SubscriptionGroupConfig| group.attributes.get(broadcast_groups::SEEN)?.parse::<i64>().ok();
+        let table = self.table.read();
+        let silent = table.groups.iter().filter(|(_, group)| seen(group).is_some_and(|seen| seen < before));
+        silent.map(|(name, _)| name.to_string()).collect()
+    }
+
     /// Everything, as `subscriptionGroup.json` and GET_ALL_SUBSCRIPTIONGROUP_CONFIG show it.
     pub fn snapshot(&self) -> SubscriptionGroupWrapper {
         let table = self.table.read();
@@ -272,6 +281,20 @@ mod tests {
         let groups = open(dir.path(), &config);
         assert!(groups.find("mine").is_none());
         assert!(groups.find("CID_RMQ_SYS_REVIVE_GROUP").is_some());
+    }
+
+    #[test]
+    fn groups_of_silent_clients_are_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let groups = open(dir.path(), &BrokerConfig::default());
+        let seen = |name: &str, at: &str| SubscriptionGroupConfig {
+            attributes: [(format!("+{}", broadcast_groups::SEEN), at.to_owned())].into(),
+            ..named(name)
+        };
+        groups.update(vec![seen("silent", "99"), seen("here", "100"), named("shared")]).unwrap();
+        assert_eq!(groups.not_seen_since(100), ["silent"]);
+        groups.update(vec![seen("silent", "100")]).unwrap();
+        assert!(groups.not_seen_since(100).is_empty());
     }
 
     #[test]

@@ -5,14 +5,18 @@
 //! Nothing here knows how bytes are laid out on disk or on the wire: that is `ferromq-store` and `ferromq-protocol`.
 
 mod blocking;
+mod broadcast;
+pub mod broadcast_groups;
 mod broker;
 mod clients;
+mod cold;
 mod config;
 mod consumer_filters;
 mod filter;
 mod groups;
 mod handler;
 mod limits;
+mod lite;
 mod live;
 mod locks;
 mod longpoll;
@@ -33,5 +37,5 @@ mod topics;
 mod transaction;
 
 pub use broker::{Broker, Shared, StartError};
-pub use config::{BrokerConfig, PopConfig};
+pub use config::{BrokerConfig, LiteConfig, PopConfig};
 pub use transaction::Transactions;

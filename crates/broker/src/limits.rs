@@ -1,6 +1,8 @@
 //! Rate limits that are set while the broker runs: what a topic takes in (topic attribute `send.rate.limit`), what a group
 //! reads (group attribute `read.rate.limit`), what one connection sends (`clientSendRateLimit`), all in messages a second.
-//! And how much may be on its way to the disk (`maxUnflushedBytes`), where topics marked `degradable` give way first.
+//! And how much may be on its way to the disk (`maxUnflushedBytes`) and for how long (`waitTimeMillsInSendQueue`), where topics
+//! marked `degradable` give way first, and by time they alone: no request waits in a queue here, so a disk that is slow is no
+//! reason to refuse what can be stored.
 //!
 //! A [`Bucket`] is one atomic number: the moment until which its rate is used up. Up to [`BURST`] may be used ahead. A send
 //! beyond it is refused (SYSTEM_BUSY, which clients answer by another broker or a later try, with the time to wait in the
@@ -154,14 +156,30 @@ pub(crate) fn refuse_beyond(bucket: &Bucket, who: impl Fn() -> String, setting: 
     Err(Refusal::new(response::SYSTEM_BUSY, remark))
 }
 
-/// Refuses a send while too much of the log is not on the disk; of a topic that is degradable at half of that.
-pub(crate) fn refuse_under_pressure(broker: &Shared, topic: &Topic) -> Result<(), Refusal> {
+/// Refuses a send while too much of the log is not on the disk; of a topic that is degradable at half of that, and while
+/// senders wait for the disk for too long.
+///
+/// `in_hand`: bytes of sends that are about to be appended together.
+pub(crate) fn refuse_under_pressure(broker: &Shared, topic: &Topic, in_hand: usize) -> Result<(), Refusal> {
+    if topic.is_degradable() && broker.store.is_sync_flush() {
+        let (wait, most) = (broker.store.sync_wait(), broker.live.wait_in_send_queue());
+        if wait > most {
+            let remark = format!(
+                "[TIMEOUT_CLEAN_QUEUE]broker busy, start flow control for a while, period in queue: {}ms, topic {} is \
+                 served up to {}ms (setting waitTimeMillsInSendQueue and topic attribute degradable): retry later",
+                wait.as_millis(),
+                topic.name(),
+                most.as_millis()
+            );
+            return Err(Refusal::new(response::SYSTEM_BUSY, remark));
+        }
+    }
     let Some(most) = broker.live.max_unflushed_bytes() else { return Ok(()) };
     let (most, why) = match topic.is_degradable() {
         true => (most / 2, "half of setting maxUnflushedBytes, because of topic attribute degradable"),
         false => (most, "setting maxUnflushedBytes"),
     };
-    let waiting = broker.store.unflushed_bytes();
+    let waiting = broker.store.unflushed_bytes() + in_hand as u64;
     if waiting <= most {
         return Ok(());
     }

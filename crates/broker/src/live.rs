@@ -6,6 +6,7 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 use std::{fs, io};
 
 use ferromq_common::json_file;
@@ -39,6 +40,10 @@ pub struct Live {
     store_reply_message_enable: AtomicBool,
     client_send_rate_limit: AtomicI64,
     max_unflushed_bytes: AtomicI64,
+    wait_time_mills_in_send_queue: AtomicI64,
+    cold_data_flow_control_enable: AtomicBool,
+    cg_cold_read_threshold: AtomicI64,
+    global_cold_read_threshold: AtomicI64,
     enable_pop_message_threshold: AtomicBool,
     pop_inflight_message_threshold: AtomicI64,
     /// Changes since the start.
@@ -79,6 +84,10 @@ const KEYS: &[Key] = &[
     key("popInflightMessageThreshold", |b| Cell::Number(&b.live.pop_inflight_message_threshold, 0, i32::MAX as i64)),
     key("clientSendRateLimit", |b| Cell::Number(&b.live.client_send_rate_limit, 0, limits::MAX_RATE)),
     key("maxUnflushedBytes", |b| Cell::Number(&b.live.max_unflushed_bytes, 0, i64::MAX)),
+    key("waitTimeMillsInSendQueue", |b| Cell::Number(&b.live.wait_time_mills_in_send_queue, 1, DAY_MS)),
+    key("coldDataFlowControlEnable", |b| Cell::Switch(&b.live.cold_data_flow_control_enable)),
+    key("cgColdReadThreshold", |b| Cell::Number(&b.live.cg_cold_read_threshold, 0, i64::MAX)),
+    key("globalColdReadThreshold", |b| Cell::Number(&b.live.global_cold_read_threshold, 0, i64::MAX)),
 ];
 
 impl Live {
@@ -97,6 +106,10 @@ impl Live {
             store_reply_message_enable: config.store_reply_message_enable.into(),
             client_send_rate_limit: i64::from(config.client_send_rate_limit).into(),
             max_unflushed_bytes: i64::try_from(config.max_unflushed_bytes).unwrap_or(i64::MAX).into(),
+            wait_time_mills_in_send_queue: i64::try_from(config.wait_time_mills_in_send_queue).unwrap_or(DAY_MS).into(),
+            cold_data_flow_control_enable: config.cold_data_flow_control_enable.into(),
+            cg_cold_read_threshold: i64::try_from(config.cg_cold_read_threshold).unwrap_or(i64::MAX).into(),
+            global_cold_read_threshold: i64::try_from(config.global_cold_read_threshold).unwrap_or(i64::MAX).into(),
             enable_pop_message_threshold: config.pop.enable_pop_message_threshold.into(),
             pop_inflight_message_threshold: i64::from(config.pop.pop_inflight_message_threshold).into(),
             changes: AtomicU64::new(0),
@@ -152,6 +165,25 @@ impl Live {
     /// `None` when any number of bytes may be on their way to the disk.
     pub fn max_unflushed_bytes(&self) -> Option<u64> {
         Some(self.max_unflushed_bytes.load(Relaxed).unsigned_abs()).filter(|most| *most > 0)
+    }
+
+    /// How long sends may have waited for the disk before those to degradable topics are refused.
+    pub fn wait_in_send_queue(&self) -> Duration {
+        Duration::from_millis(self.wait_time_mills_in_send_queue.load(Relaxed).unsigned_abs())
+    }
+
+    pub fn cold_data_flow_control_enable(&self) -> bool {
+        self.cold_data_flow_control_enable.load(Relaxed)
+    }
+
+    /// Bytes.
+    pub fn cg_cold_read_threshold(&self) -> u64 {
+        self.cg_cold_read_threshold.load(Relaxed).unsigned_abs()
+    }
+
+    /// Bytes.
+    pub fn global_cold_read_threshold(&self) -> u64 {
+        self.global_cold_read_threshold.load(Relaxed).unsigned_abs()
     }
 
     /// `None` when any number of messages of a queue may be unacknowledged, else the number beyond which a group gets no

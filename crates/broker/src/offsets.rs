@@ -29,7 +29,11 @@ const STRIPES: usize = 16;
 /// Most (topic, group) pairs kept; a commit for one more is dropped and counted, so that bad clients cost bounded memory.
 pub const MAX_PAIRS: usize = 1_000_000;
 /// Separates topic and group in a key (RocketMQ's `TOPIC_GROUP_SEPARATOR`).
-const SEPARATOR: char = '@';
+pub(crate) const SEPARATOR: char = '@';
+
+/// Ends the name under which the offsets of a group's broadcasting consumers are kept (`broadcast.rs`). No other group's name
+/// has a separator.
+pub(crate) const BROADCAST_SUFFIX: &str = "@broadcast";
 
 /// One consumer group's offsets of one topic, by queue id.
 type Queues = BTreeMap<u32, i64>;
@@ -151,12 +155,17 @@ impl Offsets {
 
     /// Forgets a topic's offsets, as its deletion does.
     pub fn remove_topic(&self, topic: &str) {
-        self.remove_where(|t, _| t == topic);
+        self.remove_topics(|t| t == topic);
+    }
+
+    /// Forgets the offsets of all topics that are gone.
+    pub fn remove_topics(&self, is_gone: impl Fn(&str) -> bool) {
+        self.remove_where(|t, _| is_gone(t));
     }
 
     /// Forgets a group's offsets, as its deletion with `cleanOffset` does.
     pub fn remove_group(&self, group: &str) {
-        self.remove_where(|_, g| g == group);
+        self.remove_where(|_, g| g.strip_suffix(BROADCAST_SUFFIX).unwrap_or(g) == group);
     }
 
     /// Copies the offsets of one group to another, for one topic.
@@ -164,6 +173,11 @@ impl Offsets {
         for (queue_id, offset) in self.queues(topic, from) {
             self.commit(topic, to, queue_id, offset);
         }
+    }
+
+    /// Pairs of topic and group with an offset.
+    pub fn len(&self) -> usize {
+        self.pairs.load(Ordering::Relaxed) as usize
     }
 
     /// Number of changes since the start; equal numbers mean equal contents.
@@ -248,10 +262,14 @@ impl Offsets {
         Some(stripe.entry(key.into()).or_default())
     }
 
+    /// What `f` picks of topics and groups; groups of broadcasting consumers are none that tools should see.
     fn pick(&self, f: impl Fn(&str, &str) -> Option<String>) -> Vec<String> {
         let mut found = Vec::new();
         for stripe in &self.stripes {
-            found.extend(stripe.read().keys().filter_map(|key| key.split_once(SEPARATOR).and_then(|(t, g)| f(t, g))));
+            let pair = |key: &str| {
+                key.split_once(SEPARATOR).filter(|(_, g)| !g.contains(SEPARATOR)).and_then(|(t, g)| f(t, g))
+            };
+            found.extend(stripe.read().keys().filter_map(|key| pair(key)));
         }
         found
     }

@@ -4,7 +4,7 @@
 //! The log is the truth: each pop of a queue appends a check point to the revive topic, each acknowledgement a record
 //! that takes messages off it, both in RocketMQ's format (`log.rs`). What is invisible now is a table derived from
 //! them (`table.rs`, `queue.rs`), read back at the start (`replay.rs`) and worked off by one thread when its time comes (`revive.rs`).
-//! `take.rs` pops, `ack.rs` acknowledges and moves invisible times, `polls.rs` keeps who waits,
+//! `take.rs` pops from the queues that `sources.rs` names, `ack.rs` acknowledges and moves invisible times, `polls.rs` keeps who waits,
 //! `order.rs` what ordered groups popped last. Requests and answers here
 //! are plain values: `handler/pop.rs` alone knows remoting headers. Why it is so: `docs/adr/0003-pop.md`.
 
@@ -12,14 +12,15 @@ pub(crate) mod ack;
 mod check_point;
 mod foreign;
 mod log;
-mod order;
+pub(crate) mod order;
 pub(crate) mod polls;
 pub(crate) mod popped;
 mod queue;
-mod rate;
+pub(crate) mod rate;
 mod records;
 mod replay;
 mod revive;
+mod sources;
 mod table;
 pub(crate) mod take;
 

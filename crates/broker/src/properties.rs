@@ -39,9 +39,13 @@ pub(crate) struct Seen {
     pub tags: Option<Range<usize>>,
     /// INNER_MULTI_DISPATCH: the light queues it is to stand in.
     pub lights: Option<Range<usize>>,
+    /// `__LITE_TOPIC`: the lite topic of the message's topic that it belongs to.
+    pub lite: Option<Range<usize>>,
     /// WAIT is "false": the producer does not wait for flush and replication.
     pub no_wait: bool,
     pub kind: Kind,
+    /// `_SYS_MSG_PRIORITY_` of a message that is nothing but a priority message: the queue it wants.
+    pub priority: Option<u32>,
     /// DELAY.
     pub delay_level: i32,
     /// A TIMER_ property asks for a time.
@@ -71,7 +75,8 @@ fn first_pair(text: &[u8]) -> (Option<usize>, usize) {
 /// appends what the broker adds.
 pub(crate) fn rewrite(sent: &[u8], out: &mut Vec<u8>) -> Seen {
     let mut seen = Seen::default();
-    let mut transaction = false;
+    let (mut transaction, mut later, mut ordered) = (false, false, false);
+    let mut priority = None;
     let mut rest = sent;
     while !rest.is_empty() {
         let (split, end) = first_pair(rest);
@@ -94,15 +99,28 @@ pub(crate) fn rewrite(sent: &[u8], out: &mut Vec<u8>) -> Seen {
             // The store's word.
             b"INNER_MULTI_QUEUE_OFFSET" => continue,
             b"INNER_MULTI_DISPATCH" => seen.lights = Some(at),
+            b"__LITE_TOPIC" => seen.lite = Some(at),
             b"UNIQ_KEY" => seen.uniq_key = Some(at),
             b"KEYS" => seen.keys = Some(at),
             b"TAGS" => seen.tags = Some(at),
             b"TRAN_MSG" => transaction = value.eq_ignore_ascii_case(b"true"),
-            b"DELAY" => match std::str::from_utf8(value).ok().and_then(|v| v.parse::<i32>().ok()) {
-                Some(level) => seen.delay_level = level,
-                None => seen.kind = Kind::BrokenDelay,
-            },
-            b"TIMER_DELIVER_MS" | b"TIMER_DELAY_MS" | b"TIMER_DELAY_SEC" => seen.timer = true,
+            b"DELAY" => {
+                later = true;
+                match number(value) {
+                    Some(level) => seen.delay_level = level,
+                    None => seen.kind = Kind::BrokenDelay,
+                }
+            }
+            b"TIMER_DELIVER_MS" | b"TIMER_DELAY_MS" | b"TIMER_DELAY_SEC" => {
+                later = true;
+                seen.timer = true;
+            }
+            b"__SHARDINGKEY" => ordered = true,
+            b"_SYS_MSG_PRIORITY_" => {
+                priority = Some(pair);
+                seen.priority = number(value).and_then(|priority| u32::try_from(priority).ok());
+                continue;
+            }
             b"INNER_NUM" => seen.kind = Kind::InnerBatch,
             _ => {}
         }
@@ -117,7 +135,18 @@ pub(crate) fn rewrite(sent: &[u8], out: &mut Vec<u8>) -> Seen {
             _ => Kind::Normal,
         };
     }
+    // The priority of a message that is something else as well is dropped; what is no priority is anybody's property.
+    let dropped = seen.priority.is_some() && (transaction || later || ordered);
+    if let Some(pair) = priority.filter(|_| !dropped) {
+        out.extend_from_slice(pair);
+        out.push(PAIR);
+    }
+    seen.priority = seen.priority.filter(|_| !dropped);
     seen
+}
+
+fn number(value: &[u8]) -> Option<i32> {
+    std::str::from_utf8(value).ok()?.parse().ok()
 }
 
 /// Appends one pair.
@@ -235,6 +264,25 @@ mod tests {
             assert_eq!(rewritten(text).1.kind, kind, "{text:?}");
         }
         assert!(rewritten(b"WAIT\x01false\x02").1.no_wait);
+    }
+
+    #[test]
+    fn a_priority_is_dropped_beside_another_kind() {
+        for (text, priority, stays) in [
+            (&b"_SYS_MSG_PRIORITY_\x013\x02TAGS\x01a\x02"[..], Some(3), true),
+            (b"_SYS_MSG_PRIORITY_\x010\x02", Some(0), true),
+            (b"_SYS_MSG_PRIORITY_\x01-3\x02", None, true),
+            (b"_SYS_MSG_PRIORITY_\x01high\x02DELAY\x011\x02", None, true),
+            (b"_SYS_MSG_PRIORITY_\x013\x02DELAY\x011\x02", None, false),
+            (b"_SYS_MSG_PRIORITY_\x013\x02TIMER_DELAY_MS\x0110\x02", None, false),
+            (b"__SHARDINGKEY\x01k\x02_SYS_MSG_PRIORITY_\x013\x02", None, false),
+            (b"_SYS_MSG_PRIORITY_\x013\x02TRAN_MSG\x01true\x02", None, false),
+        ] {
+            let (out, seen) = rewritten(text);
+            assert_eq!(seen.priority, priority, "{text:?}");
+            assert_eq!(find(&out, b"_SYS_MSG_PRIORITY_").is_some(), stays, "{text:?}");
+            assert_eq!(seen.tags.map(|tags| out[tags].to_vec()), find(&out, b"TAGS").map(<[u8]>::to_vec));
+        }
     }
 
     #[test]

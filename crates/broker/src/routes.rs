@@ -5,8 +5,8 @@
 use ferromq_protocol::code::request;
 
 use crate::handler::{
-    Handler, ack, admin, assignment, clean, client, group, lock, offset, pop, progress, pull, query, recall, relay,
-    reply, reset, resume, runtime, send_back, topic, upkeep,
+    Handler, ack, admin, assignment, clean, client, cold, group, lite, lock, offset, pop, progress, pull, query,
+    recall, relay, reply, reset, resume, route, runtime, send_back, topic, upkeep,
 };
 
 /// Who answers a request code, or `None`.
@@ -22,6 +22,7 @@ pub(crate) fn handler(code: i32) -> Option<Handler> {
         request::NOTIFICATION => pop::notification,
         request::POLLING_INFO => pop::polling_info,
         request::CHANGE_MESSAGE_INVISIBLETIME => ack::change_invisible_time,
+        request::POP_LITE_MESSAGE => lite::pop,
         request::QUERY_MESSAGE => query::by_key,
         request::VIEW_MESSAGE_BY_ID => query::by_offset,
         request::SEND_REPLY_MESSAGE | request::SEND_REPLY_MESSAGE_V2 => reply::reply,
@@ -39,6 +40,7 @@ pub(crate) fn handler(code: i32) -> Option<Handler> {
         request::UNREGISTER_CLIENT => client::unregister,
         request::CHECK_CLIENT_CONFIG => client::check_config,
         request::GET_CONSUMER_LIST_BY_GROUP => client::consumer_ids,
+        request::LITE_SUBSCRIPTION_CTL => lite::subscribe,
         request::QUERY_ASSIGNMENT => assignment::query,
         request::SET_MESSAGE_REQUEST_MODE => assignment::set_mode,
         request::GET_ALL_MESSAGE_REQUEST_MODE => assignment::all_modes,
@@ -54,19 +56,31 @@ pub(crate) fn handler(code: i32) -> Option<Handler> {
         request::UPDATE_BROKER_CONFIG => upkeep::update_config,
         request::VIEW_BROKER_STATS_DATA => upkeep::stats_data,
         request::GET_BROKER_RUNTIME_INFO => runtime::runtime_info,
+        request::SET_COMMITLOG_READ_MODE => upkeep::read_mode,
         request::DELETE_EXPIRED_COMMITLOG => clean::commit_log,
         request::CLEAN_EXPIRED_CONSUMEQUEUE => clean::consume_queues,
         request::CLEAN_UNUSED_TOPIC => clean::unused_topics,
+        request::UPDATE_COLD_DATA_FLOW_CTR_CONFIG => cold::set,
+        request::REMOVE_COLD_DATA_FLOW_CTR_CONFIG => cold::remove,
+        request::GET_COLD_DATA_FLOW_CTR_INFO => cold::info,
         // topics
+        request::GET_ROUTEINFO_BY_TOPIC => route::by_topic,
         request::UPDATE_AND_CREATE_TOPIC => topic::create,
         request::UPDATE_AND_CREATE_TOPIC_LIST => topic::create_list,
+        request::UPDATE_AND_CREATE_STATIC_TOPIC => topic::create_static,
         request::DELETE_TOPIC_IN_BROKER => topic::delete,
         request::GET_ALL_TOPIC_CONFIG => topic::all,
         request::GET_TOPIC_CONFIG => topic::get,
         request::GET_TOPIC_STATS_INFO => topic::stats,
         request::GET_SYSTEM_TOPIC_LIST_FROM_BROKER => topic::system_list,
         request::QUERY_CONSUME_QUEUE => topic::consume_queue,
+        request::GET_BROKER_LITE_INFO => lite::broker_info,
+        request::GET_PARENT_TOPIC_INFO => lite::parent_info,
+        request::GET_LITE_TOPIC_INFO => lite::topic_info,
         // groups
+        request::GET_LITE_CLIENT_INFO => lite::client_info,
+        request::GET_LITE_GROUP_INFO => lite::group_info,
+        request::TRIGGER_LITE_DISPATCH => lite::trigger,
         request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP => group::create,
         request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP_LIST => group::create_list,
         request::DELETE_SUBSCRIPTIONGROUP => group::delete,
@@ -93,6 +107,7 @@ pub(crate) fn is_closed_on_fast_port(code: i32) -> bool {
         request::PULL_MESSAGE
             | request::LITE_PULL_MESSAGE
             | request::POP_MESSAGE
+            | request::POP_LITE_MESSAGE
             | request::PEEK_MESSAGE
             | request::NOTIFICATION
             | request::POLLING_INFO

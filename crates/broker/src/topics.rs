@@ -6,6 +6,7 @@
 //! admin request, by a first send (from the default topic's settings), or for retries and dead letters of a group.
 
 mod attributes;
+mod restore;
 mod system;
 mod topic;
 
@@ -20,7 +21,6 @@ use ferromq_common::clock;
 use ferromq_protocol::body::{DataVersion, TopicConfig, TopicConfigSerializeWrapper};
 use ferromq_protocol::sys_flag::perm;
 use ferromq_protocol::topic as names;
-use ferromq_store::Store;
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
@@ -111,23 +111,6 @@ impl Topics {
             saving,
             changed: watch::Sender::new(0),
         })
-    }
-
-    /// Makes topics again that have messages in the store but stand in no `topics.json`: the broker was killed within
-    /// moments of a first send, or an older copy of the file had to be used. Each gets as many queues as have messages.
-    pub fn restore_missing(&self, store: &Store) {
-        for name in store.topics() {
-            if self.get(&name).is_some() || name.starts_with(names::LMQ_PREFIX) {
-                continue;
-            }
-            let queues = store.queues(&name).iter().map(|queue| queue.id().saturating_add(1)).max().unwrap_or(0);
-            let queues = i32::try_from(queues).unwrap_or(MAX_QUEUES_PER_TOPIC);
-            if self.create_if_absent(&name, queues, perm::READ | perm::WRITE, false, 0).is_some() {
-                tracing::warn!(
-                    "topic {name} has messages but stood in no {FILE}: it is made again with {queues} queues"
-                );
-            }
-        }
     }
 
     /// The topic as it stands now.

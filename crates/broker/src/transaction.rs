@@ -16,7 +16,7 @@ mod record;
 mod table;
 mod wake;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -43,6 +43,8 @@ use crate::offsets::Offsets;
 const GROUP: &str = "CID_RMQ_SYS_TRANS";
 /// A half message without an outcome is given up when its messages' files would expire (`fileReservedTime` of RocketMQ).
 const HALF_LIFE_MS: i64 = 72 * 3_600_000;
+/// Most halves that were made again and are remembered without the index.
+const MAX_RESUMED: usize = 4096;
 /// Records taken from a queue at once while the start reads it.
 const READ_BACK: u32 = 64;
 
@@ -54,6 +56,8 @@ pub struct Transactions {
     half_queue: Arc<Queue>,
     op_queue: Arc<Queue>,
     table: Mutex<Table>,
+    /// Positions of the latest that were given up and made halves again: the index may not know them yet.
+    resumed: Mutex<VecDeque<u64>>,
     wake: Wake,
     pub metrics: Metrics,
     op_properties: Vec<u8>,
@@ -72,6 +76,7 @@ impl Transactions {
             half_queue: store.queue(topic::TRANS_HALF, 0),
             op_queue: store.queue(topic::TRANS_OP_HALF, 0),
             table: Mutex::default(),
+            resumed: Mutex::default(),
             wake: Wake::default(),
             metrics: Metrics::new(root),
             op_properties,
@@ -143,6 +148,21 @@ impl Transactions {
         record::renewed(half.properties(), &mut properties);
         batch.push_stored(&self.half_queue, &moved(half, topic::TRANS_HALF, 0, &properties))?;
         Ok(HalfView::of(half.properties()).real_topic.unwrap_or_default().to_owned())
+    }
+
+    /// Whether a half was made already of this one that was given up: one more would be a second message.
+    pub(crate) fn was_resumed(&self, store: &Store, given_up: &Record<'_>) -> bool {
+        self.resumed.lock().contains(&(given_up.physical_offset() as u64))
+            || commits::was_resumed(store, given_up, &HalfView::of(given_up.properties()))
+    }
+
+    /// A half was made of the one that was given up at this position.
+    pub(crate) fn note_resumed(&self, position: u64) {
+        let mut resumed = self.resumed.lock();
+        if resumed.len() == MAX_RESUMED {
+            resumed.pop_front();
+        }
+        resumed.push_back(position);
     }
 
     /// The queue of half messages.

@@ -5,7 +5,6 @@
 
 mod support;
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -37,23 +36,6 @@ fn wait_for(bench: &Bench, topic: &str, queue: i32, count: usize) -> Vec<Record>
 fn levels(store: &mut StoreConfig) {
     store.message_delay_level = "1s 2s".into();
     store.mapped_file_size_commit_log = 4 * 1024 * 1024;
-}
-
-/// Copies a store as a kill would leave it; the copy is opened as another broker. The log comes last: what the other
-/// files say must be in it.
-fn killed_copy(from: &Path, to: &Path) {
-    let mut entries: Vec<_> = std::fs::read_dir(from).unwrap().map(|entry| entry.unwrap()).collect();
-    let order = ["config", "checkpoint", "index", "consumequeue", "commitlog"];
-    entries.sort_by_key(|entry| order.iter().position(|name| entry.file_name() == *name));
-    for entry in entries {
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            std::fs::create_dir_all(&target).unwrap();
-            killed_copy(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }
 
 fn restart(folder: tempfile::TempDir, config: BrokerConfig, adjust: impl Fn(&mut StoreConfig)) -> Bench {

@@ -6,6 +6,7 @@ mod support;
 
 use std::sync::Arc;
 
+use ferromq_broker::BrokerConfig;
 use ferromq_protocol::code::{request, response};
 use ferromq_store::{Fault, Faults, FlushMode, Operation};
 use support::*;
@@ -73,4 +74,33 @@ fn no_room_for_the_next_file_is_told_and_passes() {
     assert!(remark(&refused).contains("disk is full"), "{}", remark(&refused));
     faults.heal(Operation::Allocate);
     assert_eq!(code(&bench.send("T", 0, "", &body)), response::SUCCESS);
+}
+
+/// What senders feel of a disk that hangs: those of degradable topics are told at once, the others wait for it.
+#[test]
+fn degradable_topics_are_busy_while_a_sync_takes_too_long() {
+    let faults = Arc::new(Faults::default());
+    let bench = start_with(BrokerConfig { wait_time_mills_in_send_queue: 100, ..config() }, |store| {
+        store.flush_disk_type = FlushMode::Sync;
+        store.faults = Some(Arc::clone(&faults));
+    });
+    let created = bench.call(request::UPDATE_AND_CREATE_TOPIC, b"", |frame| {
+        frame.str("topic", "D").str("defaultTopic", "TBW102").i32("readQueueNums", 1).i32("writeQueueNums", 1);
+        frame.i32("perm", 6).str("topicFilterType", "SINGLE_TAG").str("order", "false");
+        frame.str("attributes", "+degradable=true");
+    });
+    assert_eq!(code(&created), response::SUCCESS, "{}", remark(&created));
+    assert_eq!(code(&bench.send("D", 0, "", b"x")), response::SUCCESS);
+    faults.inject(Operation::Sync, 0, Fault::Stall);
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| bench.send("T", 0, "", b"x"));
+        let store = &bench.broker.as_ref().unwrap().shared().store;
+        wait_until("a sync that hangs", || store.sync_wait() > std::time::Duration::from_millis(100));
+        let busy = bench.send("D", 0, "", b"x");
+        assert_eq!(code(&busy), response::SYSTEM_BUSY, "{}", remark(&busy));
+        assert!(remark(&busy).starts_with("[TIMEOUT_CLEAN_QUEUE]broker busy, start flow control for a while"));
+        faults.heal(Operation::Sync);
+        assert_eq!(code(&waits.join().unwrap()), response::SUCCESS);
+    });
+    assert_eq!(code(&bench.send("D", 0, "", b"x")), response::SUCCESS);
 }

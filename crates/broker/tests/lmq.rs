@@ -88,7 +88,7 @@ fn bad_names_and_too_many_queues_are_refused_and_without_the_setting_the_propert
     }
     assert_eq!(code(&bench.send("T", 0, &dispatched_to("%LMQ%a,%LMQ%b"), b"x")), response::SUCCESS);
     let answer = bench.send("T", 0, &dispatched_to("%LMQ%c"), b"x");
-    assert_eq!(code(&answer), response::SYSTEM_ERROR);
+    assert_eq!(code(&answer), response::LMQ_QUOTA_EXCEEDED);
     assert!(remark(&answer).contains("maxLmqConsumeQueueNum"), "{}", remark(&answer));
     let plain = start();
     assert_eq!(code(&plain.send("T", 0, &dispatched_to("plain,%LMQ%a"), b"x")), response::SUCCESS);

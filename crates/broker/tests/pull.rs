@@ -192,3 +192,42 @@ fn start_pull(bench: &Bench, header: PullHeader<'static>) -> tokio::task::JoinHa
             .unwrap()
     })
 }
+
+#[test]
+fn a_group_reads_so_much_of_what_is_old_and_then_has_to_wait() {
+    let mut config = config();
+    (config.cold_data_flow_control_enable, config.cg_cold_read_threshold) = (true, 1);
+    let bench = start_with(config, |store| store.access_message_in_memory_max_ratio = 0);
+    for n in 0..20 {
+        assert_eq!(code(&bench.send("Old", 0, "", n.to_string().as_bytes())), 0);
+    }
+    wait_until("dispatch", || bench.ask(request::GET_MAX_OFFSET, "Old", 0, "offset", &[]) == Some(20));
+    let header = |group: &'static str, offset| PullHeader {
+        consumer_group: Text::plain(group),
+        ..pull_header("Old", 0, offset, "*")
+    };
+    let took = |header: PullHeader<'_>| {
+        let began = Instant::now();
+        assert_eq!(code(&bench.pull(&header)), response::SUCCESS);
+        began.elapsed()
+    };
+    let body = |code: i32, body: &[u8]| bench.call(code, body, |_| {});
+    assert_eq!(code(&body(request::UPDATE_COLD_DATA_FLOW_CTR_CONFIG, b"Patient=100000\n")), response::SUCCESS);
+    let began = Instant::now();
+    took(header("Hasty", 0));
+    // Another group may go on, and so may one that has a threshold of its own.
+    took(header("Other", 0));
+    took(header("Patient", 0));
+    took(header("Patient", 8));
+    let info = String::from_utf8(body(request::GET_COLD_DATA_FLOW_CTR_INFO, b"").body().to_vec()).unwrap();
+    assert!(info.contains(r#""configTable":{"Patient":100000}"#) && info.contains(r#""Hasty":{"coldAcc":"#), "{info}");
+    took(header("Hasty", 8));
+    assert!(began.elapsed() >= Duration::from_secs(5), "answered after {:?}", began.elapsed());
+    for wrong in [&b"a b=1"[..], b"G=-1", b"G=much"] {
+        let answer = body(request::UPDATE_COLD_DATA_FLOW_CTR_CONFIG, wrong);
+        assert_eq!(code(&answer), response::INVALID_PARAMETER, "{}", remark(&answer));
+    }
+    assert_eq!(code(&body(request::REMOVE_COLD_DATA_FLOW_CTR_CONFIG, b"Patient")), response::SUCCESS);
+    let info = String::from_utf8(body(request::GET_COLD_DATA_FLOW_CTR_INFO, b"").body().to_vec()).unwrap();
+    assert!(info.contains(r#""configTable":{}"#), "{info}");
+}

@@ -9,18 +9,19 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use ferromq_common::clock;
+use ferromq_protocol::body::BrokerData;
 use ferromq_protocol::code::response;
 use ferromq_protocol::id::UniqueIds;
 use ferromq_protocol::{FrameWriter, OwnedCommand, json};
 use ferromq_remoting::{self as remoting, InvokeError};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::config::ClientConfig;
 use crate::error::{Error, Result};
 use crate::heartbeat::Groups;
 use crate::route::{self, Route};
-use crate::server_calls::ServerCalls;
+use crate::server_calls::{OnCall, ServerCalls};
 
 /// Most topics whose routes are kept; others are fetched each time.
 pub const MAX_CACHED_TOPICS: usize = 65_536;
@@ -46,18 +47,24 @@ pub(crate) struct Shared {
     /// broker name -> id -> address, from all routes seen
     pub brokers: RwLock<HashMap<String, BTreeMap<i64, String>>>,
     pub groups: Arc<Mutex<Groups>>,
+    /// Rung when the brokers should hear of the groups before the next heartbeat is due.
+    pub beat_now: Arc<Notify>,
     stop: watch::Sender<bool>,
 }
 
 impl Client {
     /// Makes a client; nothing is sent yet. Must be called inside a tokio runtime.
     pub fn new(config: ClientConfig) -> Result<Client> {
+        Self::build(config, None)
+    }
+
+    pub(crate) fn build(config: ClientConfig, on_call: Option<OnCall>) -> Result<Client> {
         let namesrvs = config.namesrvs();
         if namesrvs.is_empty() {
             return Err(Error::NoNameServer);
         }
         let groups = Arc::new(Mutex::new(Groups::default()));
-        let calls = Arc::new(ServerCalls { groups: groups.clone() });
+        let calls = Arc::new(ServerCalls { groups: groups.clone(), on_call });
         let now = clock::now_millis();
         // Several clients of one process, made in one millisecond, differ by this address of fresh memory.
         let salt = Arc::as_ptr(&groups) as usize;
@@ -70,6 +77,7 @@ impl Client {
             routes: RwLock::default(),
             brokers: RwLock::default(),
             groups,
+            beat_now: Arc::default(),
             stop: watch::Sender::new(false),
             config,
         });
@@ -97,17 +105,23 @@ impl Drop for Shared {
     }
 }
 
-/// Runs `work` every `period` until the client stops. The task holds no handle between its runs.
-fn spawn_periodic<F>(shared: &Arc<Shared>, period: Duration, work: impl Fn(Arc<Shared>) -> F + Send + 'static)
-where
+/// Runs `work` every `period`, and when `now` is rung, until the client stops. The task holds no handle between its runs.
+fn spawn_periodic<F>(
+    shared: &Arc<Shared>,
+    now: Option<Arc<Notify>>,
+    period: Duration,
+    work: impl Fn(Arc<Shared>) -> F + Send + 'static,
+) where
     F: Future<Output = ()> + Send,
 {
+    let now = now.unwrap_or_default();
     let weak = Arc::downgrade(shared);
     let mut stop = shared.stop.subscribe();
     tokio::spawn(async move {
         loop {
             tokio::select! {
                 () = tokio::time::sleep(period) => {}
+                () = now.notified() => {}
                 () = signalled(&mut stop) => return,
             }
             let Some(shared) = weak.upgrade() else { return };
@@ -122,7 +136,7 @@ pub(crate) async fn signalled(flag: &mut watch::Receiver<bool>) {
 }
 
 fn spawn_refresh(shared: &Arc<Shared>) {
-    spawn_periodic(shared, shared.config.poll_name_server_interval, |shared| async move {
+    spawn_periodic(shared, None, shared.config.poll_name_server_interval, |shared| async move {
         let topics: Vec<(String, bool)> =
             shared.routes.read().iter().map(|(topic, route)| (topic.clone(), route.from_default)).collect();
         for (topic, from_default) in topics {
@@ -138,9 +152,9 @@ fn spawn_refresh(shared: &Arc<Shared>) {
 }
 
 fn spawn_heartbeats(shared: &Arc<Shared>) {
-    spawn_periodic(shared, shared.config.heartbeat_broker_interval, |shared| async move {
-        shared.heartbeat().await;
-    });
+    let beat_now = Arc::clone(&shared.beat_now);
+    let beat = |shared: Arc<Shared>| async move { shared.heartbeat().await };
+    spawn_periodic(shared, Some(beat_now), shared.config.heartbeat_broker_interval, beat);
 }
 
 impl Shared {
@@ -253,18 +267,21 @@ impl Shared {
     }
 
     fn keep_route(&self, topic: &str, route: Route) -> Arc<Route> {
-        {
-            let mut brokers = self.brokers.write();
-            for broker in &route.data.broker_datas {
-                brokers.insert(broker.broker_name.clone(), broker.broker_addrs.clone());
-            }
-        }
+        self.keep_brokers(&route.data.broker_datas);
         let route = Arc::new(route);
         let mut routes = self.routes.write();
         if routes.len() < MAX_CACHED_TOPICS || routes.contains_key(topic) {
             routes.insert(topic.to_owned(), route.clone());
         }
         route
+    }
+
+    /// Remembers where brokers are.
+    pub fn keep_brokers<'b>(&self, found: impl IntoIterator<Item = &'b BrokerData>) {
+        let mut brokers = self.brokers.write();
+        for broker in found {
+            brokers.insert(broker.broker_name.clone(), broker.broker_addrs.clone());
+        }
     }
 
     /// Address of the master of a broker group.

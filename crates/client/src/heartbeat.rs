@@ -8,6 +8,7 @@ use ferromq_protocol::code::request;
 use ferromq_protocol::header::client::UnregisterClientHeader;
 use ferromq_protocol::{FrameWriter, Text, json};
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 
 use crate::client::{MASTER_ID, Shared};
 use crate::error::{Error, Result};
@@ -70,8 +71,9 @@ impl Shared {
     }
 
     /// Tells the brokers of all known routes who this client is: masters of producers and consumers, slaves of
-    /// consumers only. Failures are logged; the next beat tries again.
-    pub async fn heartbeat(&self) {
+    /// consumers only. All at the same time, so that none waits for one that is dead. Failures are logged; the next beat
+    /// tries again.
+    pub async fn heartbeat(self: &Arc<Self>) {
         let data = {
             let groups = self.groups.lock();
             HeartbeatData {
@@ -89,15 +91,20 @@ impl Shared {
         if !producers && !consumers {
             return;
         }
-        let body = match json::to_vec_standard(&data) {
-            Ok(body) => body,
+        let body: Arc<[u8]> = match json::to_vec_standard(&data) {
+            Ok(body) => body.into(),
             Err(e) => return tracing::warn!("heartbeat cannot be written: {e}"),
         };
+        let mut beats = JoinSet::new();
         for (broker, addr) in self.broker_addrs(consumers) {
-            if let Err(e) = self.ask(&addr, request::HEART_BEAT, |_| {}, &body).await {
-                tracing::warn!(%broker, "heartbeat failed: {e}");
-            }
+            let (shared, body) = (Arc::clone(self), Arc::clone(&body));
+            beats.spawn(async move {
+                if let Err(e) = shared.ask(&addr, request::HEART_BEAT, |_| {}, &body).await {
+                    tracing::warn!(%broker, "heartbeat failed: {e}");
+                }
+            });
         }
+        beats.join_all().await;
     }
 
     /// Name and address of every known broker, of masters only unless `slaves`.

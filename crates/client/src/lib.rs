@@ -43,6 +43,7 @@ mod producer_config;
 mod pull;
 mod queue_task;
 mod rebalance;
+mod relay;
 mod route;
 mod server_calls;
 
@@ -58,3 +59,5 @@ pub use message::{MAX_BODY_BYTES, Message, MessageQueue, ReceivedMessage};
 pub use producer::{Producer, SendResult, SendStatus};
 pub use producer_config::ProducerConfig;
 pub use pull::{MAX_PULL_MESSAGES, PullConsumer, PullResult, PullStatus};
+pub use relay::BrokerQueues;
+pub use server_calls::{BrokerCall, LiteTopicTaken, TransactionCheck};

@@ -17,7 +17,7 @@ use ferromq_protocol::header::namesrv::{
     UnregisterBrokerHeader, WritePermOfBrokerHeader,
 };
 use ferromq_protocol::header::topic::TopicHeader;
-use ferromq_protocol::{Command, FieldError, FrameWriter, HeaderError, Text, json, version};
+use ferromq_protocol::{Command, FieldError, FrameWriter, HeaderError, Text, json};
 use parking_lot::RwLock;
 
 use crate::config::{KEYS, NamesrvConfig};
@@ -242,13 +242,7 @@ impl State {
         {
             route::filter_by_zone(&mut route, &zone);
         }
-        Answer::body(self.json_of_client(c, &route)?)
-    }
-
-    /// Standard JSON for clients that are new enough or ask for it, fastjson's for the others.
-    fn json_of_client<T: serde::Serialize>(&self, c: &Command<'_>, value: &T) -> Result<Vec<u8>, Refusal> {
-        let standard = c.head.version >= version::V4_9_4 || c.fields.opt_bool("acceptStandardJsonOnly") == Some(true);
-        Ok(if standard { json::to_vec_standard(value)? } else { json::to_vec_fastjson1(value)? })
+        Answer::body(json::to_vec_for(c, &route)?)
     }
 
     fn register_broker(&self, connection: u64, c: &Command<'_>) -> Outcome {
@@ -323,14 +317,14 @@ impl State {
 
     fn cluster_info(&self, c: &Command<'_>) -> Outcome {
         let info = self.routes.read().cluster_info();
-        Answer::body(self.json_of_client(c, &info)?)
+        Answer::body(json::to_vec_for(c, &info)?)
     }
 
     fn member_group(&self, c: &Command<'_>) -> Outcome {
         let h = GetBrokerMemberGroupHeader::read(&c.fields)?;
         let group = self.routes.read().member_group(&h.cluster_name.to_str()?, &h.broker_name.to_str()?);
         let body = GetBrokerMemberGroupResponseBody { broker_member_group: Some(group) };
-        Answer::body(self.json_of_client(c, &body)?)
+        Answer::body(json::to_vec_for(c, &body)?)
     }
 
     /// Changes settings and writes them to `configStorePath`. Unknown keys are passed over, as in RocketMQ.

@@ -5,6 +5,7 @@
 mod client;
 mod filter;
 mod group;
+mod lite;
 mod mapping;
 mod pop;
 mod queue;
@@ -16,6 +17,7 @@ mod topic;
 pub use client::*;
 pub use filter::*;
 pub use group::*;
+pub use lite::*;
 pub use mapping::*;
 pub use pop::*;
 pub use queue::*;

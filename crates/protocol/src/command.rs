@@ -9,8 +9,12 @@ use std::borrow::Cow;
 use smallvec::SmallVec;
 use thiserror::Error;
 
-use crate::frame::{Encoding, Frame, FrameError, MAX_FRAME_BYTES, split};
+use crate::frame::{Encoding, Frame};
 use crate::scan::{self, Scanner, Span};
+
+mod owned;
+
+pub use owned::{CommandError, OwnedCommand};
 
 /// Most extension fields one header may carry. RocketMQ's largest family has fewer than 40.
 pub const MAX_FIELDS: usize = 1024;
@@ -299,6 +303,14 @@ impl<'a> Command<'a> {
         Ok(command)
     }
 
+    /// Where the remark stands in a frame whose header begins at `start`, and whether it has escapes.
+    fn remark_at(&self, start: usize) -> Option<(usize, usize, bool)> {
+        self.remark.map(|text| {
+            let at = start + (text.raw.as_ptr() as usize - self.fields.header.as_ptr() as usize);
+            (at, at + text.raw.len(), text.escaped)
+        })
+    }
+
     fn read_json(&mut self) -> Result<(), HeaderError> {
         let header = self.fields.header;
         let mut scanner = Scanner::new(header);
@@ -399,77 +411,6 @@ impl Binary<'_> {
         let span = Span::new(self.at, len, false);
         self.at = end;
         Ok(span)
-    }
-}
-
-/// Why the bytes are not exactly one command.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
-pub enum CommandError {
-    #[error(transparent)]
-    Frame(#[from] FrameError),
-    #[error(transparent)]
-    Header(#[from] HeaderError),
-    #[error("expected one whole frame, but the bytes end before it does or go on after it")]
-    NotOneFrame,
-}
-
-/// A command that owns the bytes of its frame, e.g. an answer that has left its receive buffer.
-#[derive(Clone, Debug)]
-pub struct OwnedCommand {
-    bytes: Vec<u8>,
-    head: Head,
-    header: (usize, usize),
-    remark: Option<(usize, usize, bool)>,
-    spans: Box<[(Span, Span)]>,
-    present: bool,
-}
-
-impl OwnedCommand {
-    /// `bytes` is exactly one frame, its length word included.
-    pub fn from_frame_bytes(bytes: Vec<u8>) -> Result<OwnedCommand, CommandError> {
-        let (frame, len) = split(&bytes, MAX_FRAME_BYTES)?.ok_or(CommandError::NotOneFrame)?;
-        if len != bytes.len() {
-            return Err(CommandError::NotOneFrame);
-        }
-        let command = Command::parse(frame)?;
-        let start = crate::frame::PREFIX_BYTES;
-        let header = (start, start + frame.header.len());
-        let remark = command.remark.map(|text| {
-            let at = text.raw.as_ptr() as usize - frame.header.as_ptr() as usize;
-            (start + at, start + at + text.raw.len(), text.escaped)
-        });
-        let head = command.head;
-        let present = command.fields.present;
-        let spans = command.fields.spans.into_boxed_slice();
-        Ok(OwnedCommand { head, header, remark, spans, present, bytes })
-    }
-
-    pub fn head(&self) -> Head {
-        self.head
-    }
-
-    pub fn body(&self) -> &[u8] {
-        &self.bytes[self.header.1..]
-    }
-
-    /// The whole frame as it came.
-    pub fn frame_bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-
-    /// The remark, or an empty text: for errors shown to a person.
-    pub fn remark_lossy(&self) -> Cow<'_, str> {
-        self.command().remark.map_or(Cow::Borrowed(""), |text| text.to_lossy())
-    }
-
-    pub fn command(&self) -> Command<'_> {
-        let header = &self.bytes[self.header.0..self.header.1];
-        Command {
-            head: self.head,
-            remark: self.remark.map(|(from, to, escaped)| Text { raw: &self.bytes[from..to], escaped }),
-            fields: Fields { header, spans: SmallVec::from_slice(&self.spans), present: self.present },
-            body: self.body(),
-        }
     }
 }
 

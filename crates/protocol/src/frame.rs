@@ -52,6 +52,16 @@ pub fn announced_len(buf: &[u8]) -> Option<usize> {
     word(buf, 0).map(|bytes| (u32::from_be_bytes(bytes) as usize).saturating_add(4))
 }
 
+/// What stands before a header and a body of these lengths, bytes.
+pub(crate) fn prefix(encoding: Encoding, header: usize, body: usize) -> [u8; PREFIX_BYTES] {
+    let kind = if encoding == Encoding::Json { 0 } else { 1 << 24 };
+    let total = (PREFIX_BYTES - 4 + header + body) as u32;
+    let mut prefix = [0; PREFIX_BYTES];
+    prefix[..4].copy_from_slice(&total.to_be_bytes());
+    prefix[4..].copy_from_slice(&((header as u32) | kind).to_be_bytes());
+    prefix
+}
+
 /// Takes the frame at the start of `buf`. `Ok(None)`: more bytes are needed. `Ok(Some((frame, len)))`: `len` bytes are
 /// consumed by the frame. Both length words are checked as soon as they are there, before the body has arrived.
 pub fn split(buf: &[u8], max_frame: usize) -> Result<Option<(Frame<'_>, usize)>, FrameError> {

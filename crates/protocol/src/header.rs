@@ -10,6 +10,7 @@ use crate::write::FrameWriter;
 pub mod admin;
 pub mod client;
 pub mod group;
+pub mod lite;
 pub mod namesrv;
 pub mod offset;
 pub mod pop;

@@ -11,6 +11,8 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::{Command, version};
+
 mod read;
 mod write;
 
@@ -34,6 +36,12 @@ pub fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
 /// Writes with quoted integer keys: what every reader takes. The default for every answer.
 pub fn to_vec_standard<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, Error> {
     write::to_vec(value, true)
+}
+
+/// Writes as the sender of a request reads: with quoted keys if it is new enough or asks for them.
+pub fn to_vec_for<T: Serialize + ?Sized>(request: &Command<'_>, value: &T) -> Result<Vec<u8>, Error> {
+    let asked = || request.fields.opt_bool("acceptStandardJsonOnly") == Some(true);
+    if request.head.version >= version::V4_9_4 || asked() { to_vec_standard(value) } else { to_vec_fastjson1(value) }
 }
 
 /// Writes with bare integer keys, as fastjson 1 does: for routes asked by clients before 4.9.4 that do not say

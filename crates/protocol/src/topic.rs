@@ -13,6 +13,8 @@ pub const MAX_RETRY_OR_DLQ_TOPIC_LEN: usize = 255;
 pub const RETRY_PREFIX: &str = "%RETRY%";
 pub const DLQ_PREFIX: &str = "%DLQ%";
 pub const LMQ_PREFIX: &str = "%LMQ%";
+/// Light queues of lite topics begin so (`LiteUtil.LITE_TOPIC_PREFIX`).
+pub const LITE_PREFIX: &str = "%LMQ%$";
 pub const SYSTEM_TOPIC_PREFIX: &str = "rmq_sys_";
 pub const SYNC_BROKER_MEMBER_GROUP_PREFIX: &str = "rmq_sys_SYNC_BROKER_MEMBER_";
 pub const REPLY_TOPIC_POSTFIX: &str = "REPLY_TOPIC";
@@ -168,6 +170,22 @@ pub fn is_dlq_topic(topic: &str) -> bool {
 /// The group a retry topic belongs to.
 pub fn group_of_retry_topic(topic: &str) -> Option<&str> {
     topic.strip_prefix(RETRY_PREFIX)
+}
+
+/// The light queue of a lite topic (`LiteUtil.toLmqName`).
+pub fn lite_queue(parent: &str, lite: &str) -> String {
+    format!("{LITE_PREFIX}{parent}${lite}")
+}
+
+/// Parent topic and lite topic of a light queue; `None` if it is none of a lite topic.
+pub fn lite_parts(queue: &str) -> Option<(&str, &str)> {
+    let (parent, lite) = queue.strip_prefix(LITE_PREFIX)?.split_once('$')?;
+    (!parent.is_empty() && !lite.is_empty() && !lite.contains('$')).then_some((parent, lite))
+}
+
+/// Whether a lite topic may be called so (`GrpcValidator.validateLiteTopic`).
+pub fn is_lite_topic(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
 }
 
 #[cfg(test)]

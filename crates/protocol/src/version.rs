@@ -90,6 +90,7 @@ pub mod language {
     pub const CPP: u8 = 1;
     pub const GO: u8 = 9;
     pub const OTHER: u8 = 7;
+    pub const HTTP: u8 = 8;
     pub const RUST: u8 = 12;
 }
 

@@ -1,8 +1,8 @@
 //! Writes one frame straight into the caller's buffer, in either encoding. Lengths are patched when the frame is
 //! finished; a writer that is dropped unfinished leaves the buffer as it was.
 
-use crate::command::{Head, Text};
-use crate::frame::{Encoding, MAX_HEADER_BYTES, PREFIX_BYTES};
+use crate::command::{Command, Head, Text};
+use crate::frame::{Encoding, MAX_HEADER_BYTES, PREFIX_BYTES, prefix};
 use crate::version;
 
 /// What the writer has already put into the header.
@@ -33,24 +33,48 @@ impl<'o> FrameWriter<'o> {
     /// An answer to `request`: its encoding and opaque, flag 1. The language is JAVA, the one name every client of
     /// every age can read in a response.
     pub fn response(out: &'o mut Vec<u8>, request: &Head, code: i32) -> Self {
-        let mut writer = Self::begin(out, request.encoding, code, request.opaque, 1, version::language::JAVA);
+        let language = version::language::JAVA;
+        let mut writer = Self::begin(out, Head { code, language, version: version::CURRENT, flag: 1, ..*request });
         writer.answered = Some(*request);
         writer
     }
 
     /// A request of ours. Codes that do not fit the binary header's 16 bits are written as JSON whatever `encoding` says.
     pub fn request(out: &'o mut Vec<u8>, encoding: Encoding, code: i32, opaque: i32, oneway: bool) -> Self {
-        let encoding = if i16::try_from(code).is_ok() { encoding } else { Encoding::Json };
-        Self::begin(out, encoding, code, opaque, if oneway { 2 } else { 0 }, version::language::RUST)
+        Self::begin_request(out, encoding, code, opaque, if oneway { 2 } else { 0 }, version::language::RUST)
     }
 
     /// A request on behalf of a client of another language.
     pub fn request_of(out: &'o mut Vec<u8>, encoding: Encoding, code: i32, opaque: i32, language: u8) -> Self {
-        let encoding = if i16::try_from(code).is_ok() { encoding } else { Encoding::Json };
-        Self::begin(out, encoding, code, opaque, 0, language)
+        Self::begin_request(out, encoding, code, opaque, 0, language)
     }
 
-    fn begin(out: &'o mut Vec<u8>, encoding: Encoding, code: i32, opaque: i32, flag: i32, language: u8) -> Self {
+    /// A command that is passed on: all that its sender said, under another opaque. Fields may follow, then its body.
+    pub fn passed_on(out: &'o mut Vec<u8>, command: &Command<'_>, opaque: i32) -> Self {
+        let mut writer = Self::begin(out, Head { opaque, ..command.head });
+        if let Some(remark) = command.remark {
+            writer.remark(&remark.to_lossy());
+        }
+        for (key, value) in command.fields.iter() {
+            writer.text(&key.to_lossy(), value);
+        }
+        writer
+    }
+
+    fn begin_request(
+        out: &'o mut Vec<u8>,
+        encoding: Encoding,
+        code: i32,
+        opaque: i32,
+        flag: i32,
+        language: u8,
+    ) -> Self {
+        let encoding = if i16::try_from(code).is_ok() { encoding } else { Encoding::Json };
+        Self::begin(out, Head { encoding, code, language, version: version::CURRENT, opaque, flag })
+    }
+
+    fn begin(out: &'o mut Vec<u8>, head: Head) -> Self {
+        let Head { encoding, code, language, version, opaque, flag } = head;
         let start = out.len();
         match encoding {
             Encoding::Json => {
@@ -63,13 +87,13 @@ impl<'o> FrameWriter<'o> {
                 out.extend_from_slice(b"\",\"opaque\":");
                 push_int(out, opaque);
                 out.extend_from_slice(b",\"serializeTypeCurrentRPC\":\"JSON\",\"version\":");
-                push_int(out, version::CURRENT);
+                push_int(out, version);
             }
             Encoding::Binary => {
                 out.extend_from_slice(&[0; PREFIX_BYTES]);
                 out.extend_from_slice(&(code as i16).to_be_bytes());
                 out.push(language);
-                out.extend_from_slice(&(version::CURRENT as i16).to_be_bytes());
+                out.extend_from_slice(&(version as i16).to_be_bytes());
                 out.extend_from_slice(&opaque.to_be_bytes());
                 out.extend_from_slice(&flag.to_be_bytes());
             }
@@ -241,11 +265,8 @@ impl<'o> FrameWriter<'o> {
         if header_len > MAX_HEADER_BYTES {
             return self.give_up(header_len);
         }
-        let total = (self.out.len() - self.start - 4) as u32;
-        let kind = if self.encoding == Encoding::Json { 0 } else { 1 << 24 };
-        let prefix = &mut self.out[self.start..self.start + PREFIX_BYTES];
-        prefix[..4].copy_from_slice(&total.to_be_bytes());
-        prefix[4..].copy_from_slice(&((header_len as u32) | kind).to_be_bytes());
+        let prefix = prefix(self.encoding, header_len, self.out.len() - header_end);
+        self.out[self.start..self.start + PREFIX_BYTES].copy_from_slice(&prefix);
         self.stage = Stage::Done;
     }
 

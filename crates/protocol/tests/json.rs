@@ -166,6 +166,9 @@ fn refuses_what_is_broken() {
     assert!(from_slice::<ConsumerData>(br#"{"consumeType":"CONSUME_SOMEHOW"}"#).is_err());
     assert!(from_slice::<ConsumerData>(br#"{"consumeType":-1}"#).is_err());
     assert!(from_slice::<DataVersion>(br#"{"counter":"x"}"#).is_err());
+    // Larger than a double: it could not be written again.
+    assert!(from_slice::<ConsumeStats>(br#"{"consumeTps":1e400}"#).is_err());
+    assert!(from_slice::<ConsumeStats>(br#"{"consumeTps":1e300}"#).is_ok());
     let many = format!("[{}", "1,".repeat(1_000_001));
     assert!(from_slice::<Vec<i32>>(many.as_bytes()).unwrap_err().to_string().contains("too many items"));
 }

@@ -35,7 +35,7 @@ pub use connection::{Connection, InvokeError, PushError};
 pub use limits::Limits;
 pub use local::{LocalPeer, LocalPeers, OnRequest};
 pub use requests::Requests;
-pub use server::{HeldBytes, Server, ServerConfig, StartError, listen};
+pub use server::{HeldBytes, Listeners, Server, ServerConfig, StartError, listen};
 
 /// What stands behind a connection: the broker, the NameServer, or the client's side for requests of a server.
 pub trait Service: Send + Sync + 'static {

@@ -3,13 +3,16 @@
 use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use thiserror::Error;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle as Task;
 
 use crate::Service;
 use crate::accept::{Acceptor, advice, bind, raise_open_files};
@@ -69,9 +72,41 @@ pub struct Server {
     service: Arc<dyn Service>,
     reactors: Vec<Arc<Reactor>>,
     local_addrs: Vec<SocketAddr>,
-    accepting: Vec<tokio::task::JoinHandle<()>>,
+    listeners: Arc<Listeners>,
+    /// Lives as long as the server, whatever listens.
+    _acceptor: Arc<Acceptor>,
     stops: Vec<Stop>,
     threads: Vec<JoinHandle<()>>,
+}
+
+/// Takes further addresses of a server that runs.
+pub struct Listeners {
+    acceptor: Weak<Acceptor>,
+    runtime: Handle,
+    accepting: Mutex<Vec<Task<()>>>,
+}
+
+impl Listeners {
+    /// Listens there, too, until the server ends; the address with the port really taken.
+    pub fn add(&self, addr: SocketAddr) -> Result<SocketAddr, StartError> {
+        let listener = listen(addr)?;
+        let failed = |source| StartError::Listen { addr, source, advice: "choose another port" };
+        let addr = listener.local_addr().map_err(failed)?;
+        self.run(listener);
+        Ok(addr)
+    }
+
+    fn run(&self, listener: TcpListener) {
+        if let Some(acceptor) = self.acceptor.upgrade() {
+            self.accepting.lock().push(self.runtime.spawn(acceptor.run(listener)));
+        }
+    }
+
+    fn stop(&self) {
+        for listener in self.accepting.lock().drain(..) {
+            listener.abort();
+        }
+    }
 }
 
 impl std::fmt::Debug for Server {
@@ -113,14 +148,21 @@ impl Server {
             max_connections,
         });
         let first = reactors[0].handle.clone();
-        let accepting = listeners.into_iter().map(|listener| first.spawn(acceptor.clone().run(listener))).collect();
         first.spawn(sweep(common.clone()));
-        Ok(Server { common, service, reactors, local_addrs, accepting, stops, threads })
+        let further =
+            Arc::new(Listeners { acceptor: Arc::downgrade(&acceptor), runtime: first, accepting: Mutex::default() });
+        listeners.into_iter().for_each(|listener| further.run(listener));
+        Ok(Server { common, service, reactors, local_addrs, listeners: further, _acceptor: acceptor, stops, threads })
     }
 
     /// The addresses listened on, in the order of the configuration, with the ports really taken.
     pub fn local_addrs(&self) -> &[SocketAddr] {
         &self.local_addrs
+    }
+
+    /// For who needs another address later.
+    pub fn listeners(&self) -> Arc<Listeners> {
+        Arc::clone(&self.listeners)
     }
 
     /// The way in for callers of this process: a connection each, with ids of this server.
@@ -146,9 +188,7 @@ impl Server {
     /// Stops taking connections and answers GO_AWAY to clients that understand it; others are served until nothing
     /// moves any more or `drain` is over. Then closes everything. Blocks; never call it on a reactor.
     pub fn shutdown(mut self, drain: Duration) {
-        for listener in &self.accepting {
-            listener.abort();
-        }
+        self.listeners.stop();
         self.common.draining.store(true, Ordering::Relaxed);
         self.wait_until_quiet(drain);
         self.stop_threads();

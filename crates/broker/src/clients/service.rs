@@ -57,6 +57,7 @@ pub(crate) async fn drop_silent(broker: Arc<Shared>) {
             tracing::warn!("{} is closed: no heartbeat for {timeout:?}", connection.peer());
             connection.close();
         }
+        broker.broadcast.sweep(&broker, now);
         for group in broker.locks.sweep(now) {
             broker.clients.call_to_rebalance(&group);
         }

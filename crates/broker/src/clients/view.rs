@@ -39,6 +39,16 @@ impl<C: Clone> Clients<C> {
         Some(ConsumerView { message_model: group.message_model, subscription })
     }
 
+    /// The id of the client that this connection speaks for, if its group is pushed to and broadcasts.
+    pub fn broadcaster(&self, group: &str, connection_id: u64) -> Option<Arc<str>> {
+        let tables = self.tables.read();
+        let group = tables.consumers.get(group)?;
+        let broadcasts =
+            group.message_model == MessageModel::Broadcasting && group.consume_type == ConsumeType::ConsumePassively;
+        let member = group.members.get(&connection_id).filter(|_| broadcasts)?;
+        Some(Arc::clone(&member.client.client_id))
+    }
+
     /// A connected consumer group, or `None`.
     pub fn consumer_group(&self, group: &str) -> Option<GroupView<C>> {
         let tables = self.tables.read();

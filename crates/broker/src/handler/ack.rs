@@ -3,20 +3,23 @@
 //! The acknowledgements of all sockets that were ready together are stored together ([`AckRequests::finish`]); a request whose messages are not
 //! invisible is answered at once. Under SYNC_FLUSH the answers wait for the disk.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use ferromq_protocol::body::{BatchAck, BatchAckMessageRequestBody};
 use ferromq_protocol::code::{request, response};
 use ferromq_protocol::header::pop::{AckMessageHeader, ChangeInvisibleTimeHeader, ChangeInvisibleTimeResponseHeader};
 use ferromq_protocol::pop::{ORDER_REVIVE_QUEUE, Origin, ReceiptHandle};
-use ferromq_protocol::{FrameWriter, Head, json};
+use ferromq_protocol::{FrameWriter, Head, Text, json};
 use ferromq_remoting::Connection;
 use ferromq_store::Durability;
 
 use super::{Call, Refusal};
 use crate::broker::Shared;
+use crate::lite::ack::{self as lite, LiteMessage};
 use crate::pop::ack::{self, Acks, Changed};
 use crate::pop::take;
+use crate::topics::Topic;
 
 /// Acknowledgements are stored when there are this many, even in the middle of a drain.
 const MAX_ACKS: usize = 4096;
@@ -65,8 +68,14 @@ impl AckRequests {
     fn add_one(&mut self, broker: &Arc<Shared>, call: &Call<'_>) -> Result<(), Refusal> {
         let header = AckMessageHeader::read(&call.request.fields)?;
         let (topic, group) = (header.topic.to_str()?, header.consumer_group.to_str()?);
-        let queue_id = check(broker, &topic, header.queue_id, header.offset)?;
         let text = header.extra_info.to_str()?;
+        if let Some(lite) = lite_of(header.lite_topic)? {
+            check_topic(broker, &topic, header.queue_id)?;
+            let (queue_id, offset, handle) = (header.queue_id, header.offset, parse(&text)?);
+            let message = LiteMessage { parent: &topic, lite: &lite, group: &group, queue_id, offset, handle };
+            return lite::acknowledge(broker, &message);
+        }
+        let queue_id = check(broker, &topic, header.queue_id, header.offset)?;
         let handle = parse(&text)?;
         if handle.revive_queue == ORDER_REVIVE_QUEUE {
             let place = (&*topic, &*group, queue_id);
@@ -203,19 +212,28 @@ fn when_durable(broker: &Shared, position: u64, tell: impl FnOnce(Result<(), Ref
 pub(crate) fn change_invisible_time(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8>) -> Result<(), Refusal> {
     let header = ChangeInvisibleTimeHeader::read(&call.request.fields)?;
     let (topic, group) = (header.topic.to_str()?, header.consumer_group.to_str()?);
-    let queue_id = check(broker, &topic, header.queue_id, header.offset)?;
     let text = header.extra_info.to_str()?;
-    let handle = parse(&text)?;
     take::check_invisible_time(header.invisible_time, 0)?;
     let head = call.request.head;
-    if handle.revive_queue == ORDER_REVIVE_QUEUE {
-        let place = (&*topic, &*group, queue_id);
-        let changed = ack::change_in_order(broker, place, handle.pop_time, header.offset, header.invisible_time)?;
+    let mut answer_now = |changed: Option<Changed>| {
         let mut frame = FrameWriter::response(out, &head, response::SUCCESS);
         if let Some(changed) = changed {
             header_of(&changed).write(&mut frame);
         }
         frame.finish();
+    };
+    if let Some(lite) = lite_of(header.lite_topic)? {
+        check_topic(broker, &topic, header.queue_id)?;
+        let (queue_id, offset, handle) = (header.queue_id, header.offset, parse(&text)?);
+        let message = LiteMessage { parent: &topic, lite: &lite, group: &group, queue_id, offset, handle };
+        answer_now(lite::change_invisible_time(broker, &message, header.invisible_time, header.suspend)?);
+        return Ok(());
+    }
+    let queue_id = check(broker, &topic, header.queue_id, header.offset)?;
+    let handle = parse(&text)?;
+    if handle.revive_queue == ORDER_REVIVE_QUEUE {
+        let place = (&*topic, &*group, queue_id);
+        answer_now(ack::change_in_order(broker, place, handle.pop_time, header.offset, header.invisible_time)?);
         return Ok(());
     }
     let changed =
@@ -249,17 +267,31 @@ fn header_of(changed: &Changed) -> ChangeInvisibleTimeResponseHeader {
     }
 }
 
-/// Checks that a message can be in a queue of the topic, in RocketMQ's order; the queue.
-fn check(broker: &Shared, topic_name: &str, queue_id: i32, offset: i64) -> Result<u32, Refusal> {
+/// The lite topic that a request names.
+fn lite_of(lite: Option<Text<'_>>) -> Result<Option<Cow<'_, str>>, Refusal> {
+    let lite = lite.map(|lite| lite.to_str()).transpose()?;
+    Ok(lite.filter(|lite| !lite.trim().is_empty()))
+}
+
+/// Checks that the topic has the queue, in RocketMQ's order; the topic and the queue.
+fn check_topic(broker: &Shared, topic_name: &str, queue_id: i32) -> Result<(Arc<Topic>, u32), Refusal> {
     let topic = broker.topics.get(topic_name).ok_or_else(|| {
         Refusal::new(response::TOPIC_NOT_EXIST, format!("topic[{topic_name}] not exist, apply first please!"))
     })?;
     let queues = topic.read_queues();
-    let id = u32::try_from(queue_id).ok().filter(|id| *id < queues).ok_or_else(|| {
-        let remark =
-            format!("queueId[{queue_id}] is illegal, topic:[{topic_name}] topicConfig.readQueueNums:[{queues}]");
-        Refusal::new(response::MESSAGE_ILLEGAL, remark)
-    })?;
+    match u32::try_from(queue_id) {
+        Ok(id) if id < queues => Ok((topic, id)),
+        _ => {
+            let remark =
+                format!("queueId[{queue_id}] is illegal, topic:[{topic_name}] topicConfig.readQueueNums:[{queues}]");
+            Err(Refusal::new(response::MESSAGE_ILLEGAL, remark))
+        }
+    }
+}
+
+/// Checks that a message can be in a queue of the topic, in RocketMQ's order; the queue.
+fn check(broker: &Shared, topic_name: &str, queue_id: i32, offset: i64) -> Result<u32, Refusal> {
+    let (topic, id) = check_topic(broker, topic_name, queue_id)?;
     let (min, max) = topic.queue(&broker.store, id).map_or((0, 0), |queue| (queue.min_offset(), queue.max_offset()));
     if (min..=max).contains(&offset) {
         return Ok(id);

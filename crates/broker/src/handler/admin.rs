@@ -10,7 +10,7 @@ use ferromq_protocol::body::{
 };
 use ferromq_protocol::code::response;
 use ferromq_protocol::header::client::{GetConsumerConnectionListHeader, GetProducerConnectionListHeader};
-use ferromq_protocol::{FrameWriter, json, version};
+use ferromq_protocol::{FrameWriter, Head, json, version};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -38,12 +38,7 @@ impl Call<'_> {
         body: &impl Serialize,
         fields: impl FnOnce(&mut FrameWriter<'_>),
     ) -> Result<(), Refusal> {
-        let body = json::to_vec_standard(body)
-            .map_err(|e| Refusal::new(response::SYSTEM_ERROR, format!("the answer cannot be written as JSON: {e}")))?;
-        let mut answer = self.respond(out, response::SUCCESS);
-        fields(&mut answer);
-        answer.finish_with_body(&body);
-        Ok(())
+        write_json_with(&self.request.head, out, body, fields)
     }
 
     /// Answers with success once the change just made is on disk, from the thread that writes it; an answer says what lasts.
@@ -66,6 +61,25 @@ impl Call<'_> {
             }
         });
     }
+}
+
+/// As [`Call::respond_json`], for who answers later.
+pub(super) fn write_json(head: &Head, out: &mut Vec<u8>, body: &impl Serialize) -> Result<(), Refusal> {
+    write_json_with(head, out, body, |_| {})
+}
+
+fn write_json_with(
+    head: &Head,
+    out: &mut Vec<u8>,
+    body: &impl Serialize,
+    fields: impl FnOnce(&mut FrameWriter<'_>),
+) -> Result<(), Refusal> {
+    let body = json::to_vec_standard(body)
+        .map_err(|e| Refusal::new(response::SYSTEM_ERROR, format!("the answer cannot be written as JSON: {e}")))?;
+    let mut answer = FrameWriter::response(out, head, response::SUCCESS);
+    fields(&mut answer);
+    answer.finish_with_body(&body);
+    Ok(())
 }
 
 /// GET_CONSUMER_CONNECTION_LIST (203).

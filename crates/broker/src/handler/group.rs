@@ -14,8 +14,10 @@ use ferromq_protocol::header::topic::TopicHeader;
 
 use super::topic::Page;
 use super::{Call, Refusal};
+use crate::broadcast_groups;
 use crate::broker::Shared;
 use crate::groups::GroupError;
+use crate::lite::BIND_TOPIC;
 
 /// Most groups in one answer of GET_ALL_SUBSCRIPTIONGROUP_CONFIG to who asks for pages (`splitMetadataSize`).
 const PAGE_GROUPS: usize = 2000;
@@ -34,7 +36,11 @@ impl From<GroupError> for Refusal {
 pub(crate) fn create(broker: &Arc<Shared>, call: &Call<'_>, _out: &mut Vec<u8>) -> Result<(), Refusal> {
     let config: SubscriptionGroupConfig = call.json_body()?;
     tracing::info!("{} creates or changes subscription group {:?}", call.conn.peer(), config.group_name);
+    let of_client = config.attributes.keys().any(|key| key.strip_prefix('+') == Some(broadcast_groups::SEEN));
     broker.groups.update(vec![config])?;
+    if of_client {
+        broadcast_groups::forget_silent(broker)?;
+    }
     call.respond_when_saved(broker.topics.saving());
     Ok(())
 }
@@ -53,8 +59,15 @@ pub(crate) fn delete(broker: &Arc<Shared>, call: &Call<'_>, _out: &mut Vec<u8>) 
     let header = DeleteSubscriptionGroupHeader::read(&call.request.fields)?;
     let group = header.group_name.to_str()?;
     tracing::info!("{} deletes subscription group {group:?}", call.conn.peer());
+    let config = broker.groups.get(&group);
+    let has = |attribute: &str| config.as_ref().is_some_and(|config| config.attributes.contains_key(attribute));
+    if has(broadcast_groups::SEEN) {
+        broadcast_groups::forget(broker, &group)?;
+    }
     broker.groups.delete(&group);
-    if header.clean_offset {
+    // Lite topics are too many to be left with offsets that nobody uses.
+    if header.clean_offset || has(BIND_TOPIC) {
+        broker.broadcast.remove_group(&group);
         broker.offsets.remove_group(&group);
     }
     call.respond_when_saved(broker.topics.saving());

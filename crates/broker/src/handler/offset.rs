@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ferromq_common::clock;
-use ferromq_protocol::FrameWriter;
 use ferromq_protocol::body::QueryCorrectionOffsetBody;
 use ferromq_protocol::code::response;
 use ferromq_protocol::header::group::QueryCorrectionOffsetHeader;
@@ -14,6 +13,7 @@ use ferromq_protocol::header::offset::{
     GetEarliestMsgStoretimeHeader, GetEarliestMsgStoretimeResponseHeader, GetMaxOffsetHeader, GetMinOffsetHeader,
     OffsetResponseHeader, QueryConsumerOffsetHeader, SearchOffsetHeader, UpdateConsumerOffsetHeader,
 };
+use ferromq_protocol::{FrameWriter, topic as names};
 use ferromq_store::{Boundary, Queue};
 
 use super::{Call, Refusal};
@@ -71,7 +71,11 @@ pub(crate) fn search(broker: &Arc<Shared>, call: &Call<'_>, _out: &mut Vec<u8>) 
     let header = SearchOffsetHeader::read(&call.request.fields)?;
     let upper = header.boundary_type.is_some_and(|text| text.eq_str("upper") || text.eq_str("UPPER"));
     let boundary = if upper { Boundary::Upper } else { Boundary::Lower };
-    let queue = find(broker, &header.topic.to_str()?, header.queue_id);
+    let mut topic = header.topic.to_str()?;
+    if let Some(lite) = header.lite_topic.map(|lite| lite.to_str()).transpose()?.filter(|lite| !lite.is_empty()) {
+        topic = names::lite_queue(&topic, &lite).into();
+    }
+    let queue = find(broker, &topic, header.queue_id);
     let timestamp = header.timestamp;
     call.answer_later(broker, move |broker, head, out| {
         let offset = queue.map_or(0, |queue| broker.store.search_by_time(&queue, timestamp, boundary));

@@ -25,21 +25,14 @@ use crate::pop::take::{self, PopRequest};
 /// A pop that is over for longer than this is not served at all, milliseconds (`isTimeoutTooMuch`).
 const TOO_LATE_MS: i64 = 500;
 /// Longest time a pop is parked, whatever its client asks.
-const MAX_POLL: Duration = Duration::from_secs(120);
+pub(super) const MAX_POLL: Duration = Duration::from_secs(120);
 
 /// Code 200050.
 pub(crate) fn pop(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8>) -> Result<(), Refusal> {
     let header = PopMessageHeader::read(&call.request.fields)?;
     let now = clock::now_millis();
     let left = time_left(header.born_time, header.poll_time, now);
-    if left < -TOO_LATE_MS {
-        let remark = format!("the broker[{}] pop message is timeout too much", broker.config.broker_ip1);
-        return Err(Refusal::new(response::POLLING_TIMEOUT, remark));
-    }
-    if header.max_msg_nums > take::MAX_MESSAGES {
-        let remark = format!("the broker[{}] pop message's num is greater than 32", broker.config.broker_ip1);
-        return Err(Refusal::new(response::INVALID_PARAMETER, remark));
-    }
+    check_pop(broker, left, header.max_msg_nums)?;
     let (topic, group) = (header.topic.to_str()?, header.consumer_group.to_str()?);
     take::check(broker, &topic, &group, header.queue_id, "pop")?;
     take::check_invisible_time(header.invisible_time, 1)?;
@@ -58,27 +51,25 @@ pub(crate) fn pop(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8>) -> R
         Woken::Found(popped, records) => {
             answer(&head, response::SUCCESS, "FOUND", popped, invisible_ms, records, out);
         }
-        Woken::TimedOut => nothing(&head, response::POLLING_TIMEOUT, invisible_ms, out),
-        Woken::Full => nothing(&head, response::POLLING_FULL, invisible_ms, out),
+        Woken::TimedOut => nothing(&head, response::POLLING_TIMEOUT, 0, invisible_ms, out),
+        Woken::Full => nothing(&head, response::POLLING_FULL, 0, invisible_ms, out),
         Woken::Refused(refusal) => refusal.write(&head, out),
     };
     // Most pops find messages: they are answered here, without what a parked one needs.
     if !take::is_cold(broker, &request) {
-        let answered = with_records(|records| match take::take(broker, &request, records) {
+        let left_over = with_records(|records| match take::take(broker, &request, records) {
             Ok(popped) if popped.count > 0 => {
                 write(Woken::Found(&popped, records), out);
                 if popped.rest > 0 {
                     broker.pops.polls.wake_one(&request.topic, &request.group);
                 }
-                Ok(true)
+                Ok(None)
             }
-            found => found.map(|_| false),
+            found => found.map(|popped| Some(popped.rest)),
         })?;
-        if answered {
-            return Ok(());
-        }
+        let Some(rest) = left_over else { return Ok(()) };
         if left <= 0 {
-            nothing(&head, response::POLLING_TIMEOUT, invisible_ms, out);
+            nothing(&head, response::POLLING_TIMEOUT, rest, invisible_ms, out);
             return Ok(());
         }
     }
@@ -152,8 +143,21 @@ fn wait(
     }
 }
 
+/// Refuses a pop whose client has given up, or that wants too many messages.
+pub(super) fn check_pop(broker: &Shared, left_ms: i64, max_messages: i32) -> Result<(), Refusal> {
+    if left_ms < -TOO_LATE_MS {
+        let remark = format!("the broker[{}] pop message is timeout too much", broker.config.broker_ip1);
+        return Err(Refusal::new(response::POLLING_TIMEOUT, remark));
+    }
+    if max_messages > take::MAX_MESSAGES {
+        let remark = format!("the broker[{}] pop message's num is greater than 32", broker.config.broker_ip1);
+        return Err(Refusal::new(response::INVALID_PARAMETER, remark));
+    }
+    Ok(())
+}
+
 /// Milliseconds until a request that may wait for `poll_time` is over; negative when it is over already.
-fn time_left(born_time: i64, poll_time: i64, now: i64) -> i64 {
+pub(super) fn time_left(born_time: i64, poll_time: i64, now: i64) -> i64 {
     let waited = if born_time <= 0 { 0 } else { now.saturating_sub(born_time).max(0) };
     poll_time.max(0).saturating_sub(waited)
 }
@@ -173,7 +177,7 @@ fn look_at(topic: &str, group: &str, queue_id: i32) -> PopRequest {
     }
 }
 
-fn attempt_id(id: Option<Text<'_>>) -> Result<Option<Box<str>>, Refusal> {
+pub(super) fn attempt_id(id: Option<Text<'_>>) -> Result<Option<Box<str>>, Refusal> {
     Ok(id.map(|id| id.to_str()).transpose()?.map(Box::from))
 }
 
@@ -188,8 +192,8 @@ fn filter(exp_type: Option<Text<'_>>, exp: Option<Text<'_>>) -> Result<Filter, R
     })
 }
 
-fn nothing(head: &Head, code: i32, invisible_ms: i64, out: &mut Vec<u8>) {
-    let popped = Popped { pop_time: clock::now_millis(), ..Popped::default() };
+fn nothing(head: &Head, code: i32, rest: i64, invisible_ms: i64, out: &mut Vec<u8>) {
+    let popped = Popped { pop_time: clock::now_millis(), rest, ..Popped::default() };
     answer(head, code, "NO_MESSAGE_IN_QUEUE", &popped, invisible_ms, &[], out);
 }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ferromq_common::clock;
+use ferromq_protocol::Text;
 use ferromq_protocol::body::{
     ConsumeStats, ConsumeStatsList, MessageQueue, OffsetWrapper, QueryConsumeTimeSpanBody, QueueTimeSpan,
 };
@@ -11,8 +12,8 @@ use ferromq_protocol::code::response;
 use ferromq_protocol::header::group::{
     CloneGroupOffsetHeader, GetConsumeStatsHeader, GetConsumeStatsInBrokerHeader, QueryConsumeTimeSpanHeader,
 };
-use ferromq_protocol::{FrameWriter, Text, json};
 
+use super::admin::write_json;
 use super::{Call, Refusal};
 use crate::broker::Shared;
 use crate::topics::Topic;
@@ -56,10 +57,7 @@ pub(crate) fn of_all_groups(broker: &Arc<Shared>, call: &Call<'_>, _out: &mut Ve
             }
             list.consume_stats_list.push(BTreeMap::from([(group, of_group)]));
         }
-        let body = json::to_vec_standard(&list)
-            .map_err(|e| Refusal::new(response::SYSTEM_ERROR, format!("the answer cannot be written as JSON: {e}")))?;
-        FrameWriter::response(out, head, response::SUCCESS).finish_with_body(&body);
-        Ok(())
+        write_json(head, out, &list)
     })
 }
 
@@ -122,10 +120,7 @@ pub(crate) fn time_span(broker: &Arc<Shared>, call: &Call<'_>, _out: &mut Vec<u8
             }
         });
         let body = QueryConsumeTimeSpanBody { consume_time_span_set: spans.collect() };
-        let body = json::to_vec_standard(&body)
-            .map_err(|e| Refusal::new(response::SYSTEM_ERROR, format!("the answer cannot be written as JSON: {e}")))?;
-        FrameWriter::response(out, head, response::SUCCESS).finish_with_body(&body);
-        Ok(())
+        write_json(head, out, &body)
     })
 }
 

@@ -18,6 +18,7 @@ use ferromq_remoting::Connection;
 use ferromq_store::{CqEntry, Queue, ReadOutcome, ReadStatus};
 
 use super::{Call, Refusal};
+use crate::broadcast;
 use crate::broker::Shared;
 use crate::clients::Subscription;
 use crate::filter::{self, Filter};
@@ -75,6 +76,8 @@ pub(crate) struct Pull {
     read: Option<Arc<Flow>>,
     /// How fast the group may read.
     limit: Option<Arc<Bucket>>,
+    /// The group, when its reading of old messages is counted.
+    counted: Option<Box<str>>,
 }
 
 /// Codes 11 and 361.
@@ -92,19 +95,15 @@ pub(crate) fn pull(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8>) -> 
     if header.sys_flag & flags::COMMIT_OFFSET != 0 && header.commit_offset >= 0 {
         broker.offsets.commit(&topic, &group, queue_id, header.commit_offset);
     }
-    if broker.live.use_server_side_reset_offset()
-        && let Some(offset) = broker.offsets.take_reset(&topic, &group, queue_id)
-    {
-        pull.write(
-            response::PULL_OFFSET_MOVED,
-            "OFFSET_RESET",
-            [offset, pull.queue.min_offset(), pull.queue.max_offset()],
-            &[],
-            out,
-        );
+    let reset = broker.live.use_server_side_reset_offset().then(|| broker.offsets.take_reset(&topic, &group, queue_id));
+    if let Some(offset) = broadcast::follow(broker, call.conn, &header, &pull.queue, &group, reset.flatten()) {
+        let offsets = [offset, pull.queue.min_offset(), pull.queue.max_offset()];
+        pull.write(response::PULL_OFFSET_MOVED, "OFFSET_RESET", offsets, &[], out);
         return Ok(());
     }
-    if let Some(wait) = pull.limit.as_ref().and_then(|limit| limit.wait(Instant::now())) {
+    let too_fast = pull.limit.as_ref().and_then(|limit| limit.wait(Instant::now()));
+    let too_cold = pull.counted.as_ref().filter(|_| is_cold(broker, &pull));
+    if let Some(wait) = too_fast.max(too_cold.and_then(|group| broker.cold.wait(broker, group))) {
         let (shared, conn) = (Arc::clone(broker), Arc::clone(call.conn));
         return broker.limits.hold(wait, move || {
             let _ = read_later(&shared, conn, pull);
@@ -284,6 +283,7 @@ fn check(
         group_sys_flag: group.group_sys_flag,
         read: broker.rates.read_by(topic_name, group_name),
         limit: broker.limits.of_group(group_name, &group.attributes),
+        counted: broker.live.cold_data_flow_control_enable().then(|| group_name.into()),
     })
 }
 
@@ -347,6 +347,9 @@ impl Pull {
         broker.stats.count_pull(u64::from(outcome.count));
         if let Some(flow) = self.read.as_ref().filter(|_| outcome.count > 0) {
             flow.count(u64::from(outcome.count), records.len() as u64);
+        }
+        if let Some(group) = self.counted.as_ref().filter(|_| outcome.cold) {
+            broker.cold.count(group, records.len() as u64);
         }
         if let Some(limit) = self.limit.as_ref().filter(|_| outcome.count > 0) {
             limit.charge(u64::from(outcome.count), Instant::now());

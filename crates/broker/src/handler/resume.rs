@@ -1,7 +1,8 @@
 //! RESUME_CHECK_HALF_MESSAGE (323): a half message that was given up is asked about again.
 //!
 //! RocketMQ's broker makes a half of any message whose id it is given; here only those of `TRANS_CHECK_MAX_TIME_TOPIC` are
-//! taken, so that nobody makes a transaction of another's message.
+//! taken, so that nobody makes a transaction of another's message, and each of them once: a request that is repeated must not
+//! make two messages of one.
 
 use std::sync::Arc;
 
@@ -54,9 +55,14 @@ fn resume(broker: &Arc<Shared>, id: &str) -> Result<u64, Refusal> {
     if half.topic() != TRANS_CHECK_MAX_TIME.as_bytes() {
         return Err(failed("it is not one of those that were given up"));
     }
+    if broker.transactions.was_resumed(&broker.store, &half) {
+        tracing::info!("the half message {id} is checked again already");
+        return Ok(broker.store.max_physical_offset());
+    }
     let mut batch = AppendBatch::default();
     let real_topic = broker.transactions.push_again(&mut batch, &half).map_err(|reject| failed(&reject.to_string()))?;
     broker.store.append(&mut batch).map_err(|error| failed(&error.to_string()))?;
+    broker.transactions.note_resumed(position);
     broker.store.dispatch();
     broker.transactions.prepared(std::iter::once(&*real_topic));
     tracing::info!("the half message {id} of topic {real_topic} is checked again");

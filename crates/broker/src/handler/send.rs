@@ -127,16 +127,16 @@ impl Sends {
         // The topic of the message before is moved out and back instead of being shared: its counter would bounce
         // between the reactors.
         let generation = broker.topics.generation();
-        let target = self.check(broker, call, &header, generation)?;
+        let mut target = self.check(broker, call, &header, generation)?;
         let of_client = broker.limits.of_connection(call.conn.id(), broker.live.client_send_rate_limit());
-        within_limits(broker, &target.topic, of_client.as_deref())?;
+        within_limits(broker, &target.topic, of_client.as_deref(), self.body_bytes)?;
         let first = self.batch.len();
         let added = if call.request.head.code == request::SEND_BATCH_MESSAGE || header.batch {
             self.add_batch(broker, call, &header, &target)
         } else {
-            self.add_one(broker, call, &header, &target)
+            self.add_one(broker, call, &header, &mut target)
         };
-        charge(&target.topic, of_client.as_deref(), self.batch.len() - first);
+        charge(&target.topic, of_client.as_deref(), self.batch.messages_from(first));
         self.last_topic = Some((target.topic, generation));
         added?;
         self.body_bytes += call.request.body.len();
@@ -193,7 +193,7 @@ impl Sends {
         broker: &Shared,
         call: &Call<'_>,
         header: &SendHeader<'_>,
-        target: &Target,
+        target: &mut Target,
     ) -> Result<(), Refusal> {
         self.received.clear();
         self.stored.clear();
@@ -203,6 +203,12 @@ impl Sends {
             let start = self.stored.len() + b"UNIQ_KEY\x01".len();
             properties::push(&mut self.stored, "UNIQ_KEY", broker.unique_ids.next(clock::now_millis()).as_bytes());
             seen.uniq_key = Some(start..self.stored.len() - 1);
+        }
+        if let Some(lite) = seen.lite.clone() {
+            seen.lights = Some(push_lite_queue(broker, target, lite, &mut self.stored)?);
+        }
+        if let Some(priority) = seen.priority {
+            target.queue_id = priority.min(target.topic.write_queues().saturating_sub(1));
         }
         // The retry of a committed message keeps its TRAN_MSG.
         let retried = target.reconsume_times > 0 && seen.delay_level > 0;
@@ -269,6 +275,7 @@ impl Sends {
             uniq_key,
             recall: (0, 0),
             no_wait,
+            inner: false,
             end: false,
         });
     }
@@ -333,6 +340,27 @@ fn refuse_other_kinds(kind: Kind) -> Result<(), Refusal> {
     }
 }
 
+/// Lets a message stand in the light queue of its lite topic; where the property that says so is in its properties.
+fn push_lite_queue(
+    broker: &Shared,
+    target: &Target,
+    lite: Range<usize>,
+    stored: &mut Vec<u8>,
+) -> Result<Range<usize>, Refusal> {
+    let lite = std::str::from_utf8(&stored[lite]).ok().filter(|lite| names::is_lite_topic(lite)).ok_or_else(|| {
+        let remark = "the lite topic (property __LITE_TOPIC) may have letters, digits, hyphens and underscores only";
+        Refusal::new(response::MESSAGE_ILLEGAL, remark)
+    })?;
+    if !broker.store.has_light_queues() {
+        let remark = "messages of lite topics want enableLmq=true and enableMultiDispatch=true";
+        return Err(Refusal::new(response::MESSAGE_ILLEGAL, remark));
+    }
+    let queue = names::lite_queue(target.topic.name(), lite);
+    let start = stored.len() + b"INNER_MULTI_DISPATCH\x01".len();
+    properties::push(stored, "INNER_MULTI_DISPATCH", queue.as_bytes());
+    Ok(start..start + queue.len())
+}
+
 /// Whether the message may stand in the light queues it names. `text`: its properties.
 fn check_lights(broker: &Shared, target: &Target, seen: &Seen, text: &[u8]) -> Result<(), Refusal> {
     let Some(list) = &seen.lights else { return Ok(()) };
@@ -340,7 +368,7 @@ fn check_lights(broker: &Shared, target: &Target, seen: &Seen, text: &[u8]) -> R
     broker.store.check_light_queues(target.topic.name(), &list).map_err(|reject| match reject {
         Reject::TooManyLightQueues { .. } => {
             let remark = format!("[LMQ_CONSUME_QUEUE_NUM_EXCEEDED]{reject}");
-            Refusal::new(response::SYSTEM_ERROR, remark)
+            Refusal::new(response::LMQ_QUOTA_EXCEEDED, remark)
         }
         reject => Refusal::new(response::MESSAGE_ILLEGAL, reject.to_string()),
     })

@@ -13,7 +13,7 @@ use ferromq_protocol::code::response;
 use ferromq_protocol::header::send::ConsumerSendMsgBackHeader;
 use ferromq_protocol::properties::{self as text, names};
 use ferromq_protocol::record::{self, Entry, MessageParts, Record};
-use ferromq_protocol::sys_flag::{perm, topic as topic_flags};
+use ferromq_protocol::sys_flag::{message as flags, perm, topic as topic_flags};
 use ferromq_protocol::{FrameWriter, Head, id, topic, version};
 use ferromq_remoting::Connection;
 use ferromq_store::{AppendBatch, Durability, Queue};
@@ -117,6 +117,11 @@ impl SendBack {
         // These hold what was not delivered to anybody yet.
         if topic::is_not_allowed_send_topic(&from) {
             let remark = format!("a message of {from} cannot be sent back: no consumer has received it");
+            return Err(Refusal::new(response::SYSTEM_ERROR, remark));
+        }
+        // The consumer sends the one message again that it could not handle.
+        if record.sys_flag() & flags::INNER_BATCH != 0 {
+            let remark = "a message of an inner batch cannot be sent back: its record holds others that were handled";
             return Err(Refusal::new(response::SYSTEM_ERROR, remark));
         }
         let mut stored = record.properties().to_vec();

@@ -34,6 +34,17 @@ impl From<TopicError> for Refusal {
     }
 }
 
+/// UPDATE_AND_CREATE_STATIC_TOPIC (513): refused in words, since a topic without its mapping would serve other queues than
+/// those the tool writes into its mapping file.
+pub(crate) fn create_static(_broker: &Arc<Shared>, call: &Call<'_>, _out: &mut Vec<u8>) -> Result<(), Refusal> {
+    let topic = CreateTopicHeader::read(&call.request.fields)?.topic.to_lossy().into_owned();
+    let remark = format!(
+        "topic {topic:.127} is not created: static topics (logical queues that move between brokers) are not served; \
+         create an ordinary one with updateTopic"
+    );
+    Err(Refusal::new(response::REQUEST_CODE_NOT_SUPPORTED, remark))
+}
+
 /// UPDATE_AND_CREATE_TOPIC (17).
 pub(crate) fn create(broker: &Arc<Shared>, call: &Call<'_>, _out: &mut Vec<u8>) -> Result<(), Refusal> {
     let header = CreateTopicHeader::read(&call.request.fields)?;
@@ -76,16 +87,24 @@ pub(crate) fn delete(broker: &Arc<Shared>, call: &Call<'_>, _out: &mut Vec<u8>) 
         return Err(Refusal::new(response::INVALID_PARAMETER, remark));
     }
     tracing::info!("{} deletes topic {topic}", call.conn.peer());
+    if broker.topics.get(&topic).is_some_and(|topic| topic.is_lite()) {
+        broker.lites.delete_of(broker, &topic);
+    }
     let groups = broker.offsets.groups_of(&topic);
     let retry_topics = groups.iter().flat_map(|g| [format!("%RETRY%{g}_{topic}"), format!("%RETRY%{g}+{topic}")]);
     let existing: Vec<String> = retry_topics.filter(|name| broker.topics.get(name).is_some()).collect();
     for name in existing.iter().map(String::as_str).chain([&*topic]) {
-        broker.topics.delete(name);
-        broker.offsets.remove_topic(name);
-        broker.store.delete_topic(name).map_err(|e| Refusal::new(response::SYSTEM_ERROR, e.to_string()))?;
+        forget(broker, name)?;
     }
     call.respond_when_saved(broker.topics.saving());
     Ok(())
+}
+
+/// Deletes a topic with its queues and its offsets.
+pub(crate) fn forget(broker: &Shared, name: &str) -> Result<(), Refusal> {
+    broker.topics.delete(name);
+    broker.offsets.remove_topic(name);
+    broker.store.delete_topic(name).map_err(|e| Refusal::new(response::SYSTEM_ERROR, e.to_string()))
 }
 
 /// GET_ALL_TOPIC_CONFIG (21): everything, or a page of it for who asks with `topicSeq`.
@@ -185,8 +204,8 @@ pub(crate) fn consume_queue(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec
     }
     let first = header.index.max(min);
     let end = header.index.saturating_add(i64::from(header.count)).min(max).min(first.saturating_add(MAX_ENTRIES));
-    body.queue_data = (first..end)
-        .map_while(|offset| broker.store.entry(&queue, offset))
+    let entry = |offset: i64| if offset < end { broker.store.entry(&queue, offset) } else { None };
+    body.queue_data = std::iter::successors(entry(first), |before| entry(before.end()))
         .map(|entry| ConsumeQueueData {
             physic_offset: entry.physical_offset,
             physic_size: entry.size,

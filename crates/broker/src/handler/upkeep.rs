@@ -1,4 +1,4 @@
-//! Admin requests that look after the broker: settings (25, 26), statistics by name (315).
+//! Admin requests that look after the broker: settings (25, 26), statistics by name (315), how the log is read (2004).
 
 use std::sync::Arc;
 
@@ -56,4 +56,24 @@ pub(crate) fn stats_data(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8
         .filter(|flow| flow.total() > 0)
         .ok_or_else(|| Refusal::new(response::SYSTEM_ERROR, format!("The stats <{name}> <{key}> not exist")))?;
     call.respond_json(out, &flow.data(measure, clock::now_millis()))
+}
+
+/// SET_COMMITLOG_READ_MODE (2004): whether the kernel reads ahead in the log's files, until the next start.
+pub(crate) fn read_mode(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8>) -> Result<(), Refusal> {
+    let mode = call.request.fields.opt_str("READ_AHEAD_MODE").unwrap_or_default();
+    let read_ahead = match &*mode {
+        "0" => true,
+        "1" => false,
+        _ => {
+            let remark =
+                "set commitlog readahead mode param value error: READ_AHEAD_MODE is 0 (read ahead) or 1 (random)";
+            return Err(Refusal::new(response::INVALID_PARAMETER, remark));
+        }
+    };
+    tracing::info!("{} sets the read ahead mode of the commit log to {mode}", call.conn.peer());
+    broker.store.set_log_read_ahead(read_ahead);
+    let mut answer = call.respond(out, response::SUCCESS);
+    answer.remark(&format!("set commitlog readahead mode success, mode: {mode}"));
+    answer.finish();
+    Ok(())
 }

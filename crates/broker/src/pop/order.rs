@@ -27,6 +27,9 @@ const FORGET_AFTER_MS: i64 = 24 * 3_600_000;
 /// Bits there are for the acknowledgements of one pop.
 const MAX_MESSAGES: usize = 64;
 
+/// How often messages were popped before, by offset; `None` at the first pop of a queue.
+pub(crate) type Counts = Option<BTreeMap<i64, i32>>;
+
 /// By `topic@group`, then queue.
 type Table = HashMap<Box<str>, BTreeMap<u32, OrderInfo>>;
 
@@ -43,8 +46,10 @@ pub struct OrderPops {
 pub(crate) enum Acked {
     /// The group's offset moves here.
     Commit(i64),
-    /// The handle is older than the last pop, or names another message.
-    Nothing,
+    /// The handle is of an older pop.
+    Stale,
+    /// The last pop did not hand the message out.
+    NotPopped,
 }
 
 impl OrderPops {
@@ -61,19 +66,41 @@ impl OrderPops {
 
     /// Until when the queue may not be popped by this attempt, milliseconds since 1970.
     pub(crate) fn blocked_until(&self, request: &PopRequest, queue_id: u32, now: i64) -> Option<i64> {
-        with_pair(&request.topic, &request.group, |pair| {
-            let table = self.table.lock();
-            let info = table.get(pair)?.get(&queue_id)?;
+        self.look(&request.topic, &request.group, queue_id, |info| {
             if info.attempt_id.is_some() && info.attempt_id.as_deref() == request.attempt_id.as_deref() {
                 return None;
             }
-            let waiting = (0..info.offsets.len()).filter(|at| info.acked & (1 << at) == 0);
-            waiting.map(|at| visible_at(info, at, request.invisible_ms)).filter(|time| *time > now).max()
+            blocked_until(info, request.invisible_ms, now)
         })
+    }
+
+    /// Until when the queue may be popped by no new attempt, milliseconds since 1970.
+    pub(crate) fn free_at(&self, topic: &str, group: &str, queue_id: u32, now: i64) -> Option<i64> {
+        self.look(topic, group, queue_id, |info| blocked_until(info, 0, now))
+    }
+
+    fn look<R>(&self, topic: &str, group: &str, queue_id: u32, f: impl FnOnce(&OrderInfo) -> Option<R>) -> Option<R> {
+        with_pair(topic, group, |pair| self.table.lock().get(pair)?.get(&queue_id).and_then(f))
     }
 
     /// Notes a pop; how often each message was popped before, as `orderCountInfo` says it.
     pub(crate) fn popped(&self, request: &PopRequest, queue_id: u32, pop_time: i64, offsets: &[i64]) -> String {
+        let counts = self.enter_pop(request, queue_id, pop_time, offsets);
+        let mut text = String::new();
+        for (offset, count) in counts.iter().flatten() {
+            pop::begin_part(&mut text, Origin::Topic, format_args!("qo{queue_id}%{offset}"));
+            text.push_str(&count.to_string());
+        }
+        // Old clients know one count per queue: the smallest.
+        let all = counts.as_ref().filter(|counts| counts.len() == offsets.len());
+        let least = all.and_then(|counts| counts.values().min()).copied().unwrap_or(0);
+        pop::begin_part(&mut text, Origin::Topic, format_args!("{queue_id}"));
+        text.push_str(&least.to_string());
+        text
+    }
+
+    /// Notes a pop; how often each of its messages was popped before.
+    pub(crate) fn enter_pop(&self, request: &PopRequest, queue_id: u32, pop_time: i64, offsets: &[i64]) -> Counts {
         let mut info = info(pop_time, request.invisible_ms, offsets);
         info.attempt_id = request.attempt_id.as_deref().map(str::to_owned);
         self.enter((&request.topic, &request.group, queue_id), info, offsets)
@@ -91,36 +118,29 @@ impl OrderPops {
         }
     }
 
-    fn enter(&self, (topic, group, queue_id): (&str, &str, u32), mut info: OrderInfo, offsets: &[i64]) -> String {
-        let mut text = String::new();
-        with_pair(topic, group, |pair| {
+    fn enter(&self, (topic, group, queue_id): (&str, &str, u32), mut info: OrderInfo, offsets: &[i64]) -> Counts {
+        let counts = with_pair(topic, group, |pair| {
             let mut table = self.table.lock();
             let queues = table.entry(pair.into()).or_default();
             if let Some(before) = queues.get(&queue_id) {
                 info.consumed_count = Some(counts(before, &info, offsets));
             }
-            let counts = info.consumed_count.as_ref();
-            for (offset, count) in counts.into_iter().flatten() {
-                pop::begin_part(&mut text, Origin::Topic, format_args!("qo{queue_id}%{offset}"));
-                text.push_str(&count.to_string());
-            }
-            // Old clients know one count per queue: the smallest.
-            let all = counts.filter(|counts| counts.len() == offsets.len());
-            let least = all.and_then(|counts| counts.values().min()).copied().unwrap_or(0);
-            pop::begin_part(&mut text, Origin::Topic, format_args!("{queue_id}"));
-            text.push_str(&least.to_string());
+            let counts = info.consumed_count.clone();
             queues.insert(queue_id, info);
+            counts
         });
         self.changes.fetch_add(1, Ordering::Relaxed);
-        text
+        counts
     }
 
     /// Notes an acknowledgement.
     pub(crate) fn acknowledge(&self, topic: &str, group: &str, queue_id: u32, offset: i64, pop_time: i64) -> Acked {
         self.with(topic, group, queue_id, |info| {
             let Some(info) = info else { return Acked::Commit(offset.saturating_add(1)) };
-            let at = position(info, offset).filter(|_| info.pop_time == pop_time);
-            let Some(at) = at else { return Acked::Nothing };
+            if info.pop_time != pop_time {
+                return Acked::Stale;
+            }
+            let Some(at) = position(info, offset) else { return Acked::NotPopped };
             info.acked |= 1 << at;
             let waiting = (0..info.offsets.len()).find(|at| info.acked & (1 << at) == 0);
             Acked::Commit(match waiting {
@@ -142,6 +162,32 @@ impl OrderPops {
             if let Some(info) = info.filter(|info| info.pop_time == pop_time && position(info, offset).is_some()) {
                 info.next_visible.get_or_insert_default().insert(offset, at_ms);
             }
+        });
+    }
+
+    /// Makes all messages of the last pop visible again at another time, as if they had not been popped
+    /// (`MemoryConsumerOrderInfoManager.suspendQueue`).
+    pub(crate) fn suspend(&self, (topic, group, queue_id): (&str, &str, u32), pop_time: i64, at_ms: i64) {
+        self.with(topic, group, queue_id, |info| {
+            if let Some(info) = info.filter(|info| info.pop_time == pop_time) {
+                info.consumed_count.iter_mut().flatten().for_each(|(_, count)| *count = (*count - 1).max(0));
+                info.next_visible = None;
+                info.invisible_time = Some(at_ms.saturating_sub(pop_time).max(1));
+            }
+        });
+    }
+
+    /// Number of pairs of topic and group that popped.
+    pub(crate) fn len(&self) -> usize {
+        self.table.lock().len()
+    }
+
+    /// Forgets what nobody popped for long, and pairs of topic and group that `is_known` says are gone.
+    pub(crate) fn forget_old(&self, is_known: impl Fn(&str, &str) -> bool) {
+        let now = clock::now_millis();
+        self.table.lock().retain(|pair, queues| {
+            queues.retain(|_, info| now - info.last_consume_timestamp < FORGET_AFTER_MS);
+            !queues.is_empty() && pair.split_once('@').is_some_and(|(topic, group)| is_known(topic, group))
         });
     }
 
@@ -172,18 +218,11 @@ impl OrderPops {
 
     /// The content of `consumerOrderInfo.json`, without what nobody popped for long or `is_known` says is gone.
     pub fn encode(&self, is_known: impl Fn(&str, &str) -> bool) -> io::Result<Vec<u8>> {
-        let now = clock::now_millis();
+        self.forget_old(is_known);
         let mut file = ConsumerOrderInfoWrapper::default();
-        {
-            let mut table = self.table.lock();
-            table.retain(|pair, queues| {
-                queues.retain(|_, info| now - info.last_consume_timestamp < FORGET_AFTER_MS);
-                !queues.is_empty() && pair.split_once('@').is_some_and(|(topic, group)| is_known(topic, group))
-            });
-            for (pair, queues) in table.iter() {
-                let queues = queues.iter().map(|(id, info)| (*id as i32, info.clone())).collect();
-                file.table.insert(pair.to_string(), queues);
-            }
+        for (pair, queues) in self.table.lock().iter() {
+            let queues = queues.iter().map(|(id, info)| (*id as i32, info.clone())).collect();
+            file.table.insert(pair.to_string(), queues);
         }
         Ok(serde_json::to_vec_pretty(&file)?)
     }
@@ -210,6 +249,12 @@ fn offset_at(info: &OrderInfo, at: usize) -> i64 {
 
 fn position(info: &OrderInfo, offset: i64) -> Option<usize> {
     (0..info.offsets.len()).find(|at| offset_at(info, *at) == offset)
+}
+
+/// When the last of the messages that are not acknowledged is visible again, if that is later than `now`.
+fn blocked_until(info: &OrderInfo, usual_ms: i64, now: i64) -> Option<i64> {
+    let waiting = (0..info.offsets.len()).filter(|at| info.acked & (1 << at) == 0);
+    waiting.map(|at| visible_at(info, at, usual_ms)).filter(|time| *time > now).max()
 }
 
 fn visible_at(info: &OrderInfo, at: usize, usual_ms: i64) -> i64 {
@@ -260,8 +305,8 @@ mod tests {
         assert_eq!(pops.blocked_until(&request(None), 0, 1100), Some(5000));
         assert_eq!(pops.acknowledge("T", "G", 0, 6, 100), Acked::Commit(5));
         assert_eq!(pops.acknowledge("T", "G", 0, 5, 100), Acked::Commit(8));
-        assert_eq!(pops.acknowledge("T", "G", 0, 7, 100), Acked::Nothing);
-        assert_eq!(pops.acknowledge("T", "G", 0, 8, 99), Acked::Nothing);
+        assert_eq!(pops.acknowledge("T", "G", 0, 7, 100), Acked::NotPopped);
+        assert_eq!(pops.acknowledge("T", "G", 0, 8, 99), Acked::Stale);
         assert_eq!(pops.acknowledge("T", "G", 0, 8, 100), Acked::Commit(9));
         assert_eq!(pops.blocked_until(&request(None), 0, 200), None);
     }

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 
 use super::popped::Popped;
 use super::rate;
+use super::sources::watched;
 use super::take::{self, PopRequest};
 use crate::broker::Shared;
 use crate::handler::Refusal;
@@ -91,7 +92,7 @@ fn ends(queues: &[Arc<Queue>]) -> i64 {
 /// Pops or looks, and answers; a waiter that finds nothing is parked until its deadline.
 pub(crate) fn serve(broker: &Arc<Shared>, mut waiter: Waiter) {
     let mut records = Vec::new();
-    let queues = take::watched(broker, &waiter.request);
+    let queues = watched(broker, &waiter.request);
     let seen = ends(&queues);
     if waiter.notification {
         if take::has_message(broker, &waiter.request) {
@@ -111,8 +112,6 @@ pub(crate) fn serve(broker: &Arc<Shared>, mut waiter: Waiter) {
                 }
                 return;
             }
-            // What lies behind messages that the filter passed by wakes nobody: the next sweep looks on.
-            Ok(popped) if popped.rest > 0 => waiter.again_at = Some(popped.pop_time),
             Ok(popped) => waiter.again_at = popped.blocked_until,
             Err(refusal) => return (waiter.reply)(Woken::Refused(refusal)),
         }

@@ -12,8 +12,8 @@ pub(crate) struct Popped {
     pub start_offset_info: String,
     pub msg_offset_info: String,
     pub order_count_info: String,
-    /// When the first queue that an ordered pop could not touch may be popped again, or the group may read again,
-    /// milliseconds since 1970.
+    /// When another look is worth it at the earliest, milliseconds since 1970: an ordered pop may touch the first queue again,
+    /// the group may read again, a queue has messages behind those that the filter passed by.
     pub blocked_until: Option<i64>,
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Each revive queue is read from its committed offset on: check points enter the table, acknowledgements take messages off.
 //! Check points that are newer than the file of offsets also move the group's offset: the pop was answered, the file
-//! was not yet written. Runs before the first request, on one thread; later the reviving thread reads on when the timer
+//! was not yet written. Behind records that the log has lost in a crash neither is believed: messages may come twice, and
+//! none is forgotten. Runs before the first request, on one thread; later the reviving thread reads on when the timer
 //! has brought records that a Java broker gave it ([`read_foreign`]).
 
 use std::collections::HashMap;
@@ -21,8 +22,9 @@ use crate::broker::Shared;
 /// How long a check point of RocketMQ's timer waits for its acknowledgements, which the timer delivers after it, milliseconds.
 const FOREIGN_GRACE_MS: i64 = 3000;
 
-/// The offset behind the newest pop of each queue: position of its record in the log, and the offset.
-type Newest = HashMap<(Arc<str>, Arc<str>, u32), (i64, i64)>;
+/// Pops that are newer than the file of offsets, by queue: position of the record in the log, the offset where the pop
+/// began, and the one behind its last message.
+type Newest = HashMap<(Arc<str>, Arc<str>, u32), Vec<(i64, i64, i64)>>;
 
 /// Fills the table from the revive topic.
 pub(crate) fn replay(broker: &Shared) {
@@ -40,13 +42,35 @@ pub(crate) fn replay(broker: &Shared) {
     for id in 0..broker.pops.revive_queues() {
         broker.pops.foreign.begin(id, end_of(broker, id));
     }
-    for ((topic, group, queue_id), (_, next)) in newest {
-        broker.offsets.commit(&topic, &group, queue_id, next);
+    for ((topic, group, queue_id), mut pops) in newest {
+        // What a group popped of one queue stands in several revive queues: the log's order decides.
+        pops.sort_unstable();
+        let committed = broker.offsets.query(&topic, &group, queue_id);
+        broker.offsets.commit(&topic, &group, queue_id, behind(&pops, committed, gap(broker)));
     }
     let found = broker.pops.check_points();
     if found > 0 {
         tracing::info!("{found} pops are not fully acknowledged and come back when their invisible time is over");
     }
+}
+
+/// Where a group stands after these pops, the newest of which counts: a reset may go back. Behind a `gap` of the log, a
+/// position, it counts only as far as each pop follows the one before it: the gap may have taken a check point, whose
+/// messages would never come.
+fn behind(pops: &[(i64, i64, i64)], committed: Option<i64>, gap: i64) -> i64 {
+    let mut at = committed;
+    for (position, start, next) in pops {
+        if *position > gap && at.is_some_and(|at| *start > at) {
+            break;
+        }
+        at = Some(*next);
+    }
+    at.unwrap_or(0)
+}
+
+/// Position of the first records that the log has lost before others, `i64::MAX` if it has lost none.
+fn gap(broker: &Shared) -> i64 {
+    broker.store.first_gap().and_then(|position| i64::try_from(position).ok()).unwrap_or(i64::MAX)
 }
 
 /// Whether [`read_foreign`] would find something.
@@ -129,7 +153,7 @@ fn check_point(broker: &Shared, revive_queue: u32, record: &Record<'_>, newest: 
     } else if ck.diffs.is_some() && is_newer(broker, record) {
         // The group may have been made by this pop and not be in its file yet: without it the messages would be forgotten.
         let _ = broker.groups.find(&ck.group);
-        note(newest, record, (&ck.topic, &ck.group, queue_id), last + 1);
+        note(newest, record, (&ck.topic, &ck.group, queue_id), (ck.start_offset, last + 1));
     }
     let key = (ck.start_offset, ck.pop_time);
     broker.pops.insert(&queue, key, CheckPoint::new(key, revive_queue, record.queue_offset(), due, &offsets));
@@ -151,6 +175,10 @@ fn offsets(ck: &PopCheckPoint) -> Option<(u32, Vec<i64>)> {
 }
 
 fn acknowledge(broker: &Shared, record: &Record<'_>) {
+    if record.physical_offset() > gap(broker) {
+        // What the message became before it was acknowledged, one in the retry topic or under another handle, may be lost.
+        return;
+    }
     let Ok(ack) = json::from_slice::<AckMsg>(record.body()) else {
         tracing::warn!("an acknowledgement at {} of the log cannot be read", record.physical_offset());
         return;
@@ -168,14 +196,14 @@ fn order_pop(broker: &Shared, record: &Record<'_>, newest: &mut Newest) {
     let Ok(ck) = json::from_slice::<PopCheckPoint>(record.body()) else { return };
     let Some((queue_id, offsets)) = offsets(&ck).filter(|_| is_newer(broker, record)) else { return };
     broker.order_pops.restore((&ck.topic, &ck.group, queue_id), ck.pop_time, ck.invisible_time, &offsets);
-    note(newest, record, (&ck.topic, &ck.group, queue_id), ck.start_offset);
+    note(newest, record, (&ck.topic, &ck.group, queue_id), (ck.start_offset, ck.start_offset));
 }
 
 fn order_ack(broker: &Shared, record: &Record<'_>, newest: &mut Newest) {
     let Ok(ack) = json::from_slice::<AckMsg>(record.body()) else { return };
     let Some(queue_id) = u32::try_from(ack.queue_id).ok().filter(|_| is_newer(broker, record)) else { return };
     broker.order_pops.acknowledge(&ack.topic, &ack.group, queue_id, ack.ack_offset, ack.pop_time);
-    note(newest, record, (&ack.topic, &ack.group, queue_id), ack.start_offset);
+    note(newest, record, (&ack.topic, &ack.group, queue_id), (ack.start_offset, ack.start_offset));
 }
 
 /// Whether an own record was stored after the files were written.
@@ -183,15 +211,35 @@ fn is_newer(broker: &Shared, record: &Record<'_>) -> bool {
     !is_foreign(record) && record.store_timestamp() >= broker.offsets.loaded_at()
 }
 
-/// Notes where a group stands. What it popped of one queue stands in several revive queues: the log's order decides,
-/// for a reset may go back.
-fn note(newest: &mut Newest, record: &Record<'_>, (topic, group, queue_id): (&str, &str, u32), next: i64) {
-    let next = (record.physical_offset(), next);
+/// Notes where a pop began and where the group stands after it.
+fn note(
+    newest: &mut Newest,
+    record: &Record<'_>,
+    (topic, group, queue_id): (&str, &str, u32),
+    (start, next): (i64, i64),
+) {
     let place = (Arc::from(topic), Arc::from(group), queue_id);
-    newest.entry(place).and_modify(|other| *other = next.max(*other)).or_insert(next);
+    newest.entry(place).or_default().push((record.physical_offset(), start, next));
 }
 
 /// A broker that acts for another one has that one's check points, which are worked off there.
 fn is_ours(broker: &Shared, broker_name: &str) -> bool {
     broker_name.is_empty() || broker_name == broker.config.broker_name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_stands_behind_its_newest_pop_unless_one_before_it_is_lost() {
+        let pops = [(100, 0, 4), (200, 4, 6), (300, 9, 12)];
+        assert_eq!(behind(&pops, Some(0), i64::MAX), 12);
+        assert_eq!(behind(&pops, Some(0), 300), 12);
+        assert_eq!(behind(&pops, Some(0), 250), 6);
+        assert_eq!(behind(&pops, None, 0), 6);
+        assert_eq!(behind(&pops[1..], Some(3), 150), 3);
+        // After a reset.
+        assert_eq!(behind(&[(100, 8, 9), (200, 2, 3)], Some(8), 0), 3);
+    }
 }

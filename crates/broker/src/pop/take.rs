@@ -17,6 +17,7 @@ use super::check_point::{CheckPoint, Key};
 use super::log::{self, with_writer};
 use super::popped::Popped;
 use super::queue::PopQueue;
+use super::sources::{Walk, sources, watched};
 use super::{rate, records};
 use crate::broker::Shared;
 use crate::filter::Filter;
@@ -97,52 +98,10 @@ pub(crate) fn check_invisible_time(millis: i64, least: i64) -> Result<(), Refusa
 pub(crate) fn is_cold(broker: &Shared, request: &PopRequest) -> bool {
     let log = broker.store.max_physical_offset() - broker.store.min_physical_offset();
     log > broker.warm_log_bytes
-        && sources(broker, request, 0).any(|(_, queue)| {
+        && sources(broker, request, Walk::default()).any(|(_, queue)| {
             let offset = broker.offsets.query(queue.topic(), &request.group, queue.id()).unwrap_or(0);
             (queue.min_offset()..queue.max_offset()).contains(&offset) && !broker.store.is_in_memory(&queue, offset)
         })
-}
-
-/// The queues a pop looks at, the topic's own from the `turn`-th on and the retry topic's behind.
-fn sources(broker: &Shared, request: &PopRequest, turn: u32) -> impl Iterator<Item = (Origin, Arc<Queue>)> {
-    let own = broker.topics.get(&request.topic).map_or_else(Vec::new, |topic| {
-        let count = topic.read_queues();
-        let ids = match request.queue_id {
-            Some(id) => id..id + 1,
-            None => 0..count,
-        };
-        let start = if request.queue_id.is_some() { 0 } else { turn };
-        ids.map(|id| if count == 0 { id } else { (id + start) % count })
-            .filter_map(|id| topic.queue(&broker.store, id).cloned())
-            .map(|queue| (Origin::Topic, queue))
-            .collect()
-    });
-    let retry = if request.order { Vec::new() } else { retry_queues(broker, request, turn) };
-    own.into_iter().chain(retry)
-}
-
-/// The queue of the group's retry topic. With the second naming the first may be looked at too, one in a pop.
-fn retry_queues(broker: &Shared, request: &PopRequest, turn: u32) -> Vec<(Origin, Arc<Queue>)> {
-    let config = &broker.config.pop;
-    let origin = match config.enable_retry_topic_v2 {
-        false => Origin::RetryV1,
-        true if config.retrieve_message_from_pop_retry_topic_v1 && turn.is_multiple_of(2) => Origin::RetryV1,
-        true => Origin::RetryV2,
-    };
-    let name = origin.real_topic(&request.topic, &request.group);
-    broker.topics.get(&name).map_or_else(Vec::new, |topic| {
-        let queues = (0..topic.read_queues()).filter_map(|id| topic.queue(&broker.store, id).cloned());
-        queues.map(|queue| (origin, queue)).collect()
-    })
-}
-
-/// All queues that can give this pop a message, whichever a single pop looks at.
-pub(super) fn watched(broker: &Shared, request: &PopRequest) -> Vec<Arc<Queue>> {
-    let mut queues: Vec<_> = sources(broker, request, 0).map(|(_, queue)| queue).collect();
-    if broker.config.pop.enable_retry_topic_v2 {
-        queues.extend(retry_queues(broker, request, 1).into_iter().map(|(_, queue)| queue));
-    }
-    queues
 }
 
 /// Whether a message waits behind the group's offsets and may be popped now: the answer of a notification.
@@ -166,9 +125,9 @@ pub(crate) fn take(broker: &Shared, request: &PopRequest, records: &mut Vec<u8>)
     }
     let pops = &broker.pops;
     let turn = pops.turn();
-    let mut sources: Vec<_> = sources(broker, request, turn).collect();
-    // 61 and 100 have no common divisor: every share of a hundred pops comes up evenly.
-    if turn.wrapping_mul(61) % 100 < broker.config.pop.pop_from_retry_probability {
+    let walk = Walk::of(broker, request, turn);
+    let mut sources: Vec<_> = sources(broker, request, walk).collect();
+    if walk.retry_first(&broker.config.pop) {
         let own = sources.iter().take_while(|(origin, _)| *origin == Origin::Topic).count();
         sources.rotate_left(own);
     }
@@ -183,7 +142,7 @@ pub(crate) fn take(broker: &Shared, request: &PopRequest, records: &mut Vec<u8>)
         let committed = broker.offsets.query(queue.topic(), &request.group, queue.id());
         let nothing = committed == Some(end) || popped.count >= request.max_messages;
         if nothing && !broker.offsets.has_reset(queue.topic(), &request.group, queue.id()) {
-            popped.rest += committed.map_or(0, |committed| (end - committed).max(0));
+            popped.rest += (end - committed.unwrap_or_else(|| would_begin(broker, request, queue))).max(0);
             continue;
         }
         let before = (popped.count, records.len());
@@ -205,7 +164,7 @@ pub(crate) fn take(broker: &Shared, request: &PopRequest, records: &mut Vec<u8>)
 pub(crate) fn peek(broker: &Shared, request: &PopRequest, records: &mut Vec<u8>) -> Popped {
     let turn = broker.pops.turn();
     let mut found = Popped { pop_time: clock::now_millis(), ..Popped::default() };
-    for (_, queue) in sources(broker, request, turn) {
+    for (_, queue) in sources(broker, request, Walk { turn, by_priority: false }) {
         let committed = broker.offsets.query(queue.topic(), &request.group, queue.id());
         let offset = committed.unwrap_or_default().max(queue.min_offset());
         found.rest += (queue.max_offset() - offset).max(0);
@@ -239,6 +198,7 @@ fn take_from(
     if broker.live.pop_inflight_limit().is_some_and(|limit| pop_queue.in_flight() > limit) {
         // What is acknowledged or comes back makes room: those that wait look again in a while.
         popped.look_again(popped.pop_time.saturating_add(FULL_PAUSE_MS));
+        popped.rest += (queue.max_offset() - offset).max(0);
         return Ok(());
     }
     let before = records.len();
@@ -260,7 +220,12 @@ fn take_from(
         if let ReadStatus::NoMatchedMessage | ReadStatus::MessageWasRemoving = outcome.status {
             broker.offsets.commit(topic, group, queue.id(), outcome.next_offset);
         }
-        popped.rest += (outcome.max_offset - outcome.next_offset).max(0);
+        let rest = (outcome.max_offset - outcome.next_offset).max(0);
+        if rest > 0 {
+            // What lies behind messages that the filter passed by wakes nobody: the next sweep looks on.
+            popped.look_again(popped.pop_time);
+        }
+        popped.rest += rest;
         return Ok(());
     }
     let offsets = records::queue_offsets(&records[before..]);
@@ -272,6 +237,7 @@ fn take_from(
         });
         if let Err(refusal) = stored {
             records.truncate(before);
+            popped.rest += outcome.max_offset - offset;
             return if popped.count > 0 { Ok(()) } else { Err(refusal) };
         }
         let counts = broker.order_pops.popped(request, queue.id(), popped.pop_time, &offsets);
@@ -288,6 +254,7 @@ fn take_from(
             // The same message twice in one millisecond, after a reset: the next pop has another time.
             records.truncate(before);
             popped.rest += outcome.max_offset - offset;
+            popped.look_again(popped.pop_time);
             return Ok(());
         }
         let due = pop_time + request.invisible_ms;
@@ -296,6 +263,7 @@ fn take_from(
         };
         if let Err(refusal) = hand_out(broker, &pop_queue, revive_queue, key, due, &offsets, commit) {
             records.truncate(before);
+            popped.rest += outcome.max_offset - offset;
             return if popped.count > 0 { Ok(()) } else { Err(refusal) };
         }
         pop_time
@@ -369,10 +337,19 @@ fn start_offset(broker: &Shared, request: &PopRequest, queue: &Queue) -> i64 {
         broker.offsets.commit(topic, group, queue.id(), reset);
         return reset;
     }
-    if let Some(offset) = broker.offsets.query(topic, group, queue.id()) {
-        return offset;
-    }
-    let offset = if request.init_mode == INIT_OLDEST || ferromq_protocol::topic::is_retry_topic(topic) {
+    broker.offsets.query(topic, group, queue.id()).unwrap_or_else(|| first_offset(broker, request, queue))
+}
+
+/// Where a group without an offset begins; it has one from now on.
+pub(crate) fn first_offset(broker: &Shared, request: &PopRequest, queue: &Queue) -> i64 {
+    let offset = would_begin(broker, request, queue);
+    broker.offsets.commit(queue.topic(), &request.group, queue.id(), offset);
+    offset
+}
+
+/// Where a group without an offset would begin.
+fn would_begin(broker: &Shared, request: &PopRequest, queue: &Queue) -> i64 {
+    if request.init_mode == INIT_OLDEST || ferromq_protocol::topic::is_retry_topic(queue.topic()) {
         queue.min_offset()
     } else if broker.config.pop.init_pop_offset_by_check_msg_in_mem
         && queue.min_offset() <= 0
@@ -381,7 +358,5 @@ fn start_offset(broker: &Shared, request: &PopRequest, queue: &Queue) -> i64 {
         0
     } else {
         (queue.max_offset() - 1).max(0)
-    };
-    broker.offsets.commit(topic, group, queue.id(), offset);
-    offset
+    }
 }

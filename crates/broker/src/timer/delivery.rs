@@ -43,7 +43,10 @@ impl Delivery {
             );
             return;
         };
-        let queue = self.broker.store.queue(topic, queue_id);
+        let known = self.broker.topics.get(topic);
+        let known = known.as_ref().and_then(|topic| topic.queue(&self.broker.store, queue_id));
+        // A topic deleted meanwhile takes the message all the same, as in RocketMQ: it is there when the topic is again.
+        let queue = known.map_or_else(|| self.broker.store.queue(topic, queue_id), Arc::clone);
         self.push(record, &queue, more);
     }
 

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::limits;
+use crate::{broadcast_groups, limits};
 
 /// Most attribute changes one request may carry.
 const MAX_CHANGES: usize = 256;
@@ -34,9 +34,13 @@ const fn row(name: &'static str, changeable: bool, values: Values) -> Attribute 
 /// Key of the attribute that names the kind of messages a topic takes.
 pub const MESSAGE_TYPE: &str = "message.type";
 
+/// Key of the attribute that names the kind of a topic's queues, and the kind that takes a batch as one record.
+pub const QUEUE_TYPE: &str = "queue.type";
+pub const BATCH_CQ: &str = "BatchCQ";
+
 /// Attributes of a topic.
 pub const TOPIC: &[Attribute] = &[
-    row("queue.type", false, Values::OneOf(&["BatchCQ", "SimpleCQ"])),
+    row(QUEUE_TYPE, false, Values::OneOf(&[BATCH_CQ, "SimpleCQ"])),
     row("cleanup.policy", false, Values::OneOf(&["DELETE", "COMPACTION"])),
     row(
         MESSAGE_TYPE,
@@ -60,7 +64,10 @@ pub const GROUP: &[Attribute] = &[
     row("lite.sub.client.quota", true, Values::Range(-1, i64::MAX)),
     row("lite.sub.client.max.event.cnt", true, Values::Range(10, i64::MAX)),
     row("lite.sub.wildcard", true, Values::OneOf(&["true", "false"])),
+    // Our own from here on.
     row(limits::READ_RATE, true, Values::Range(0, limits::MAX_RATE)),
+    row(broadcast_groups::ATTRIBUTE, true, Values::OneOf(&["true", "false"])),
+    row(broadcast_groups::SEEN, true, Values::Range(0, i64::MAX)),
 ];
 
 /// Why a change of attributes was refused; the text is the remark of RocketMQ's answer.

@@ -8,6 +8,7 @@ use ferromq_protocol::topic::LMQ_PREFIX;
 use ferromq_store::{Queue, Store};
 
 use super::MAX_QUEUES_PER_TOPIC;
+use super::attributes::{BATCH_CQ, MESSAGE_TYPE, QUEUE_TYPE};
 use crate::limits::{self, Bucket};
 use crate::rates::Flow;
 
@@ -15,10 +16,13 @@ use crate::rates::Flow;
 pub struct Topic {
     pub(super) config: TopicConfig,
     unserved: Option<&'static str>,
+    batch: bool,
     queues: Box<[OnceLock<Arc<Queue>>]>,
     taken: Arc<Flow>,
     limit: Option<Arc<Bucket>>,
     degradable: bool,
+    by_priority: bool,
+    lite: bool,
 }
 
 impl Topic {
@@ -28,15 +32,13 @@ impl Topic {
             .map(|id| before.and_then(|topic| topic.queues.get(id)).cloned().unwrap_or_default())
             .collect();
         let has = |key: &str, value: &str| config.attributes.get(key).is_some_and(|v| v == value);
-        let unserved = match (has("cleanup.policy", "COMPACTION"), has("queue.type", "BatchCQ")) {
-            (true, _) => Some("cleanup.policy=COMPACTION"),
-            (_, true) => Some("queue.type=BatchCQ"),
-            _ => None,
-        };
+        let unserved = has("cleanup.policy", "COMPACTION").then_some("cleanup.policy=COMPACTION");
+        let batch = has(QUEUE_TYPE, BATCH_CQ);
         let taken = before.map_or_else(|| Arc::new(Flow::new()), |topic| Arc::clone(&topic.taken));
         let limit = Bucket::of(&config.attributes, limits::SEND_RATE, before.and_then(|topic| topic.limit.as_ref()));
-        let degradable = has(limits::DEGRADABLE, "true");
-        Self { config, unserved, queues, taken, limit, degradable }
+        let (degradable, by_priority) = (has(limits::DEGRADABLE, "true"), has(MESSAGE_TYPE, "PRIORITY"));
+        let lite = has(MESSAGE_TYPE, "LITE");
+        Self { config, unserved, batch, queues, taken, limit, degradable, by_priority, lite }
     }
 
     /// A light topic: one queue for everybody (RocketMQ's `LmqTopicConfigManager`).
@@ -75,6 +77,16 @@ impl Topic {
         self.degradable
     }
 
+    /// Whether the number of a queue is the priority of its messages (`message.type=PRIORITY`).
+    pub fn is_by_priority(&self) -> bool {
+        self.by_priority
+    }
+
+    /// Whether it is the parent of lite topics (`message.type=LITE`).
+    pub fn is_lite(&self) -> bool {
+        self.lite
+    }
+
     /// Number of queues consumers read.
     pub fn read_queues(&self) -> u32 {
         self.config.read_queue_nums.max(0) as u32
@@ -94,9 +106,14 @@ impl Topic {
     }
 
     /// The attribute that asks for a store of another kind. Messages to such a topic are refused: kept as ordinary ones
-    /// they would be deleted with the log, or not be found by the broker that the store goes back to.
+    /// they would be deleted with the log.
     pub fn unserved_attribute(&self) -> Option<&'static str> {
         self.unserved
+    }
+
+    /// Whether its queues take a batch as one record (`queue.type=BatchCQ`).
+    pub fn is_batch(&self) -> bool {
+        self.batch
     }
 
     /// The store's handle of queue `id`, made at first use; `None` beyond both queue numbers, and of a light topic when
@@ -108,7 +125,7 @@ impl Topic {
         }
         let queue = match self.name().starts_with(LMQ_PREFIX) {
             true => store.light_queue(self.name()).ok()?,
-            false => store.queue(self.name(), id),
+            false => store.topic_queue(self.name(), id, self.batch),
         };
         Some(slot.get_or_init(|| queue))
     }

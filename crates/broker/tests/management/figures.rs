@@ -97,6 +97,9 @@ fn settings_change_all_or_none_and_only_those_of_the_list() {
             assert!(answer.code == 29 || answer.code == 16, "{bad}: {} {}", answer.code, answer.remark);
         }
         assert_eq!(std::fs::read_to_string(&file).unwrap(), "# mine\nmaxMsgsNumBatch=64\n");
+        for (mode, code) in [("1", 0), ("0", 0), ("2", 29), ("", 29)] {
+            assert_eq!(peer.call(SET_COMMITLOG_READ_MODE, &[("READ_AHEAD_MODE", mode)], b"").await.code, code);
+        }
         peer.ok(UPDATE_BROKER_CONFIG, &[], b"maxMsgsNumBatch=7\nautoCreateTopicEnable=false\n").await;
         let shown = peer.ok(GET_BROKER_CONFIG, &[], b"").await.text();
         assert_eq!(shown, "maxMsgsNumBatch=7\nlistenPort=1\nautoCreateTopicEnable=false\n");

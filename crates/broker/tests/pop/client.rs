@@ -169,7 +169,7 @@ pub fn pop_all(bench: &Bench, header: &PopMessageHeader<'_>, n: usize) -> Vec<Me
 /// Starts another broker on what a kill at this moment leaves behind.
 pub fn kill(mut bench: Bench, config: BrokerConfig) -> Bench {
     let left = tempfile::tempdir().unwrap();
-    copy(bench.folder.path(), left.path());
+    killed_copy(bench.folder.path(), left.path());
     // The killed one is put away, its folder is not looked at again.
     bench.client.close();
     bench.broker.take().unwrap().shutdown();
@@ -190,26 +190,6 @@ pub fn restart(mut bench: Bench, config: BrokerConfig) -> Bench {
     bench.broker = Some(broker);
     bench.client = ferromq_remoting::Client::new(ferromq_remoting::ClientConfig::default(), None);
     bench
-}
-
-/// What was written last stands in the log, so the log is copied last: the others may be older, as after a kill.
-fn copy(from: &Path, to: &Path) {
-    let mut entries: Vec<_> = std::fs::read_dir(from).unwrap().map(Result::unwrap).collect();
-    entries.sort_by_key(|entry| match entry.file_name().to_str() {
-        Some("config") => 0,
-        Some("commitlog") => 2,
-        _ => 1,
-    });
-    for entry in entries {
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            std::fs::create_dir_all(&target).unwrap();
-            copy(&entry.path(), &target);
-        } else {
-            // A file may be renamed into its place meanwhile.
-            let _ = std::fs::copy(entry.path(), &target);
-        }
-    }
 }
 
 fn shrink(store: &mut ferromq_store::StoreConfig) {

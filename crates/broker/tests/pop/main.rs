@@ -10,6 +10,8 @@ mod client;
 mod foreign;
 mod model;
 mod order;
+mod order_model;
 mod pop;
+mod priority;
 mod refused;
 mod waiting;

@@ -126,7 +126,7 @@ fn run(steps: &[Step]) {
 }
 
 /// Whether the handle has so much time left that the acknowledgement before came in time.
-fn is_live(message: &Message) -> bool {
+pub fn is_live(message: &Message) -> bool {
     let handle = ferromq_protocol::pop::ReceiptHandle::parse(&message.handle).unwrap();
     ferromq_common::clock::now_millis() < handle.pop_time + handle.invisible_time
 }

@@ -85,6 +85,11 @@ fn a_group_with_too_much_unacknowledged_gets_no_more() {
     assert_eq!(first.len(), 10);
     let (answer, none) = pop(&bench, &ten);
     assert_eq!((code(&answer), none.len()), (response::POLLING_TIMEOUT, 0));
+    // What a full queue keeps back counts as left, also beside messages of another queue.
+    assert_eq!(number(&answer, "restNum"), Some(30));
+    bench.send("T", 1, "UNIQ_KEY\u{1}beside\u{2}", b"beside");
+    let (answer, one) = pop(&bench, &ten);
+    assert_eq!((bodies(&one), number(&answer, "restNum")), (vec!["beside"], Some(30)));
     let other = PopMessageHeader { consumer_group: Text::plain("H"), ..ten };
     assert_eq!(pop(&bench, &other).1.len(), 10);
     let waits = PopMessageHeader { poll_time: 8_000, born_time: ferromq_common::clock::now_millis(), ..ten };

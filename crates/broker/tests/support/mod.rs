@@ -200,3 +200,21 @@ pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
         std::thread::park_timeout(Duration::from_millis(5));
     }
 }
+
+/// Copies a store as a kill would leave it; the copy is opened as another broker. The log comes last: what the other
+/// files say must be in it.
+pub fn killed_copy(from: &std::path::Path, to: &std::path::Path) {
+    let mut entries: Vec<_> = std::fs::read_dir(from).unwrap().map(|entry| entry.unwrap()).collect();
+    let order = ["config", "checkpoint", "index", "consumequeue", "commitlog"];
+    entries.sort_by_key(|entry| order.iter().position(|name| entry.file_name() == *name));
+    for entry in entries {
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            std::fs::create_dir_all(&target).unwrap();
+            killed_copy(&entry.path(), &target);
+        } else if let Err(error) = std::fs::copy(entry.path(), target) {
+            // A file may be renamed into its place meanwhile.
+            assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{}: {error}", entry.path().display());
+        }
+    }
+}

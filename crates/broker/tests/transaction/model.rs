@@ -2,16 +2,41 @@
 
 use crate::*;
 
-/// Sends, ends, repeated ends, late ends, answers to checks and restarts in any order: each half ends once, as first said.
+/// Log files that are quickly copied.
+fn small(store: &mut ferromq_store::StoreConfig) {
+    store.mapped_file_size_commit_log = 4 * 1024 * 1024;
+}
+
+/// Starts another broker where this one stopped, or on what a kill at this moment leaves behind.
+fn start_again(bench: &mut Bench, killed: bool) -> Arc<Checks> {
+    if killed {
+        let left = tempfile::tempdir().unwrap();
+        killed_copy(bench.folder.path(), left.path());
+        bench.broker.take().unwrap().shutdown();
+        bench.folder = left;
+    } else {
+        bench.broker.take().unwrap().shutdown();
+    }
+    let mut store = store_config(bench.folder.path());
+    small(&mut store);
+    let broker = Broker::start(quick(), store).unwrap();
+    bench.addr = broker.addr().to_string();
+    bench.broker = Some(broker);
+    connect(bench)
+}
+
+/// Sends, ends, repeated ends, late ends, answers to checks, restarts and kills in any order: each half ends once, as first
+/// said.
 #[test]
-fn under_random_operations_and_restarts_each_half_ends_once() {
+fn under_random_operations_restarts_and_kills_each_half_ends_once() {
     for seed in 1..=3 {
         let mut state: u64 = seed;
         let mut roll = move |sides: u64| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (state >> 33) % sides
         };
-        let (mut bench, mut checks) = with_producer(quick());
+        let mut bench = start_with(quick(), small);
+        let mut checks = connect(&mut bench);
         let mut halves: Vec<(Half, Option<i32>)> = Vec::new();
         for _ in 0..120 {
             match roll(12) {
@@ -33,14 +58,13 @@ fn under_random_operations_and_restarts_each_half_ends_once() {
                     if let Some(check) = { checks.0.lock().last().cloned() } {
                         let at: usize = check.transaction_id[1..].parse().unwrap();
                         let outcome = if roll(2) == 0 { ROLLBACK } else { COMMIT };
-                        if end(&bench, Half::from(&check), outcome, true).0 == 0 {
+                        if end(&bench, check.half, outcome, true).0 == 0 {
                             assert_eq!(halves[at].1.replace(outcome), None, "seed {seed}: half {at} ended twice");
                         }
                     }
                 }
                 11 if roll(3) == 0 => {
-                    restart(&mut bench, quick());
-                    checks = connect(&mut bench);
+                    checks = start_again(&mut bench, roll(3) > 0);
                 }
                 _ => std::thread::sleep(Duration::from_millis(30)),
             }

@@ -38,20 +38,18 @@ impl Scalar<'_> {
     }
 
     fn integer(&self) -> Option<i64> {
-        if let Some(value) = scan::parse_i64(self.raw) {
-            return Some(value);
-        }
-        match self.raw {
+        scan::parse_i64(self.raw).or_else(|| match self.raw {
             // fastjson takes a boolean or nothing for a number, and drops a fraction.
             b"true" => Some(1),
             b"" | b"false" | b"null" => Some(0),
             _ => self.float().filter(|value| value.abs() < 9.0e18).map(|value| value as i64),
-        }
+        })
     }
 
     fn float(&self) -> Option<f64> {
         let starts = self.raw.first().is_some_and(|byte| byte.is_ascii_digit() || matches!(byte, b'-' | b'+' | b'.'));
-        std::str::from_utf8(self.raw).ok().filter(|_| starts)?.parse().ok()
+        // JSON has no infinity: what is too large for a double could not be written again.
+        std::str::from_utf8(self.raw).ok().filter(|_| starts)?.parse().ok().filter(|value: &f64| value.is_finite())
     }
 }
 

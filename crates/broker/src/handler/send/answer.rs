@@ -36,6 +36,8 @@ pub(super) struct Waiting {
     pub recall: (u32, u32),
     /// The producer does not wait for the disk (WAIT=false).
     pub no_wait: bool,
+    /// It is a batch that was stored as one record: its unique key is that of all.
+    pub inner: bool,
     /// It ends a transaction: the answer has no header.
     pub end: bool,
 }
@@ -62,7 +64,8 @@ impl Sends {
         }
         self.count_taken();
         let results = self.batch.results();
-        broker.stats.count_put(results.len() as u64, results.iter().map(|message| u64::from(message.size)).sum());
+        let messages = results.iter().map(|stored| u64::from(stored.messages.unsigned_abs())).sum();
+        broker.stats.count_put(messages, results.iter().map(|message| u64::from(message.size)).sum());
         self.clear();
         if self.waiting.capacity() > KEPT_ENTRIES {
             self.waiting.shrink_to(KEPT_ENTRIES);
@@ -163,6 +166,9 @@ impl SendConstants {
             && !uniq_key.is_empty()
         {
             frame.str("transactionId", uniq_key);
+            if waiting.inner {
+                frame.str("batchUniqId", uniq_key);
+            }
         }
         let recall = &uniq_keys[waiting.recall.0 as usize..waiting.recall.1 as usize];
         if let Ok(recall) = std::str::from_utf8(recall)

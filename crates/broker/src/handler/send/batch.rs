@@ -1,15 +1,17 @@
 //! The messages of one SEND_BATCH_MESSAGE: each becomes a record of its own with consecutive queue offsets, stored with
-//! exactly the properties its producer wrote (`MessageExtEncoder.encode(MessageExtBatch)`).
+//! exactly the properties its producer wrote (`MessageExtEncoder.encode(MessageExtBatch)`). In a topic with
+//! `queue.type=BatchCQ` a batch that has a unique key becomes one record, which consumers take apart
+//! (`SendMessageProcessor.sendBatchMessage`).
 
 use ferromq_protocol::code::response;
 use ferromq_protocol::header::send::SendHeader;
-use ferromq_protocol::record;
+use ferromq_protocol::record::{self, BatchError, InnerMessage};
 use ferromq_protocol::topic as names;
 
 use super::{Sends, Target, check_lights, illegal_size, parts, push_key, queue_of, refuse_other_kinds, rejected};
 use crate::broker::Shared;
 use crate::handler::{Call, Refusal};
-use crate::properties;
+use crate::properties::{self, Seen};
 
 /// Most messages in one SEND_BATCH_MESSAGE.
 const MAX_INNER_MESSAGES: usize = 32 * 1024;
@@ -44,7 +46,12 @@ impl Sends {
 
         // All or none: what joined the append batch leaves it again when a later message is no good.
         let first = self.batch.len();
-        if let Err(refusal) = self.push_inner(broker, call, header, target) {
+        let inner = target.topic.is_batch() && whole.uniq_key.is_some();
+        let pushed = match inner {
+            true => self.push_as_one(broker, call, header, target, &whole),
+            false => self.push_each(broker, call, header, target),
+        };
+        if let Err(refusal) = pushed {
             self.batch.truncate(first);
             return Err(refusal);
         }
@@ -52,10 +59,13 @@ impl Sends {
         let uniq_key = whole.uniq_key.map_or(&[][..], |range| &self.stored[range]);
         let uniq_key = push_key(&mut self.uniq_keys, uniq_key);
         self.wait(call, first, target.queue_id, whole.no_wait, uniq_key);
+        if let Some(waiting) = self.waiting.last_mut() {
+            waiting.inner = inner;
+        }
         Ok(())
     }
 
-    fn push_inner(
+    fn push_each(
         &mut self,
         broker: &Shared,
         call: &Call<'_>,
@@ -64,13 +74,7 @@ impl Sends {
     ) -> Result<(), Refusal> {
         let queue = queue_of(broker, call, target)?;
         for (at, inner) in record::batch(call.request.body).enumerate() {
-            let inner = inner.map_err(|e| Refusal::new(response::MESSAGE_ILLEGAL, e.to_string()))?;
-            if at >= MAX_INNER_MESSAGES {
-                let remark = format!("a batch holds at most {MAX_INNER_MESSAGES} messages");
-                return Err(Refusal::new(response::MESSAGE_ILLEGAL, remark));
-            }
-            let seen = properties::look(inner.properties);
-            refuse_other_kinds(seen.kind)?;
+            let (inner, seen) = checked(at, inner, MAX_INNER_MESSAGES)?;
             check_lights(broker, target, &seen, inner.properties)?;
             let mut parts = parts(broker, call, header, target, inner.body, inner.properties, &seen);
             parts.flag = inner.flag;
@@ -78,4 +82,44 @@ impl Sends {
         }
         Ok(())
     }
+
+    /// One record for all. `whole`: what the request's properties say, which are the record's.
+    fn push_as_one(
+        &mut self,
+        broker: &Shared,
+        call: &Call<'_>,
+        header: &SendHeader<'_>,
+        target: &Target,
+        whole: &Seen,
+    ) -> Result<(), Refusal> {
+        let queue = queue_of(broker, call, target)?;
+        let mut messages = 0;
+        for (at, inner) in record::batch(call.request.body).enumerate() {
+            let (_, seen) = checked(at, inner, i16::MAX as usize)?;
+            if seen.lights.is_some() || whole.lights.is_some() {
+                let remark = "a batch of a topic with queue.type=BatchCQ is one record and stands in its own queue only: send messages for light queues (INNER_MULTI_DISPATCH) one by one";
+                return Err(Refusal::new(response::MESSAGE_ILLEGAL, remark));
+            }
+            messages += 1;
+        }
+        properties::push(&mut self.stored, "CLUSTER", broker.config.broker_cluster_name.as_bytes());
+        let parts = parts(broker, call, header, target, call.request.body, &self.stored, whole);
+        self.batch.push_inner_batch(queue, &parts, messages).map_err(|reject| rejected(broker, reject))?;
+        Ok(())
+    }
+}
+
+/// The `at`-th message of a batch of at most `max`, and what its properties say.
+fn checked(
+    at: usize,
+    inner: Result<InnerMessage<'_>, BatchError>,
+    max: usize,
+) -> Result<(InnerMessage<'_>, Seen), Refusal> {
+    let inner = inner.map_err(|e| Refusal::new(response::MESSAGE_ILLEGAL, e.to_string()))?;
+    if at >= max {
+        return Err(Refusal::new(response::MESSAGE_ILLEGAL, format!("a batch holds at most {max} messages")));
+    }
+    let seen = properties::look(inner.properties);
+    refuse_other_kinds(seen.kind)?;
+    Ok((inner, seen))
 }

@@ -10,8 +10,14 @@ use crate::limits::{self, Bucket};
 use crate::topics::Topic;
 
 /// Refuses what goes beyond the limits of the disk, its topic or its connection.
-pub(super) fn within_limits(broker: &Shared, topic: &Topic, of_client: Option<&Bucket>) -> Result<(), Refusal> {
-    limits::refuse_under_pressure(broker, topic)?;
+/// `in_hand`: bytes of the turn's sends so far.
+pub(super) fn within_limits(
+    broker: &Shared,
+    topic: &Topic,
+    of_client: Option<&Bucket>,
+    in_hand: usize,
+) -> Result<(), Refusal> {
+    limits::refuse_under_pressure(broker, topic, in_hand)?;
     if let Some(bucket) = topic.limit() {
         let who = || format!("producers of topic {}", topic.name());
         limits::refuse_beyond(bucket, who, "topic attribute send.rate.limit")?;
@@ -46,7 +52,8 @@ impl Sends {
             // Empty when the store took nothing.
             let stored = results.get(messages).unwrap_or_default();
             if !stored.is_empty() {
-                flow.count(stored.len() as u64, stored.iter().map(|message| u64::from(message.size)).sum());
+                let messages = stored.iter().map(|stored| u64::from(stored.messages.unsigned_abs())).sum();
+                flow.count(messages, stored.iter().map(|message| u64::from(message.size)).sum());
             }
         }
     }
