@@ -7,6 +7,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         .build_transport(false)
         .build_client(false)
+        .codec_path("super::super::codec::SmallCodec")
         .bytes(".apache.rocketmq.v2.Message.body")
         .compile_fds(files)?;
     Ok(())

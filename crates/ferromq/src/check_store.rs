@@ -51,6 +51,8 @@ fn check(arguments: &CheckStoreArgs) -> Result<Report, Failure> {
         let or = |there: u64, usual: u64| if there == 0 { usual } else { there };
         config.mapped_file_size_commit_log = or(report.log_file_bytes, config.mapped_file_size_commit_log);
         config.mapped_file_size_consume_queue = or(report.queue_file_bytes, config.mapped_file_size_consume_queue);
+        let batch = &mut config.mapper_file_size_batch_consume_queue;
+        *batch = or(report.batch_queue_file_bytes, *batch);
     }
     logging::init(LevelFilter::INFO);
     rebuild_store(&config, &report)?;

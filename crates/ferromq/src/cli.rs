@@ -1,9 +1,13 @@
 //! The command line as data: every command, option, default and help text. What a command does stands in the file of its name.
 
 mod dlq;
+mod message_type;
+mod proxy;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use dlq::{DlqCommand, Wanted};
+pub use message_type::MessageType;
+pub use proxy::{ProxyArgs, ProxyMode};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -32,6 +36,8 @@ pub enum Command {
     Namesrv(NamesrvArgs),
     /// Start a Broker (also as `mqbroker`)
     Broker(BrokerArgs),
+    /// Start a proxy: gRPC clients in front of a cluster's brokers (also as `mqproxy`)
+    Proxy(ProxyArgs),
     /// Send messages to a topic
     Send(SendArgs),
     /// Show the messages of a topic, and new ones as they come
@@ -64,9 +70,21 @@ pub struct DevArgs {
     /// Port of the Broker, 0 for any free one [default: 10911]
     #[arg(long, value_name = "PORT")]
     pub broker_port: Option<u16>,
+    /// Port of remoting clients that know no NameServer, 0 for any free one
+    #[arg(long, value_name = "PORT", default_value_t = 8080)]
+    pub proxy_port: u16,
     /// Port of gRPC clients, 0 for any free one
     #[arg(long, value_name = "PORT", default_value_t = 8081)]
     pub grpc_port: u16,
+    /// Port of HTTP clients, 0 for any free one
+    #[arg(long, value_name = "PORT", default_value_t = 8082)]
+    pub http_port: u16,
+    /// Certificate chain of gRPC clients, PEM [default: made by the process]
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// Private key of that certificate, PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
     /// A broker.conf whose settings come before dev's own defaults
     #[arg(short = 'c', long = "config", value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -101,12 +119,15 @@ pub struct BrokerArgs {
     /// Print the important settings and exit
     #[arg(short = 'm', long = "printImportantConfig")]
     pub print_important: bool,
-    /// Serve gRPC clients, too
+    /// Serve gRPC clients, and remoting clients that know no NameServer, too
     #[arg(long)]
     pub enable_proxy: bool,
     /// Settings of the proxy, a rmq-proxy.json (`-pc` of `mqbroker`)
     #[arg(long = "proxyConfigPath", value_name = "FILE")]
     pub proxy_config: Option<PathBuf>,
+    /// Port of HTTP clients, 0 for any free one; without it there are none
+    #[arg(long, value_name = "PORT", requires = "enable_proxy")]
+    pub http_port: Option<u16>,
 }
 
 /// How a command finds the servers.
@@ -186,17 +207,6 @@ pub struct LagArgs {
     /// Print one JSON object per topic
     #[arg(long)]
     pub json: bool,
-}
-
-/// Attribute `message.type` of a topic.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum MessageType {
-    Normal,
-    Fifo,
-    Delay,
-    Transaction,
-    /// All of them
-    Mixed,
 }
 
 #[derive(Debug, Subcommand)]
@@ -333,16 +343,26 @@ fn span_millis(text: &str) -> Result<u64, String> {
 /// Arguments with the command that the program's own name stands for: `mqbroker -c x` is `ferromq broker -c x`.
 pub fn with_command_of_name(arguments: Vec<String>) -> Vec<String> {
     let name = arguments.first().map(|path| path.rsplit(['/', '\\']).next().unwrap_or_default());
-    let command = match name {
-        Some("mqnamesrv") => "namesrv",
-        Some("mqbroker") => "broker",
+    let (command, own) = match name {
+        Some("mqnamesrv") => ("namesrv", 1),
+        Some("mqbroker") => ("broker", 1),
+        Some("mqproxy") => ("proxy", 1),
+        _ if arguments.get(1).is_some_and(|command| command == "proxy") => ("proxy", 2),
         _ => return arguments,
     };
     let mut all = vec!["ferromq".to_owned(), command.to_owned()];
-    // Java's option has one dash and two letters, which would read as -p -c.
-    let spelled = |argument: String| if argument == "-pc" { "--proxyConfigPath".to_owned() } else { argument };
-    all.extend(arguments.into_iter().skip(1).map(spelled));
+    all.extend(arguments.into_iter().skip(own).map(spelled));
     all
+}
+
+/// Java's options with one dash and two letters would read as two options.
+fn spelled(argument: String) -> String {
+    match argument.as_str() {
+        "-pc" => "--proxyConfigPath".to_owned(),
+        "-pm" => "--proxyMode".to_owned(),
+        "-bc" => "--brokerConfigPath".to_owned(),
+        _ => argument,
+    }
 }
 
 #[cfg(test)]
@@ -373,6 +393,13 @@ mod tests {
             panic!("not a broker")
         };
         assert!(broker.enable_proxy && broker.proxy_config.is_some() && !broker.print_all);
+        for line in
+            ["mqproxy -pm LOCAL -bc b.conf -pc p.json -n a:1", "ferromq proxy -pm local -bc b.conf -pc p.json -n a:1"]
+        {
+            let Ok(Command::Proxy(proxy)) = parse(line) else { panic!("not a proxy: {line}") };
+            assert_eq!((proxy.mode, proxy.namesrv.as_deref()), (Some(ProxyMode::Local), Some("a:1")));
+            assert!(proxy.broker_config.is_some() && proxy.proxy_config.is_some());
+        }
         assert_eq!(parse("mqbroker -h").unwrap_err().kind(), clap::error::ErrorKind::DisplayHelp);
     }
 

@@ -8,7 +8,7 @@ use crate::{Failure, host, printer, servers};
 use ferromq_broker::Broker;
 use ferromq_common::{lifecycle::StopSignals, logging, net};
 use ferromq_namesrv::{NameServer, NamesrvConfig};
-use ferromq_proxy::Proxy;
+use ferromq_proxy::{CertificateFiles, Proxy, ProxyConfig, RemotingDoor};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -45,7 +45,7 @@ pub fn run(arguments: DevArgs) -> Result<(), Failure> {
         }
     };
 
-    let proxy = match Proxy::start(&servers::proxy_config(arguments.listen, arguments.grpc_port), &broker) {
+    let proxy = match Proxy::start(&proxy_config(&arguments), &broker) {
         Ok(proxy) => proxy,
         Err(error) => {
             broker.shutdown();
@@ -59,7 +59,10 @@ pub fn run(arguments: DevArgs) -> Result<(), Failure> {
         servers::namesrv_ready(name_server.addr()),
         servers::broker_ready(&broker_name, broker.addr(), Some(&namesrv_address)),
     ]);
-    let addresses = [namesrv_address, broker.addr().to_string(), reached_at(proxy.addr().port())];
+    let port = |addr: Option<SocketAddr>| addr.map_or(0, |addr| addr.port());
+    let ports = [port(proxy.remoting_addr()), proxy.addr().port(), port(proxy.http_addr())];
+    let [remoting, grpc, http] = ports.map(reached_at);
+    let addresses = [namesrv_address, broker.addr().to_string(), remoting, grpc, http];
     printer::lines(banner(&addresses, &data, started.elapsed().as_millis()));
     let signal = signals.wait();
     tracing::info!("{signal} received, stopping");
@@ -90,6 +93,7 @@ fn broker_settings(arguments: &DevArgs, data: &Path) -> Result<BrokerSettings, F
     settings.broker.broker_ip1 = reachable(arguments.listen).to_string();
     settings.broker.listen_port = BROKER_PORT;
     settings.store.root = data.join("store");
+    settings.serve_light_queues();
     settings.read(arguments.config.as_deref())?.log();
     if let Some(port) = arguments.broker_port {
         settings.broker.listen_port = port;
@@ -98,6 +102,18 @@ fn broker_settings(arguments: &DevArgs, data: &Path) -> Result<BrokerSettings, F
         settings.store.root = data.join("store");
     }
     Ok(settings)
+}
+
+fn proxy_config(arguments: &DevArgs) -> ProxyConfig {
+    let files = arguments.tls_cert.clone().zip(arguments.tls_key.clone());
+    let certificate = files.map(|(certificate, key)| CertificateFiles { certificate, key });
+    let at = |port| SocketAddr::new(arguments.listen, port);
+    ProxyConfig {
+        certificate,
+        http: Some(at(arguments.http_port)),
+        remoting: Some(RemotingDoor::new(at(arguments.proxy_port))),
+        ..ProxyConfig::new(at(arguments.grpc_port))
+    }
 }
 
 /// The address clients use for a listening address.
@@ -109,7 +125,7 @@ fn reachable(listen: IpAddr) -> IpAddr {
     }
 }
 
-fn banner([namesrv, broker, proxy]: &[String; 3], data: &Path, took_millis: u128) -> Vec<String> {
+fn banner([namesrv, broker, remoting, grpc, http]: &[String; 5], data: &Path, took_millis: u128) -> Vec<String> {
     let program = std::env::args().next().unwrap_or_else(|| "ferromq".into());
     let option = if *namesrv == format!("127.0.0.1:{NAMESRV_PORT}") { String::new() } else { format!(" -n {namesrv}") };
     vec![
@@ -118,7 +134,9 @@ fn banner([namesrv, broker, proxy]: &[String; 3], data: &Path, took_millis: u128
         String::new(),
         format!("  NameServer  {namesrv}   (namesrvAddr of any RocketMQ client)"),
         format!("  Broker      {broker}"),
-        format!("  gRPC        {proxy}   (endpoints of rocketmq-clients; TLS or plaintext)"),
+        format!("  Proxy       {remoting}   (namesrvAddr where only one address can be reached)"),
+        format!("  gRPC        {grpc}   (endpoints of rocketmq-clients; TLS or plaintext)"),
+        format!("  HTTP        {http}   (curl; /openapi.json describes it)"),
         format!("  Data        {}", data.display()),
         String::new(),
         "In a second terminal:".into(),
@@ -161,7 +179,7 @@ mod tests {
 
     #[test]
     fn commands_of_the_banner_name_the_address_when_it_is_not_the_usual_one() {
-        let addresses = |namesrv: &str| [namesrv, "b", "p"].map(str::to_owned);
+        let addresses = |namesrv: &str| [namesrv, "b", "p", "g", "h"].map(str::to_owned);
         let usual = banner(&addresses("127.0.0.1:9876"), Path::new("/d"), 3).join("\n");
         assert!(usual.contains("send Greetings \"hello\"\n"));
         let other = banner(&addresses("127.0.0.1:1234"), Path::new("/d"), 3).join("\n");

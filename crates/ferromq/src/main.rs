@@ -41,6 +41,7 @@ fn main() -> ExitCode {
         Command::Dev(arguments) => dev::run(arguments),
         Command::Namesrv(arguments) => servers::namesrv(&arguments),
         Command::Broker(arguments) => servers::broker(arguments),
+        Command::Proxy(arguments) => servers::proxy(arguments),
         Command::Send(arguments) => send::run(arguments),
         Command::Tail(arguments) => tail::run(arguments),
         Command::Topic(command) => topic::run(command),

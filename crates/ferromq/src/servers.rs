@@ -1,9 +1,9 @@
-//! `ferromq namesrv` and `ferromq broker`: one server in this process, until a signal stops it.
+//! `ferromq namesrv`, `ferromq broker` and `ferromq proxy`: one server in this process, until a signal stops it.
 //!
 //! The lines with `boot success` are RocketMQ's to the letter: start scripts and test containers wait for them.
 
-use crate::cli::{BrokerArgs, NamesrvArgs};
-use crate::settings::{self, BrokerSettings};
+use crate::cli::{BrokerArgs, NamesrvArgs, ProxyArgs, ProxyMode};
+use crate::settings::{self, BrokerSettings, ProxySettings, Remarks};
 use crate::{Failure, printer};
 use ferromq_broker::Broker;
 use ferromq_common::{lifecycle::StopSignals, logging};
@@ -15,9 +15,6 @@ use tracing::level_filters::LevelFilter;
 
 /// How long the ready line waits for the name servers: who reads it may send at once.
 pub const REGISTERED_WITHIN: Duration = Duration::from_secs(3);
-
-/// Threads of the proxy: the broker's work is done on them, too.
-const PROXY_THREADS: usize = 2;
 
 /// Runs a NameServer.
 pub fn namesrv(arguments: &NamesrvArgs) -> Result<(), Failure> {
@@ -49,11 +46,69 @@ pub fn broker(arguments: BrokerArgs) -> Result<(), Failure> {
         return Ok(());
     }
     logging::init(LevelFilter::INFO);
-    remarks.log();
-    let proxy_port = match arguments.enable_proxy {
-        true => Some(settings::read_proxy(arguments.proxy_config.as_deref())?),
+    let proxy = match arguments.enable_proxy {
+        true => {
+            let listen = listen(&settings);
+            let config = settings::read_proxy(arguments.proxy_config.as_deref(), listen)?.proxy;
+            Some(ProxyConfig { http: arguments.http_port.map(|port| SocketAddr::new(listen, port)), ..config })
+        }
         false => None,
     };
+    serve(settings, &remarks, proxy)
+}
+
+/// Runs a proxy, in local mode with its broker.
+pub fn proxy(arguments: ProxyArgs) -> Result<(), Failure> {
+    logging::init(LevelFilter::INFO);
+    let ProxySettings { mut proxy, mode, mut cluster, broker_config } = settings::read_proxy(
+        arguments.proxy_config.as_deref(),
+        arguments.listen.unwrap_or(Ipv4Addr::UNSPECIFIED.into()),
+    )?;
+    if let Some(port) = arguments.grpc_port {
+        proxy.listen.set_port(port);
+    }
+    if let (Some(port), Some(remoting)) = (arguments.proxy_port, &mut proxy.remoting) {
+        remoting.listen.set_port(port);
+    }
+    proxy.http = arguments.http_port.map(|port| SocketAddr::new(proxy.listen.ip(), port));
+    let file = Some(cluster.namesrv_addr).filter(|addresses| !addresses.is_empty());
+    let name_servers = arguments.namesrv.or(file);
+    if arguments.mode.unwrap_or(mode) == ProxyMode::Local {
+        let mut settings = BrokerSettings::new();
+        let remarks = settings.read(arguments.broker_config.or(broker_config).as_deref())?;
+        settings.broker.namesrv_addr = name_servers.or(settings.broker.namesrv_addr);
+        set_ip(&mut proxy, arguments.listen.unwrap_or_else(|| listen(&settings)));
+        return serve(settings, &remarks, Some(proxy));
+    }
+    let name_servers = name_servers.or_else(|| std::env::var("NAMESRV_ADDR").ok());
+    cluster.namesrv_addr =
+        name_servers.ok_or("no name server is set: give -n, namesrvAddr of the proxy's settings, or NAMESRV_ADDR")?;
+    proxy.threads = std::thread::available_parallelism().map_or(proxy.threads, |cores| cores.get());
+    let signals = StopSignals::install()?;
+    let proxy = Proxy::start_for_cluster(&proxy, cluster)?;
+    printer::lines(proxy_ready(&proxy));
+    let signal = signals.wait();
+    tracing::info!("{signal} received, stopping");
+    proxy.shutdown();
+    Ok(())
+}
+
+/// Moves all doors of a proxy to an address.
+fn set_ip(proxy: &mut ProxyConfig, ip: IpAddr) {
+    let remoting = proxy.remoting.as_mut().map(|door| &mut door.listen);
+    for listen in [Some(&mut proxy.listen), proxy.http.as_mut(), remoting].into_iter().flatten() {
+        listen.set_ip(ip);
+    }
+}
+
+/// The address a broker listens on.
+fn listen(settings: &BrokerSettings) -> IpAddr {
+    settings.broker.bind_address.parse().unwrap_or(Ipv4Addr::UNSPECIFIED.into())
+}
+
+/// Runs a broker, with a proxy beside it if there is one.
+fn serve(mut settings: BrokerSettings, remarks: &Remarks, proxy: Option<ProxyConfig>) -> Result<(), Failure> {
+    remarks.log();
     if settings.broker.namesrv_addr.is_none() {
         tracing::warn!(
             "no name server is set: clients will not find this broker; give -n, namesrvAddr or NAMESRV_ADDR"
@@ -63,9 +118,8 @@ pub fn broker(arguments: BrokerArgs) -> Result<(), Failure> {
     let name = settings.broker.broker_name.clone();
     let name_servers = settings.broker.namesrv_addr.clone();
     settings.broker.effective_properties = settings.effective();
-    let listen: IpAddr = settings.broker.bind_address.parse().unwrap_or(Ipv4Addr::UNSPECIFIED.into());
     let broker = Broker::start(settings.broker, settings.store)?;
-    let proxy = match proxy_port.map(|port| Proxy::start(&proxy_config(listen, port), &broker)).transpose() {
+    let proxy = match proxy.map(|config| Proxy::start(&config, &broker)).transpose() {
         Ok(proxy) => proxy,
         Err(error) => {
             broker.shutdown();
@@ -76,9 +130,7 @@ pub fn broker(arguments: BrokerArgs) -> Result<(), Failure> {
         tracing::warn!("not all name servers know this broker after {REGISTERED_WITHIN:?}; it goes on trying");
     }
     printer::lines([broker_ready(&name, broker.addr(), name_servers.as_deref())]);
-    printer::lines(
-        proxy.as_ref().map(|proxy| format!("rocketmq-proxy startup successfully, gRPC at {}", proxy.addr())),
-    );
+    printer::lines(proxy.iter().flat_map(proxy_ready));
     let signal = signals.wait();
     tracing::info!("{signal} received, stopping");
     if let Some(proxy) = proxy {
@@ -86,11 +138,6 @@ pub fn broker(arguments: BrokerArgs) -> Result<(), Failure> {
     }
     broker.shutdown();
     Ok(())
-}
-
-/// A proxy beside the broker of this process.
-pub fn proxy_config(listen: IpAddr, port: u16) -> ProxyConfig {
-    ProxyConfig { listen: SocketAddr::new(listen, port), threads: PROXY_THREADS }
 }
 
 /// RocketMQ's line for a NameServer that serves.
@@ -102,6 +149,14 @@ pub fn namesrv_ready(address: SocketAddr) -> String {
 pub fn broker_ready(name: &str, address: SocketAddr, name_servers: Option<&str>) -> String {
     let known_by = name_servers.map(|addresses| format!(" and name server is {addresses}")).unwrap_or_default();
     format!("The broker[{name}, {address}] boot success. serializeType=JSON{known_by}")
+}
+
+/// RocketMQ's line for a proxy that serves, and where it does.
+fn proxy_ready(proxy: &Proxy) -> Vec<String> {
+    let ready = format!("rocketmq-proxy startup successfully, gRPC at {}", proxy.addr());
+    let others = [("remoting", proxy.remoting_addr()), ("HTTP", proxy.http_addr())];
+    let others = others.into_iter().filter_map(|(kind, addr)| Some(format!("{kind} at {}", addr?)));
+    std::iter::once(ready).chain(others).collect()
 }
 
 #[cfg(test)]

@@ -11,13 +11,13 @@ mod proxy;
 
 pub use broker::BrokerSettings;
 pub use namesrv::read as read_namesrv;
-pub use proxy::read as read_proxy;
+pub use proxy::{ProxySettings, read as read_proxy};
 
 use ferromq_common::config::{self, Key};
 use ferromq_common::properties::{Entry, Properties, PropertiesError};
 use std::path::Path;
 
-/// One line a key: `b`, `n` or `s` (broker, NameServer, both), the name, RocketMQ's default.
+/// One line a key: `b`, `n`, `s` or `p` (broker, NameServer, both, proxy), the name, RocketMQ's default.
 const KNOWN: &str = include_str!("settings/known_keys.txt");
 
 /// Which program a file is for.
@@ -25,6 +25,7 @@ const KNOWN: &str = include_str!("settings/known_keys.txt");
 enum Server {
     Broker,
     Namesrv,
+    Proxy,
 }
 
 /// What the reader of a file should be told.
@@ -73,10 +74,14 @@ fn read_into<S>(
 }
 
 fn known(server: Server) -> impl Iterator<Item = (&'static str, &'static str)> + Clone {
-    let own = if server == Server::Broker { 'b' } else { 'n' };
+    let kinds: &[&str] = match server {
+        Server::Broker => &["b", "s"],
+        Server::Namesrv => &["n", "s"],
+        Server::Proxy => &["p"],
+    };
     KNOWN.lines().filter_map(move |line| {
         let (kind, rest) = line.split_once(' ')?;
-        (kind.len() == 1 && kind.starts_with([own, 's'])).then(|| rest.split_once('=')).flatten()
+        kinds.contains(&kind).then(|| rest.split_once('=')).flatten()
     })
 }
 
@@ -113,10 +118,11 @@ mod tests {
     fn the_list_of_known_keys_is_well_formed() {
         assert!(known(Server::Broker).count() > 500);
         assert!(known(Server::Namesrv).count() > 50);
+        assert!(known(Server::Proxy).count() > 140);
         let lines = KNOWN.lines().filter(|line| !line.starts_with('#'));
         for line in lines {
             let (kind, rest) = line.split_once(' ').unwrap();
-            assert!(["b", "n", "s"].contains(&kind) && rest.contains('='), "{line}");
+            assert!(["b", "n", "s", "p"].contains(&kind) && rest.contains('='), "{line}");
         }
     }
 

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use ferromq_protocol::version::language_number;
+use ferromq_protocol::version::{language, language_number};
 use tonic::metadata::MetadataMap;
 use tonic::{Extensions, Request};
 
@@ -13,6 +13,8 @@ use crate::tls::Ends;
 
 /// Longest client id, bytes.
 const MAX_CLIENT_ID_BYTES: usize = 255;
+/// A gRPC call waits at least so long for messages, milliseconds (`grpcClientConsumerMinLongPollingTimeoutMillis`).
+const LEAST_WAIT_MS: i64 = 5_000;
 
 /// The caller of one request.
 #[derive(Clone, Debug)]
@@ -23,6 +25,8 @@ pub(crate) struct Caller {
     pub ends: Ends,
     /// How long the client waits for an answer, when it says so.
     pub timeout: Option<Duration>,
+    /// The least time a call waits for messages, milliseconds.
+    pub least_wait_ms: i64,
 }
 
 impl Caller {
@@ -44,14 +48,17 @@ impl Caller {
             language: language_byte(text("x-mq-language")),
             ends: extensions.get::<Ends>().copied().unwrap_or(Ends { peer: nobody, local: nobody }),
             timeout: timeout(text("grpc-timeout")),
+            least_wait_ms: LEAST_WAIT_MS,
         })
     }
 
-    /// The address at which the client itself has reached us, unless it names one.
-    pub fn endpoints(&self, named: Option<Endpoints>) -> Endpoints {
-        if let Some(named) = named.filter(|named| !named.addresses.is_empty()) {
-            return named;
-        }
+    /// The caller of an HTTP request.
+    pub fn of_http(ends: Ends, client_id: String) -> Self {
+        Caller { client_id, language: language::HTTP, ends, timeout: None, least_wait_ms: 0 }
+    }
+
+    /// The address at which the client itself has reached us.
+    pub fn reached(&self) -> Endpoints {
         let local = self.ends.local;
         let scheme = if local.is_ipv4() { AddressScheme::IPv4 } else { AddressScheme::IPv6 };
         let address = Address { host: local.ip().to_string(), port: local.port().into() };

@@ -12,6 +12,8 @@ use crate::status::Refused;
 pub(crate) struct Handle {
     text: String,
     log_position: Option<i64>,
+    /// The lite topic of the message; the text does not say it.
+    lite: Option<String>,
 }
 
 impl Handle {
@@ -21,7 +23,7 @@ impl Handle {
             Some(position) => format!("{of_pop} {position}"),
             None => of_pop.to_string(),
         };
-        Handle { text, log_position }
+        Handle { text, log_position, lite: None }
     }
 
     /// Reads what a client sent; an expired handle is as good as none.
@@ -35,7 +37,20 @@ impl Handle {
             return refuse("expired");
         }
         let log_position = text.split(' ').nth(8).and_then(|position| position.parse().ok());
-        Ok(Handle { text: text.to_owned(), log_position })
+        Ok(Handle { text: text.to_owned(), log_position, lite: None })
+    }
+
+    /// The handle of a message of a lite topic, if there is one.
+    pub fn of_lite(self, lite: Option<&str>) -> Self {
+        match lite.filter(|lite| !lite.trim().is_empty()) {
+            Some(lite) => Handle { lite: Some(lite.to_owned()), ..self },
+            None => self,
+        }
+    }
+
+    /// The lite topic of the message.
+    pub fn lite(&self) -> Option<&str> {
+        self.lite.as_deref()
     }
 
     pub fn text(&self) -> &str {

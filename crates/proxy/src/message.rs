@@ -164,6 +164,11 @@ pub(crate) fn millis(duration: &Duration) -> i64 {
     duration.seconds.saturating_mul(1000).saturating_add(i64::from(duration.nanos) / 1_000_000)
 }
 
+/// Milliseconds since 1970, likewise.
+pub(crate) fn millis_of(time: &Timestamp) -> i64 {
+    time.seconds.saturating_mul(1000).saturating_add(i64::from(time.nanos) / 1_000_000)
+}
+
 pub(crate) fn duration(millis: i64) -> Duration {
     Duration { seconds: millis / 1000, nanos: (millis % 1000 * 1_000_000) as i32 }
 }

@@ -27,6 +27,21 @@ pub(crate) fn group(resource: Option<&Resource>) -> Result<String, Refused> {
     }
 }
 
+/// Longest lite topic, bytes (`maxLiteTopicSize`).
+pub(crate) const MAX_LITE_TOPIC: usize = 64;
+
+/// Checks the lite topic a request names.
+pub(crate) fn check_lite(name: &str) -> Result<(), Refused> {
+    let refuse = |why: String| Err(Refused::new(Code::IllegalLiteTopic, why));
+    if name.len() > MAX_LITE_TOPIC {
+        return refuse(format!("the lite topic has {} bytes, more than {MAX_LITE_TOPIC}", name.len()));
+    }
+    match topic::is_lite_topic(name) {
+        true => Ok(()),
+        false => refuse(format!("the lite topic {name:?} may have letters, digits, hyphens and underscores only")),
+    }
+}
+
 /// The full name, with the namespace before it as remoting clients write it.
 fn name(resource: Option<&Resource>) -> String {
     match resource {

@@ -6,25 +6,33 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ferromq_broker::Broker;
+use ferromq_client::BrokerCall;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
 
-use crate::door::Door;
-use crate::pb::messaging_service_server::MessagingServiceServer;
+use crate::access::AccessAddresses;
+use crate::certificate::{self, CertificateFiles, Followed, TlsError};
+use crate::cluster::{Cluster, ClusterConfig};
+use crate::door::{Door, Local};
+use crate::http::Http;
+use crate::inbound::Bounded;
+use crate::relay::{Relay, RemotingDoor};
 use crate::service::Service;
-use crate::tls::{self, Stream, TlsError};
+use crate::tls::{self, Stream};
 
-/// Largest message of a client, bytes (`grpcMaxInboundMessageSize`).
-const MAX_INBOUND_BYTES: usize = 130 * 1024 * 1024;
-/// Most connections at the same time.
+/// Largest message of a client, bytes, unless it is said otherwise: a few of the largest the broker takes.
+const MAX_INBOUND_BYTES: usize = 32 * 1024 * 1024;
+/// Threads, unless it is said otherwise: the broker's work is done on them, too.
+const THREADS: usize = 2;
+/// Most connections at the same time, unless it is said otherwise.
 const MAX_CONNECTIONS: usize = 65_536;
 /// Calls of one connection at the same time.
 const MAX_STREAMS: u32 = 4096;
-/// Time for the first byte and the TLS handshake of a connection.
+/// Time for the TLS handshake and the first bytes of a connection.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// Connections that are open but not yet served.
 const BACKLOG: usize = 256;
@@ -40,8 +48,36 @@ const KEEPALIVE: Duration = Duration::from_secs(60);
 pub struct ProxyConfig {
     /// Where gRPC clients connect; port 0 takes any free one.
     pub listen: SocketAddr,
+    /// Where HTTP clients connect, if they are served; port 0 takes any free one.
+    pub http: Option<SocketAddr>,
+    /// Where remoting clients connect that know the proxy only, if they are served.
+    pub remoting: Option<RemotingDoor>,
     /// Threads that serve them, at least 1.
     pub threads: usize,
+    /// The certificate of TLS; without files the proxy makes one.
+    pub certificate: Option<CertificateFiles>,
+    /// What clients are told instead of the address they used.
+    pub access: Option<AccessAddresses>,
+    /// Most connections at the same time.
+    pub max_connections: usize,
+    /// Largest message of a client, bytes (`grpcMaxInboundMessageSize`).
+    pub max_inbound_bytes: usize,
+}
+
+impl ProxyConfig {
+    /// The defaults, for clients that connect to `listen`.
+    pub fn new(listen: SocketAddr) -> Self {
+        ProxyConfig {
+            listen,
+            http: None,
+            remoting: None,
+            threads: THREADS,
+            certificate: None,
+            access: None,
+            max_connections: MAX_CONNECTIONS,
+            max_inbound_bytes: MAX_INBOUND_BYTES,
+        }
+    }
 }
 
 /// Why a proxy did not start.
@@ -53,6 +89,12 @@ pub enum StartError {
     Threads(io::Error),
     #[error("the proxy cannot use TLS: {0}")]
     Tls(#[from] TlsError),
+    #[error("the proxy serves no remoting clients: {0}")]
+    Remoting(#[from] ferromq_remoting::StartError),
+    #[error("the proxy serves no remoting clients: {0}")]
+    FrontDoor(#[from] ferromq_broker::StartError),
+    #[error("the proxy cannot serve a cluster: {0}")]
+    Cluster(#[from] ferromq_client::Error),
 }
 
 /// A running proxy.
@@ -61,32 +103,68 @@ pub struct Proxy {
     runtime: Runtime,
     stop: watch::Sender<bool>,
     served: tokio::task::JoinHandle<()>,
+    service: Arc<Service>,
+    http: Option<Http>,
+    remoting_addr: Option<SocketAddr>,
+    /// The remoting server of a cluster; before one broker it is the broker's.
+    relay: Option<Relay>,
 }
 
 impl Proxy {
     /// Serves the broker of this process.
     pub fn start(config: &ProxyConfig, broker: &Broker) -> Result<Proxy, StartError> {
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(config.threads.max(1))
-            .thread_name("proxy")
-            .enable_all()
-            .build()
-            .map_err(StartError::Threads)?;
+        let door = Door::Local(Local::new(Arc::clone(broker.shared()), broker.local_peers()));
+        let mut proxy = Self::serve(config, runtime(config)?, door)?;
+        if let Some(door) = config.remoting.clone() {
+            proxy.remoting_addr = Some(broker.open_front_door(door.listen, move |local| door.told(local))?);
+        }
+        Ok(proxy)
+    }
+
+    /// Serves the brokers that NameServers know.
+    pub fn start_for_cluster(config: &ProxyConfig, cluster: ClusterConfig) -> Result<Proxy, StartError> {
+        let runtime = runtime(config)?;
+        let (cluster, mut calls) = {
+            let _inside = runtime.enter();
+            Cluster::start(cluster)?
+        };
+        let mut proxy = Self::serve(config, runtime, Door::Cluster(Arc::clone(&cluster)))?;
+        proxy.relay = config.remoting.as_ref().map(|door| Relay::start(door, Arc::clone(&cluster))).transpose()?;
+        proxy.remoting_addr = proxy.relay.as_ref().map(Relay::addr);
+        let clients = Arc::clone(&proxy.service.clients);
+        proxy.runtime.spawn(async move {
+            if let Err(refused) = cluster.masters().await {
+                tracing::warn!("no NameServer answers yet: {}", refused.message);
+            }
+            while let Some(call) = calls.recv().await {
+                match call {
+                    BrokerCall::Check(check) => clients.recover(&cluster, &check),
+                    BrokerCall::LiteTopicTaken(taken) => clients.lite_topic_taken(&taken),
+                }
+            }
+        });
+        Ok(proxy)
+    }
+
+    fn serve(config: &ProxyConfig, runtime: Runtime, door: Door) -> Result<Proxy, StartError> {
         let refused = |source| StartError::Listen { addr: config.listen, source };
         let listener = runtime.block_on(TcpListener::bind(config.listen)).map_err(refused)?;
         let addr = listener.local_addr().map_err(refused)?;
-        let tls = tls::self_signed()?;
-        tracing::info!(
-            "gRPC clients are served on {addr}, in plaintext and with TLS; the certificate was made by this process and is trusted by no one but RocketMQ's clients"
-        );
-        let door = Door::new(Arc::clone(broker.shared()), broker.local_peers());
+        let tls = start_tls(config, &runtime)?;
+        tracing::info!("gRPC clients are served on {addr}, in plaintext and with TLS");
         let (stop, stopped) = watch::channel(false);
-        let service = Arc::new(Service::new(door, stopped.clone()));
+        let service = Arc::new(Service::new(door, config.access.clone(), stopped.clone()));
         let (opened, connections) = mpsc::channel(BACKLOG);
-        runtime.spawn(accept(listener, tls, opened));
+        runtime.spawn(accept(listener, tls.clone(), opened, config.max_connections));
         runtime.spawn(sweep(Arc::clone(&service)));
-        let served = runtime.spawn(serve(service, connections, stopped));
-        Ok(Proxy { addr, runtime, stop, served })
+        let http = config.http.map(|listen| {
+            let started = runtime.block_on(Http::start(listen, tls.clone(), Arc::clone(&service)));
+            started.map_err(|source| StartError::Listen { addr: listen, source })
+        });
+        let http = http.transpose()?;
+        let bounded = Bounded::new(Arc::clone(&service), config.max_inbound_bytes);
+        let served = runtime.spawn(serve(bounded, connections, stopped));
+        Ok(Proxy { addr, runtime, stop, served, http, remoting_addr: None, relay: None, service })
     }
 
     /// Where clients connect.
@@ -94,33 +172,70 @@ impl Proxy {
         self.addr
     }
 
+    /// Where HTTP clients connect.
+    pub fn http_addr(&self) -> Option<SocketAddr> {
+        self.http.as_ref().map(Http::addr)
+    }
+
+    /// Where remoting clients connect that know the proxy only.
+    pub fn remoting_addr(&self) -> Option<SocketAddr> {
+        self.remoting_addr
+    }
+
     /// Takes no further connections, ends the streams, and gives calls under way a moment. Blocks; to be called before
-    /// the broker stops.
+    /// the broker of this process stops.
     pub fn shutdown(self) {
         self.stop.send_replace(true);
-        let served = self.served;
+        if let Some(relay) = self.relay {
+            relay.shutdown();
+        }
+        let (served, http, renewals) = (self.served, self.http, &self.service.renewals);
+        let ended = async {
+            if let Some(http) = http {
+                http.ended().await;
+            }
+            served.await
+        };
         self.runtime.block_on(async {
-            if tokio::time::timeout(DRAIN, served).await.is_err() {
-                tracing::debug!("gRPC calls that still waited are given up");
+            if tokio::time::timeout(DRAIN, ended).await.is_err() {
+                tracing::debug!("calls that still waited are given up");
+            }
+            if tokio::time::timeout(DRAIN, renewals.give_all_back()).await.is_err() {
+                tracing::warn!("not all messages were given back; the rest is visible when its time is over");
+            }
+            if let Door::Cluster(cluster) = &self.service.door {
+                cluster.shutdown().await;
             }
         });
         self.runtime.shutdown_timeout(DRAIN);
     }
 }
 
-async fn serve(
-    service: Arc<Service>,
-    connections: mpsc::Receiver<io::Result<Stream>>,
-    mut stopped: watch::Receiver<bool>,
-) {
+/// TLS as it is at any time.
+fn start_tls(config: &ProxyConfig, runtime: &Runtime) -> Result<watch::Receiver<TlsAcceptor>, TlsError> {
+    let Some(files) = config.certificate.clone() else {
+        tracing::info!(
+            "the certificate of gRPC clients was made by this process: no one can trust it; set tlsCertPath and tlsKeyPath for one of your own"
+        );
+        return Ok(watch::channel(certificate::made()?).1);
+    };
+    tracing::info!("the certificate of gRPC clients is from {}", files.certificate.display());
+    let (followed, tls) = Followed::start(files)?;
+    runtime.spawn(followed.follow());
+    Ok(tls)
+}
+
+fn runtime(config: &ProxyConfig) -> Result<Runtime, StartError> {
+    let mut builder = Builder::new_multi_thread();
+    let builder = builder.worker_threads(config.threads.max(1)).thread_name("proxy").enable_all();
+    builder.build().map_err(StartError::Threads)
+}
+
+async fn serve(service: Bounded, connections: mpsc::Receiver<io::Result<Stream>>, mut stopped: watch::Receiver<bool>) {
     let served = Server::builder()
         .max_concurrent_streams(MAX_STREAMS)
         .http2_keepalive_interval(Some(KEEPALIVE))
-        .add_service(
-            MessagingServiceServer::from_arc(service)
-                .max_decoding_message_size(MAX_INBOUND_BYTES)
-                .max_encoding_message_size(usize::MAX),
-        )
+        .add_service(service)
         .serve_with_incoming_shutdown(ReceiverStream::new(connections), async move {
             // An error means that the proxy is gone: stop as well.
             let _ = stopped.wait_for(|stop| *stop).await;
@@ -131,9 +246,16 @@ async fn serve(
     }
 }
 
-/// Takes connections. Each does its handshake for itself, so that a slow one holds up nobody.
-async fn accept(listener: TcpListener, tls: TlsAcceptor, opened: mpsc::Sender<io::Result<Stream>>) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+/// Takes connections. Each does its handshake for itself, so that a slow one holds up nobody; its place is its own until it
+/// is closed.
+async fn accept(
+    listener: TcpListener,
+    tls: watch::Receiver<TlsAcceptor>,
+    opened: mpsc::Sender<io::Result<Stream>>,
+    most: usize,
+) {
+    let places = Arc::new(Semaphore::new(most));
+    let mut full = false;
     loop {
         let socket = tokio::select! {
             socket = listener.accept() => socket,
@@ -141,15 +263,14 @@ async fn accept(listener: TcpListener, tls: TlsAcceptor, opened: mpsc::Sender<io
         };
         match socket {
             Ok((socket, _)) => {
-                let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-                    tracing::warn!("{MAX_CONNECTIONS} gRPC connections wait for their handshake; one more is closed");
-                    continue;
-                };
-                let (tls, opened) = (tls.clone(), opened.clone());
-                tokio::spawn(async move {
-                    hand_over(socket, &tls, &opened).await;
-                    drop(place);
-                });
+                let place = Arc::clone(&places).try_acquire_owned().ok();
+                if place.is_none() && !full {
+                    tracing::warn!("{most} gRPC connections are open; further ones are closed until some of them end");
+                }
+                full = place.is_none();
+                if let Some(place) = place {
+                    tokio::spawn(hand_over(socket, place, tls.borrow().clone(), opened.clone()));
+                }
             }
             Err(error) => {
                 tracing::warn!(%error, "a gRPC connection could not be taken");
@@ -160,19 +281,24 @@ async fn accept(listener: TcpListener, tls: TlsAcceptor, opened: mpsc::Sender<io
     }
 }
 
-async fn hand_over(socket: TcpStream, tls: &TlsAcceptor, opened: &mpsc::Sender<io::Result<Stream>>) {
-    match tokio::time::timeout(HANDSHAKE_LIMIT, tls::open(socket, tls)).await {
+async fn hand_over(
+    socket: TcpStream,
+    place: OwnedSemaphorePermit,
+    tls: TlsAcceptor,
+    opened: mpsc::Sender<io::Result<Stream>>,
+) {
+    match tokio::time::timeout(HANDSHAKE_LIMIT, tls::open(socket, place, &tls)).await {
         // The server is stopping when nobody takes it.
         Ok(Ok(stream)) => drop(opened.send(Ok(stream)).await),
         Ok(Err(error)) => tracing::debug!(%error, "a gRPC connection was not opened"),
-        Err(_) => tracing::debug!("a gRPC connection said nothing for {HANDSHAKE_LIMIT:?} and is closed"),
+        Err(_) => tracing::debug!("a gRPC connection was not open within {HANDSHAKE_LIMIT:?} and is closed"),
     }
 }
 
 async fn sweep(service: Arc<Service>) {
     loop {
         tokio::time::sleep(SWEEP).await;
-        service.clients.forget_silent(Instant::now());
-        service.renewals.renew_due(&service).await;
+        service.clients.forget_silent(Instant::now()).await;
+        service.renewals.renew_due(&service.clients).await;
     }
 }

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::access::AccessAddresses;
 use crate::call::Caller;
 use crate::clients::Clients;
 use crate::door::Door;
@@ -14,22 +15,36 @@ use crate::pb::messaging_service_server::MessagingService;
 use crate::pb::*;
 use crate::renewal::Renewals;
 use crate::rpc::{
-    ack, assignment, dead_letter, end_transaction, heartbeat, invisible, recall, receive, route, send, telemetry,
+    ack, assignment, dead_letter, end_transaction, heartbeat, invisible, lite, offset, pull, recall, receive, route,
+    send, telemetry,
 };
 use crate::status::Refused;
 
 /// What all calls share.
+#[derive(Clone)]
 pub(crate) struct Service {
     pub door: Door,
     pub clients: Arc<Clients>,
-    pub renewals: Renewals,
+    pub renewals: Arc<Renewals>,
+    /// What clients are told instead of the address they used.
+    access: Option<AccessAddresses>,
     /// True once the proxy stops: streams end then.
     pub stopped: watch::Receiver<bool>,
 }
 
 impl Service {
-    pub fn new(door: Door, stopped: watch::Receiver<bool>) -> Self {
-        Service { clients: Arc::new(Clients::new(door.clone())), renewals: Renewals::default(), door, stopped }
+    pub fn new(door: Door, access: Option<AccessAddresses>, stopped: watch::Receiver<bool>) -> Self {
+        let (clients, renewals) = (Clients::new(door.clone()), Renewals::new(door.clone()));
+        Service { clients: Arc::new(clients), renewals: Arc::new(renewals), access, door, stopped }
+    }
+
+    /// Where a client is to find the brokers: here. It is told the address it names itself, or has used: whoever comes from
+    /// inside and from outside gets on with what has worked.
+    pub fn endpoints(&self, caller: &Caller, named: Option<Endpoints>) -> Endpoints {
+        match &self.access {
+            Some(AccessAddresses(told)) => told.clone(),
+            None => named.filter(|named| !named.addresses.is_empty()).unwrap_or_else(|| caller.reached()),
+        }
     }
 }
 
@@ -49,10 +64,6 @@ macro_rules! answer {
         });
         Ok(Response::new(answer))
     }};
-}
-
-fn unserved(call: &str) -> Status {
-    Status::unimplemented(format!("{call} is not served"))
 }
 
 #[tonic::async_trait]
@@ -91,7 +102,7 @@ impl MessagingService for Service {
             Ok(caller) => receive::receive(self, &caller, request.into_inner()).await,
             Err(refused) => receive::nothing(refused),
         };
-        Ok(Response::new(Box::pin(tokio_stream::iter(answers.into_iter().map(Ok)))))
+        Ok(Response::new(answers))
     }
 
     async fn ack_message(&self, request: Request<AckMessageRequest>) -> Result<Response<AckMessageResponse>, Status> {
@@ -105,20 +116,33 @@ impl MessagingService for Service {
         answer!(self, request, dead_letter::forward, ForwardMessageToDeadLetterQueueResponse)
     }
 
-    async fn pull_message(&self, _: Request<PullMessageRequest>) -> Result<Response<Self::PullMessageStream>, Status> {
-        Err(unserved("PullMessage"))
+    async fn pull_message(
+        &self,
+        request: Request<PullMessageRequest>,
+    ) -> Result<Response<Self::PullMessageStream>, Status> {
+        let answers = match Caller::of(&request) {
+            Ok(caller) => pull::pull(self, &caller, request.into_inner()).await,
+            Err(refused) => pull::nothing(refused),
+        };
+        Ok(Response::new(answers))
     }
 
-    async fn update_offset(&self, _: Request<UpdateOffsetRequest>) -> Result<Response<UpdateOffsetResponse>, Status> {
-        Err(unserved("UpdateOffset"))
+    async fn update_offset(
+        &self,
+        request: Request<UpdateOffsetRequest>,
+    ) -> Result<Response<UpdateOffsetResponse>, Status> {
+        answer!(self, request, offset::update, UpdateOffsetResponse)
     }
 
-    async fn get_offset(&self, _: Request<GetOffsetRequest>) -> Result<Response<GetOffsetResponse>, Status> {
-        Err(unserved("GetOffset"))
+    async fn get_offset(&self, request: Request<GetOffsetRequest>) -> Result<Response<GetOffsetResponse>, Status> {
+        answer!(self, request, offset::get, GetOffsetResponse)
     }
 
-    async fn query_offset(&self, _: Request<QueryOffsetRequest>) -> Result<Response<QueryOffsetResponse>, Status> {
-        Err(unserved("QueryOffset"))
+    async fn query_offset(
+        &self,
+        request: Request<QueryOffsetRequest>,
+    ) -> Result<Response<QueryOffsetResponse>, Status> {
+        answer!(self, request, offset::query, QueryOffsetResponse)
     }
 
     async fn end_transaction(
@@ -158,8 +182,8 @@ impl MessagingService for Service {
 
     async fn sync_lite_subscription(
         &self,
-        _: Request<SyncLiteSubscriptionRequest>,
+        request: Request<SyncLiteSubscriptionRequest>,
     ) -> Result<Response<SyncLiteSubscriptionResponse>, Status> {
-        Err(unserved("SyncLiteSubscription"))
+        answer!(self, request, lite::sync, SyncLiteSubscriptionResponse)
     }
 }

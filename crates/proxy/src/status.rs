@@ -1,7 +1,8 @@
 //! Outcomes: RocketMQ's codes in the answer's own `status`, never as gRPC errors (`ResponseBuilder`).
 
-use ferromq_protocol::OwnedCommand;
+use ferromq_client::Error;
 use ferromq_protocol::code::response;
+use ferromq_protocol::{FieldError, OwnedCommand};
 use ferromq_remoting::InvokeError;
 
 use crate::pb::{Code, Status};
@@ -35,6 +36,23 @@ impl From<InvokeError> for Refused {
     }
 }
 
+/// A broker's answer that cannot be read.
+impl From<FieldError> for Refused {
+    fn from(error: FieldError) -> Self {
+        Refused::new(Code::InternalServerError, error.to_string())
+    }
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Unreachable { source, .. } => source.into(),
+            Error::UnknownBroker(_) => Refused::new(Code::BadRequest, error.to_string()),
+            _ => Refused::new(Code::InternalServerError, error.to_string()),
+        }
+    }
+}
+
 impl From<Refused> for Status {
     fn from(refused: Refused) -> Self {
         status(refused.code, refused.message)
@@ -48,8 +66,11 @@ fn code_of(broker_code: i32) -> Code {
         response::REQUEST_CODE_NOT_SUPPORTED => Code::NotImplemented,
         response::SUBSCRIPTION_GROUP_NOT_EXIST => Code::ConsumerGroupNotFound,
         response::TOPIC_NOT_EXIST => Code::TopicNotFound,
+        response::QUERY_NOT_FOUND => Code::OffsetNotFound,
         response::NO_PERMISSION => Code::Forbidden,
         response::MESSAGE_ILLEGAL | response::INVALID_PARAMETER => Code::BadRequest,
+        response::LMQ_QUOTA_EXCEEDED => Code::LiteTopicQuotaExceeded,
+        response::LITE_SUBSCRIPTION_QUOTA_EXCEEDED => Code::LiteSubscriptionQuotaExceeded,
         response::SUBSCRIPTION_PARSE_FAILED => Code::IllegalFilterExpression,
         _ => Code::InternalServerError,
     }

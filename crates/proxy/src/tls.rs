@@ -1,25 +1,24 @@
-//! TLS and plaintext on one port: the first byte of a connection tells (22 begins a TLS record).
-//!
-//! Official clients use TLS by default and trust any certificate; without one of its own the proxy makes one at its start.
+//! TLS and plaintext on one port: the first byte of a connection tells (22 begins a TLS record). `certificate.rs` has
+//! the certificate.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use rcgen::{CertifiedKey, generate_simple_self_signed};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::PrivateKeyDer;
-use tokio_rustls::rustls::{self, ServerConfig};
+use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
 /// First byte of a TLS handshake.
 const HANDSHAKE: u8 = 22;
+/// Length of what every client of HTTP/2 says first.
+const PREFACE: usize = 24;
 
 /// Both ends of a connection.
 #[derive(Clone, Copy, Debug)]
@@ -28,79 +27,120 @@ pub(crate) struct Ends {
     pub local: SocketAddr,
 }
 
-/// Why TLS cannot be had.
-#[derive(Debug, thiserror::Error)]
-pub enum TlsError {
-    #[error("a certificate cannot be made: {0}")]
-    Generate(#[from] rcgen::Error),
-    #[error("the certificate cannot be used: {0}")]
-    Use(#[from] rustls::Error),
+/// A connection of either kind, and its place among all.
+pub(crate) struct Stream {
+    socket: Socket,
+    ends: Ends,
+    /// The preface, and how much of it has been read.
+    preface: ([u8; PREFACE], usize),
+    _place: OwnedSemaphorePermit,
 }
 
-/// TLS with a certificate made for this process.
-pub(crate) fn self_signed() -> Result<TlsAcceptor, TlsError> {
-    let CertifiedKey { cert, signing_key } = generate_simple_self_signed(vec!["localhost".to_owned()])?;
-    let key = PrivateKeyDer::Pkcs8(signing_key.serialize_der().into());
-    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(vec![cert.der().clone()], key)?;
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(config)))
+/// A socket of either kind.
+pub(crate) enum Socket {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// A connection of either kind.
-pub(crate) enum Stream {
-    Plain(TcpStream, Ends),
-    Tls(Box<TlsStream<TcpStream>>, Ends),
+/// The same TLS for clients of another protocol than gRPC's.
+pub(crate) fn speaking(tls: &TlsAcceptor, protocol: &[u8]) -> TlsAcceptor {
+    let mut config = ServerConfig::clone(tls.config());
+    config.alpn_protocols = vec![protocol.to_vec()];
+    Arc::new(config).into()
 }
 
-/// Looks at the first byte and does the handshake if it asks for one.
-pub(crate) async fn open(socket: TcpStream, tls: &TlsAcceptor) -> io::Result<Stream> {
-    let ends = Ends { peer: socket.peer_addr()?, local: socket.local_addr()? };
-    socket.set_nodelay(true)?;
+/// Looks at the first byte, and does the handshake if it asks for one.
+pub(crate) async fn detect(tcp: TcpStream, tls: &TlsAcceptor) -> io::Result<Socket> {
     let mut first = [0];
-    if socket.peek(&mut first).await? == 1 && first[0] == HANDSHAKE {
-        return Ok(Stream::Tls(Box::new(tls.accept(socket).await?), ends));
-    }
-    Ok(Stream::Plain(socket, ends))
+    Ok(match tcp.peek(&mut first).await? {
+        1 if first[0] == HANDSHAKE => Socket::Tls(Box::new(tls.accept(tcp).await?)),
+        _ => Socket::Plain(tcp),
+    })
+}
+
+/// Opens a connection and waits for the preface: from then on the server notices by itself when the other end is gone.
+pub(crate) async fn open(tcp: TcpStream, place: OwnedSemaphorePermit, tls: &TlsAcceptor) -> io::Result<Stream> {
+    let ends = Ends { peer: tcp.peer_addr()?, local: tcp.local_addr()? };
+    tcp.set_nodelay(true)?;
+    let mut socket = detect(tcp, tls).await?;
+    let mut preface = [0; PREFACE];
+    socket.read_exact(&mut preface).await?;
+    Ok(Stream { socket, ends, preface: (preface, 0), _place: place })
 }
 
 impl Connected for Stream {
     type ConnectInfo = Ends;
 
     fn connect_info(&self) -> Ends {
-        match self {
-            Stream::Plain(_, ends) | Stream::Tls(_, ends) => *ends,
-        }
+        self.ends
     }
 }
 
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let me = self.get_mut();
+        let (preface, read) = &mut me.preface;
+        if *read < PREFACE {
+            let part = into.remaining().min(PREFACE - *read);
+            into.put_slice(&preface[*read..*read + part]);
+            *read += part;
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut me.socket).poll_read(cx, into)
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Stream::Plain(stream, _) => Pin::new(stream).poll_read(cx, into),
-            Stream::Tls(stream, _) => Pin::new(stream).poll_read(cx, into),
+            Socket::Plain(tcp) => Pin::new(tcp).poll_read(cx, into),
+            Socket::Tls(tls) => Pin::new(tls).poll_read(cx, into),
         }
     }
 }
 
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().socket).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().socket).poll_write_vectored(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().socket).poll_shutdown(cx)
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Stream::Plain(stream, _) => Pin::new(stream).poll_write(cx, bytes),
-            Stream::Tls(stream, _) => Pin::new(stream).poll_write(cx, bytes),
+            Socket::Plain(tcp) => Pin::new(tcp).poll_write(cx, bytes),
+            Socket::Tls(tls) => Pin::new(tls).poll_write(cx, bytes),
         }
     }
 
     fn poll_write_vectored(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        parts: &[io::IoSlice<'_>],
+        parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Stream::Plain(stream, _) => Pin::new(stream).poll_write_vectored(cx, parts),
-            Stream::Tls(stream, _) => Pin::new(stream).poll_write_vectored(cx, parts),
+            Socket::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, parts),
+            Socket::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, parts),
         }
     }
 
@@ -110,15 +150,15 @@ impl AsyncWrite for Stream {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Stream::Plain(stream, _) => Pin::new(stream).poll_flush(cx),
-            Stream::Tls(stream, _) => Pin::new(stream).poll_flush(cx),
+            Socket::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
+            Socket::Tls(tls) => Pin::new(tls).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Stream::Plain(stream, _) => Pin::new(stream).poll_shutdown(cx),
-            Stream::Tls(stream, _) => Pin::new(stream).poll_shutdown(cx),
+            Socket::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Socket::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
         }
     }
 }

@@ -16,6 +16,8 @@ const REQUEST_MODES: &[&str] = &["PULL", "POP"];
 const FLUSH_TYPES: &[&str] = &["ASYNC_FLUSH", "SYNC_FLUSH"];
 /// Bytes of one consume queue entry; a file holds a whole number of them.
 const CONSUME_QUEUE_ENTRY: u64 = 20;
+/// The same of a batch consume queue.
+const BATCH_QUEUE_ENTRY: u64 = 46;
 
 /// Everything a broker is started with.
 #[derive(Debug)]
@@ -74,6 +76,12 @@ impl BrokerSettings {
         }
     }
 
+    /// Lets messages stand in light queues, and so in lite topics.
+    pub fn serve_light_queues(&mut self) {
+        self.broker.enable_lmq = true;
+        self.multi_dispatch = true;
+    }
+
     /// Reads a file over what is there.
     pub fn read(&mut self, path: Option<&Path>) -> Result<Remarks, SettingsError> {
         let (file, mut remarks) = read_into(path, Server::Broker, KEYS, self)?;
@@ -106,6 +114,8 @@ impl BrokerSettings {
             if self.request_mode == 0 { MessageRequestMode::Pull } else { MessageRequestMode::Pop };
         let queue_file = &mut self.store.mapped_file_size_consume_queue;
         *queue_file = queue_file.next_multiple_of(CONSUME_QUEUE_ENTRY);
+        let batch_file = &mut self.store.mapper_file_size_batch_consume_queue;
+        *batch_file = batch_file.next_multiple_of(BATCH_QUEUE_ENTRY);
         let usual = self.store.root.join("commitlog");
         match &self.commit_log {
             Some(path) if *path != usual => Err(SettingsError(format!(
@@ -218,6 +228,17 @@ const KEYS: &[Key<BrokerSettings>] = &[
         Slot::Int(Int::I64(&mut s.broker.start_accept_send_request_time_stamp), 0, i64::MAX)
     }),
     key("clientSendRateLimit", |s| Slot::Int(Int::U32(&mut s.broker.client_send_rate_limit), 0, 10_000_000)),
+    key("waitTimeMillsInSendQueue", |s| Slot::Int(Int::U64(&mut s.broker.wait_time_mills_in_send_queue), 1, DAY_MS)),
+    key("enableBroadcastOffsetStore", |s| Slot::Bool(&mut s.broker.enable_broadcast_offset_store)),
+    key("broadcastOffsetExpireSecond", |s| {
+        Slot::Int(Int::U64(&mut s.broker.broadcast_offset_expire_second), 1, 7 * 86_400)
+    }),
+    key("broadcastOffsetExpireMaxSecond", |s| {
+        Slot::Int(Int::U64(&mut s.broker.broadcast_offset_expire_max_second), 1, 7 * 86_400)
+    }),
+    key("coldDataFlowControlEnable", |s| Slot::Bool(&mut s.broker.cold_data_flow_control_enable)),
+    key("cgColdReadThreshold", |s| Slot::Int(Int::U64(&mut s.broker.cg_cold_read_threshold), 0, i64::MAX)),
+    key("globalColdReadThreshold", |s| Slot::Int(Int::U64(&mut s.broker.global_cold_read_threshold), 0, i64::MAX)),
     key("maxUnflushedBytes", |s| Slot::Int(Int::U64(&mut s.broker.max_unflushed_bytes), 0, i64::MAX)),
     key("storeReplyMessageEnable", |s| Slot::Bool(&mut s.broker.store_reply_message_enable)),
     key("traceOn", |s| Slot::Bool(&mut s.broker.trace_on)),
@@ -249,6 +270,10 @@ const KEYS: &[Key<BrokerSettings>] = &[
     key("popPollingSize", |s| Slot::Int(Int::Usize(&mut s.broker.pop.pop_polling_size), 1, 100_000)),
     key("maxPopPollingSize", |s| Slot::Int(Int::Usize(&mut s.broker.pop.max_pop_polling_size), 1, 1_000_000)),
     key("popFromRetryProbability", |s| Slot::Int(Int::U32(&mut s.broker.pop.pop_from_retry_probability), 0, 100)),
+    key("popFromRetryProbabilityForPriority", |s| {
+        Slot::Int(Int::U32(&mut s.broker.pop.pop_from_retry_probability_for_priority), 0, 100)
+    }),
+    key("priorityOrderAsc", |s| Slot::Bool(&mut s.broker.pop.priority_order_asc)),
     key("enableRetryTopicV2", |s| Slot::Bool(&mut s.broker.pop.enable_retry_topic_v2)),
     key("retrieveMessageFromPopRetryTopicV1", |s| {
         Slot::Bool(&mut s.broker.pop.retrieve_message_from_pop_retry_topic_v1)
@@ -270,6 +295,9 @@ const KEYS: &[Key<BrokerSettings>] = &[
     }),
     key("mappedFileSizeConsumeQueue", |s| {
         Slot::Int(Int::U64(&mut s.store.mapped_file_size_consume_queue), 20, i32::MAX as i64)
+    }),
+    key("mapperFileSizeBatchConsumeQueue", |s| {
+        Slot::Int(Int::U64(&mut s.store.mapper_file_size_batch_consume_queue), 46, i32::MAX as i64)
     }),
     important("flushDiskType", |s| Slot::Word(&mut s.flush_type, FLUSH_TYPES)),
     important("flushIntervalCommitLog", |s| Slot::Int(Int::U64(&mut s.store.flush_interval_commit_log), 1, 60_000)),
@@ -295,6 +323,21 @@ const KEYS: &[Key<BrokerSettings>] = &[
     key("enableLmq", |s| Slot::Bool(&mut s.broker.enable_lmq)),
     key("enableMultiDispatch", |s| Slot::Bool(&mut s.multi_dispatch)),
     key("maxLmqConsumeQueueNum", |s| Slot::Int(Int::Usize(&mut s.store.max_lmq_consume_queue_num), 0, 4_000_000)),
+    // Lite topics.
+    key("maxClientEventCount", |s| {
+        Slot::Int(Int::Usize(&mut s.broker.lite.max_client_event_count), 1, i32::MAX as i64)
+    }),
+    key("maxLiteSubscriptionCount", |s| {
+        Slot::Int(Int::Usize(&mut s.broker.lite.max_lite_subscription_count), 0, i32::MAX as i64)
+    }),
+    key("liteSubscriptionCheckInterval", |s| {
+        Slot::Int(Int::U64(&mut s.broker.lite.lite_subscription_check_interval), 1, DAY_MS)
+    }),
+    key("liteSubscriptionCheckTimeoutMills", |s| {
+        Slot::Int(Int::U64(&mut s.broker.lite.lite_subscription_check_timeout_mills), 1, DAY_MS)
+    }),
+    key("liteTtlCheckInterval", |s| Slot::Int(Int::U64(&mut s.broker.lite.lite_ttl_check_interval), 1, DAY_MS)),
+    key("minLiteTTl", |s| Slot::Int(Int::U64(&mut s.broker.lite.min_lite_ttl), 0, i64::MAX)),
     key("messageDelayLevel", |s| Slot::Text(&mut s.store.message_delay_level)),
     // Delayed delivery.
     important("timerWheelEnable", |s| Slot::Bool(&mut s.broker.timer_wheel_enable)),

@@ -35,6 +35,12 @@ fn a_port_in_use() {
 }
 
 #[test]
+fn a_proxy_without_a_name_server() {
+    let message = refused(&["proxy".to_owned()]);
+    assert!(message.contains("no name server is set: give -n"), "{message}");
+}
+
+#[test]
 fn a_second_process_on_the_same_store() {
     let data = tempfile::tempdir().unwrap();
     let mut first = Server::dev(data.path());

@@ -40,6 +40,38 @@ fn name_server_and_broker_find_each_other() {
 }
 
 #[test]
+fn a_proxy_serves_its_own_broker_or_a_cluster() {
+    let data = tempfile::tempdir().unwrap();
+    let home = data.path().to_str().unwrap();
+    let (broker_conf, proxy_conf) = (data.path().join("broker.conf"), data.path().join("rmq-proxy.json"));
+    let text = format!(
+        "brokerName=broker-x\nbrokerIP1=127.0.0.1\nbindAddress=127.0.0.1\nlistenPort=0\nstorePathRootDir={home}/store\n"
+    );
+    std::fs::write(&broker_conf, text).unwrap();
+    std::fs::write(
+        &proxy_conf,
+        r#"{"grpcServerPort": 0, "remotingListenPort": 0, "proxyMode": "cluster", "neverHeardOf": 1}"#,
+    )
+    .unwrap();
+    let (broker_conf, proxy_conf) = (broker_conf.to_str().unwrap(), proxy_conf.to_str().unwrap());
+
+    let mut command = named("mqproxy", &["-pm", "LOCAL", "-bc", broker_conf, "-pc", proxy_conf]);
+    command.env("HOME", home);
+    let mut local = Server::start(command);
+    local.wait_for("The broker[broker-x, 127.0.0.1:");
+    local.wait_for("rocketmq-proxy startup successfully, gRPC at 127.0.0.1:");
+    assert_eq!(local.stop("TERM").code(), Some(0), "{}", local.errors());
+
+    // Nobody is there yet: it waits for a NameServer.
+    let mut command = named("mqproxy", &["-n", "127.0.0.1:1", "-pc", proxy_conf, "--listen", "127.0.0.1"]);
+    command.env("HOME", home);
+    let mut cluster = Server::start(command);
+    cluster.wait_for("rocketmq-proxy startup successfully, gRPC at 127.0.0.1:");
+    assert_eq!(cluster.stop("TERM").code(), Some(0), "{}", cluster.errors());
+    assert!(cluster.errors().contains("neverHeardOf"), "{}", cluster.errors());
+}
+
+#[test]
 fn settings_are_printed_and_nothing_is_started() {
     let data = tempfile::tempdir().unwrap();
     let conf = data.path().join("broker.conf");

@@ -8,5 +8,6 @@ mod bad_starts;
 mod check_store;
 mod dev;
 mod dlq;
+mod http;
 mod java_names;
 mod tools;

@@ -96,6 +96,12 @@ impl Server {
         line.rsplit(' ').next().unwrap().to_owned()
     }
 
+    /// The address of HTTP clients from `dev`'s banner.
+    pub fn http(&self) -> String {
+        let line = self.seen.iter().find(|line| line.starts_with("  HTTP ")).expect("no such line");
+        line.split_whitespace().nth(1).unwrap().to_owned()
+    }
+
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
@@ -135,5 +141,21 @@ impl Drop for Server {
 /// Arguments of a `dev` on free ports.
 pub fn dev_on(data: &Path) -> Vec<String> {
     let data = data.to_str().unwrap();
-    ["dev", "--namesrv-port", "0", "--broker-port", "0", "--grpc-port", "0", "--data", data].map(str::to_owned).to_vec()
+    [
+        "dev",
+        "--namesrv-port",
+        "0",
+        "--broker-port",
+        "0",
+        "--proxy-port",
+        "0",
+        "--grpc-port",
+        "0",
+        "--http-port",
+        "0",
+        "--data",
+        data,
+    ]
+    .map(str::to_owned)
+    .to_vec()
 }

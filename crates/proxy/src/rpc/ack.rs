@@ -21,20 +21,15 @@ pub(crate) async fn ack(
     request: AckMessageRequest,
 ) -> Result<AckMessageResponse, Refused> {
     let topic = names::topic(request.topic.as_ref())?;
-    let group = names::group(request.group.as_ref())?;
+    let group = service.clients.broadcasts.group_of(caller, names::group(request.group.as_ref())?).await?;
     if request.entries.len() > MAX_ENTRIES {
         return Err(Refused::new(Code::BadRequest, format!("more than {MAX_ENTRIES} entries in one call")));
     }
     let line = service.door.line(caller);
     let mut entries = Vec::with_capacity(request.entries.len());
     for entry in request.entries {
-        let outcome = match service.renewals.latest(&entry.receipt_handle) {
-            Ok(handle) => one(&line, &topic, &group, &handle).await,
-            Err(refused) => Err(refused),
-        };
-        if outcome.is_ok() {
-            service.renewals.release(&entry.receipt_handle);
-        }
+        let lite = entry.lite_topic.as_deref();
+        let outcome = held(service, caller, &line, (&topic, &group), &entry.receipt_handle, lite).await;
         let status = outcome.map_or_else(Into::into, |()| status::ok());
         entries.push(AckMessageResultEntry {
             message_id: entry.message_id,
@@ -44,6 +39,20 @@ pub(crate) async fn ack(
     }
     let status = status::overall(entries.iter().map(|entry| &entry.status));
     Ok(AckMessageResponse { status: Some(status), entries })
+}
+
+async fn held(
+    service: &Service,
+    caller: &Caller,
+    line: &Line,
+    (topic, group): (&str, &str),
+    handle: &str,
+    lite: Option<&str>,
+) -> Result<(), Refused> {
+    let latest = service.renewals.latest(caller, group, handle).await?.of_lite(lite);
+    one(line, topic, group, &latest.handle).await?;
+    service.renewals.release(latest);
+    Ok(())
 }
 
 /// Acknowledges one message.
@@ -56,7 +65,8 @@ pub(crate) async fn one(line: &Line, topic: &str, group: &str, handle: &Handle) 
         queue_id: parts.queue_id.unwrap_or(-1),
         extra_info: Text::plain(handle.text()),
         offset: parts.queue_offset.unwrap_or(-1),
-        lite_topic: None,
+        lite_topic: handle.lite().map(Text::plain),
     };
-    line.call(request::ACK_MESSAGE, |frame| header.write(frame), &[]).await.map(drop)
+    let broker = line.at(parts.broker_name)?;
+    broker.call(request::ACK_MESSAGE, |frame| header.write(frame), &[]).await.map(drop)
 }

@@ -23,18 +23,20 @@ pub(crate) async fn forward(
 ) -> Result<ForwardMessageToDeadLetterQueueResponse, Refused> {
     let topic = names::topic(request.topic.as_ref())?;
     let group = names::group(request.group.as_ref())?;
-    let handle = service.renewals.latest(&request.receipt_handle)?;
+    let own = service.clients.broadcasts.group_of(caller, group.clone()).await?;
+    let latest = service.renewals.latest(caller, &own, &request.receipt_handle).await?;
+    let latest = latest.of_lite(request.lite_topic.as_deref());
     let line = service.door.line(caller);
-    forward_one(&line, &topic, &group, &handle, &request.message_id).await?;
-    service.renewals.release(&request.receipt_handle);
+    forward_one(&line, &topic, (&group, &own), &latest.handle, &request.message_id).await?;
+    service.renewals.release(latest);
     Ok(ForwardMessageToDeadLetterQueueResponse { status: Some(status::ok()) })
 }
 
-/// Stores the dead letter first, and only then takes the message from the group.
+/// Stores the dead letter first, for the group, and only then takes the message from whose it is.
 pub(crate) async fn forward_one(
     line: &Line,
     topic: &str,
-    group: &str,
+    (group, own): (&str, &str),
     handle: &Handle,
     message_id: &str,
 ) -> Result<(), Refused> {
@@ -50,6 +52,7 @@ pub(crate) async fn forward_one(
         unit_mode: false,
         max_reconsume_times: Some(0),
     };
-    line.call(request::CONSUMER_SEND_MSG_BACK, |frame| header.write(frame), &[]).await?;
-    ack::one(line, topic, group, handle).await
+    let broker = line.at(handle.parts().broker_name)?;
+    broker.call(request::CONSUMER_SEND_MSG_BACK, |frame| header.write(frame), &[]).await?;
+    ack::one(line, topic, own, handle).await
 }

@@ -16,26 +16,28 @@ use crate::pb::{Code, EndTransactionRequest, EndTransactionResponse, Transaction
 use crate::service::Service;
 use crate::status::{self, Refused};
 
-/// Where a half message is; as text, both numbers in hex.
+/// Where a half message is; as text, both numbers in hex and the broker's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct HalfId {
+pub(crate) struct HalfId<'a> {
     /// In the queue of half messages.
     pub queue_offset: i64,
     /// In the commit log, bytes.
     pub log_position: i64,
+    pub broker: &'a str,
 }
 
-impl fmt::Display for HalfId {
+impl fmt::Display for HalfId<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016X}{:016X}", self.queue_offset, self.log_position)
+        write!(f, "{:016X}{:016X}{}", self.queue_offset, self.log_position, self.broker)
     }
 }
 
-impl HalfId {
-    fn parse(text: &str) -> Option<Self> {
-        let (offset, position) = text.split_at_checked(16).filter(|_| text.len() == 32)?;
+impl<'a> HalfId<'a> {
+    fn parse(text: &'a str) -> Option<Self> {
+        let (offset, rest) = text.split_at_checked(16)?;
+        let (position, broker) = rest.split_at_checked(16).filter(|(_, broker)| !broker.is_empty())?;
         let number = |text| i64::from_str_radix(text, 16).ok();
-        Some(HalfId { queue_offset: number(offset)?, log_position: number(position)? })
+        Some(HalfId { queue_offset: number(offset)?, log_position: number(position)?, broker })
     }
 }
 
@@ -64,7 +66,8 @@ pub(crate) async fn end(
         transaction_id: Some(Text::plain(&request.message_id)),
     };
     let line = service.door.line(caller);
-    line.call(request::END_TRANSACTION, |frame| header.write(frame), &[]).await?;
+    let broker = line.at(half.broker)?;
+    broker.call(request::END_TRANSACTION, |frame| header.write(frame), &[]).await?;
     Ok(EndTransactionResponse { status: Some(status::ok()) })
 }
 
@@ -74,9 +77,11 @@ mod tests {
 
     #[test]
     fn ids_are_read_back() {
-        let half = HalfId { queue_offset: 7, log_position: 0x1_2345_6789 };
-        assert_eq!(HalfId::parse(&half.to_string()), Some(half));
-        for bad in ["", "7", "zz", "000000000000000700000001234567", "FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF"] {
+        let half = HalfId { queue_offset: 7, log_position: 0x1_2345_6789, broker: "broker-ä" };
+        let text = half.to_string();
+        assert_eq!(HalfId::parse(&text), Some(half));
+        let no_broker = "00000000000000070000000123456789";
+        for bad in ["", "7", "zz", no_broker, "0000000000000007000000012345b", "FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFb"] {
             assert_eq!(HalfId::parse(bad), None, "{bad}");
         }
     }

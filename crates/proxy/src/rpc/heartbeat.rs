@@ -6,6 +6,7 @@ use crate::pb::{
     ClientType, HeartbeatRequest, HeartbeatResponse, NotifyClientTerminationRequest, NotifyClientTerminationResponse,
 };
 use crate::service::Service;
+use crate::settings;
 use crate::status::{self, Refused};
 
 pub(crate) async fn beat(
@@ -25,7 +26,12 @@ pub(crate) async fn leave(
     caller: &Caller,
     _: NotifyClientTerminationRequest,
 ) -> Result<NotifyClientTerminationResponse, Refused> {
-    service.renewals.give_back(service, &caller.client_id).await;
-    service.clients.leave(caller).await?;
+    let group = service.clients.get(&caller.client_id).and_then(|client| settings::group(&client.settings()));
+    let left = service.clients.leave(caller).await;
+    service.renewals.client_left(&caller.client_id).await;
+    left?;
+    if let Some(group) = group {
+        service.clients.broadcasts.leave(caller, &group).await?;
+    }
     Ok(NotifyClientTerminationResponse { status: Some(status::ok()) })
 }

@@ -15,7 +15,7 @@ use crate::service::Service;
 use crate::status::{self, Refused};
 
 /// Longest time, milliseconds (`maxInvisibleTimeMills`).
-const MAX_MS: i64 = 43_200_000;
+pub(crate) const MAX_MS: i64 = 43_200_000;
 
 pub(crate) async fn change(
     service: &Service,
@@ -23,29 +23,40 @@ pub(crate) async fn change(
     request: ChangeInvisibleDurationRequest,
 ) -> Result<ChangeInvisibleDurationResponse, Refused> {
     let topic = names::topic(request.topic.as_ref())?;
-    let group = names::group(request.group.as_ref())?;
+    let group = service.clients.broadcasts.group_of(caller, names::group(request.group.as_ref())?).await?;
     let time = request.invisible_duration.as_ref().map_or(0, millis);
-    if !(1..=MAX_MS).contains(&time) {
+    // Zero brings it back at once: clients do so that do not know the group's delays.
+    if !(0..=MAX_MS).contains(&time) {
         return Err(Refused::new(
             Code::IllegalInvisibleTime,
-            format!("the invisible time {time} ms is not within 1..={MAX_MS}"),
+            format!("the invisible time {time} ms is not within 0..={MAX_MS}"),
         ));
     }
-    let handle = service.renewals.latest(&request.receipt_handle)?;
+    let latest = service.renewals.latest(caller, &group, &request.receipt_handle).await?;
+    let latest = latest.of_lite(request.lite_topic.as_deref());
     let line = service.door.line(caller);
-    let handle = one(&line, &topic, &group, &handle, time).await?;
-    service.renewals.release(&request.receipt_handle);
+    let wait = Wait { invisible_ms: time, suspend: request.suspend.unwrap_or(false) };
+    let handle = one(&line, &topic, &group, &latest.handle, wait).await?;
+    service.renewals.release(latest);
     Ok(ChangeInvisibleDurationResponse { status: Some(status::ok()), receipt_handle: handle.text().to_owned() })
 }
 
+/// When a message comes back.
+pub(crate) struct Wait {
+    pub invisible_ms: i64,
+    /// Its pop does not count as a try of messages of a lite topic.
+    pub suspend: bool,
+}
+
+impl Wait {
+    /// After this time, as another try.
+    pub fn of(invisible_ms: i64) -> Self {
+        Wait { invisible_ms, suspend: false }
+    }
+}
+
 /// Changes the time of one message; the handle that counts from now on.
-pub(crate) async fn one(
-    line: &Line,
-    topic: &str,
-    group: &str,
-    handle: &Handle,
-    invisible_ms: i64,
-) -> Result<Handle, Refused> {
+pub(crate) async fn one(line: &Line, topic: &str, group: &str, handle: &Handle, wait: Wait) -> Result<Handle, Refused> {
     let parts = handle.parts();
     let topic = parts.origin.real_topic(topic, group);
     let offset = parts.queue_offset.unwrap_or(-1);
@@ -55,13 +66,13 @@ pub(crate) async fn one(
         queue_id: parts.queue_id.unwrap_or(-1),
         extra_info: Text::plain(handle.text()),
         offset,
-        invisible_time: invisible_ms,
-        lite_topic: None,
-        suspend: false,
+        invisible_time: wait.invisible_ms,
+        lite_topic: handle.lite().map(Text::plain),
+        suspend: wait.suspend,
     };
-    let answer = line.call(request::CHANGE_MESSAGE_INVISIBLETIME, |frame| header.write(frame), &[]).await?;
-    let changed = ChangeInvisibleTimeResponseHeader::read(&answer.command().fields)
-        .map_err(|error| Refused::new(Code::InternalServerError, error.to_string()))?;
+    let broker = line.at(parts.broker_name)?;
+    let answer = broker.call(request::CHANGE_MESSAGE_INVISIBLETIME, |frame| header.write(frame), &[]).await?;
+    let changed = ChangeInvisibleTimeResponseHeader::read(&answer.command().fields)?;
     let next = ReceiptHandle {
         start_offset: offset,
         pop_time: changed.pop_time,
@@ -69,5 +80,5 @@ pub(crate) async fn one(
         revive_queue: changed.revive_qid,
         ..parts
     };
-    Ok(Handle::new(&next, handle.log_position()))
+    Ok(Handle::new(&next, handle.log_position()).of_lite(handle.lite()))
 }

@@ -3,6 +3,7 @@
 use ferromq_protocol::Text;
 use ferromq_protocol::code::request;
 use ferromq_protocol::header::send::{RecallMessageHeader, RecallMessageResponseHeader};
+use ferromq_protocol::id::RecallHandle;
 
 use crate::call::Caller;
 use crate::names;
@@ -16,13 +17,17 @@ pub(crate) async fn recall(
     asked: RecallMessageRequest,
 ) -> Result<RecallMessageResponse, Refused> {
     let topic = names::topic(asked.topic.as_ref())?;
+    // RocketMQ's proxy answers INTERNAL_SERVER_ERROR, though it is the caller who errs.
+    let handle = RecallHandle::parse(&asked.recall_handle)
+        .ok_or_else(|| Refused::new(Code::BadRequest, "recall handle is invalid"))?;
     let header = RecallMessageHeader {
         producer_group: Some(Text::plain(&topic)),
         topic: Text::plain(&topic),
         recall_handle: Text::plain(&asked.recall_handle),
     };
     let line = service.door.line(caller);
-    let answer = line.call(request::RECALL_MESSAGE, |frame| header.write(frame), &[]).await?;
+    let broker = line.at(&handle.broker_name)?;
+    let answer = broker.call(request::RECALL_MESSAGE, |frame| header.write(frame), &[]).await?;
     let message_id = RecallMessageResponseHeader::read(&answer.command().fields)
         .map(|header| header.msg_id.to_lossy().into_owned())
         .map_err(|error| Refused::new(Code::InternalServerError, error.to_string()))?;

@@ -1,6 +1,7 @@
 //! ReceiveMessage: pops messages, and waits for them if there are none (`ReceiveMessageActivity`).
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ferromq_common::clock;
@@ -13,30 +14,38 @@ use ferromq_protocol::record::{self, Entry, Record};
 use ferromq_protocol::{OwnedCommand, Text};
 
 use crate::call::Caller;
-use crate::door::{Line, TIMEOUT};
+use crate::door::{Door, Line, TIMEOUT};
 use crate::handle::Handle;
 use crate::message::{self, Received, millis};
 use crate::names;
 use crate::pb::receive_message_response::Content;
 use crate::pb::{Code, ReceiveMessageRequest, ReceiveMessageResponse};
-use crate::renewal::Held;
-use crate::rpc::{ack, dead_letter};
-use crate::service::Service;
+use crate::renewal::{Held, Renewals};
+use crate::rpc::invisible::{self, Wait};
+use crate::rpc::{ack, dead_letter, lite};
+use crate::service::{Answers, Service};
 use crate::settings::{self, RECEIVE_BATCH};
+use crate::shelf;
 use crate::status::{self, Refused};
 
-/// Bounds of the time a call waits for messages, milliseconds (`grpcClientConsumerMinLongPollingTimeoutMillis`, Max).
-const POLLING_MS: std::ops::RangeInclusive<i64> = 5_000..=20_000;
+/// Longest time a call waits for messages, milliseconds (`grpcClientConsumerMaxLongPollingTimeoutMillis`).
+pub(crate) const MAX_WAIT_MS: i64 = 20_000;
+/// A broker looks a few times a second whose wait is over, and the way back takes time, too, milliseconds: nobody reads an
+/// answer that comes after the deadline, and its messages are gone for as long as they are invisible.
+pub(crate) const ANSWER_MS: i64 = 500;
 /// Bounds of the time a message is invisible, milliseconds.
-const INVISIBLE_MS: std::ops::RangeInclusive<i64> = 10_000..=43_200_000;
+pub(crate) const INVISIBLE_MS: std::ops::RangeInclusive<i64> = 10_000..=43_200_000;
 /// For how long messages are invisible that the proxy keeps so (`defaultInvisibleTimeMills`).
-const RENEWED_MS: i64 = 60_000;
+pub(crate) const RENEWED_MS: i64 = 60_000;
 /// Where a new group begins: at the end of the queue (`ConsumeInitMode.MAX`).
 const FROM_END: i32 = 1;
 
+/// Messages that a client did not take are visible again after this time, milliseconds.
+const NOT_TAKEN_MS: i64 = 1000;
+
 /// The answer of a call that hands out nothing.
-pub(crate) fn nothing(refused: Refused) -> Vec<ReceiveMessageResponse> {
-    vec![piece(Content::Status(refused.into())), delivered()]
+pub(crate) fn nothing(refused: Refused) -> Answers<ReceiveMessageResponse> {
+    Box::pin(tokio_stream::iter([piece(Content::Status(refused.into())), delivered()].map(Ok)))
 }
 
 fn piece(content: Content) -> ReceiveMessageResponse {
@@ -51,34 +60,84 @@ pub(crate) async fn receive(
     service: &Service,
     caller: &Caller,
     request: ReceiveMessageRequest,
-) -> Vec<ReceiveMessageResponse> {
-    match pop(service, caller, &request).await {
-        Ok(messages) => {
-            let mut answer = vec![piece(Content::Status(status::ok()))];
-            answer.extend(messages.into_iter().map(|message| piece(Content::Message(message))));
-            answer.push(delivered());
-            answer
+) -> Answers<ReceiveMessageResponse> {
+    match service.door {
+        // The client's end is the end of the call's connection, which takes back a pop that waits.
+        Door::Local(_) => answer(service, caller, &request).await,
+        // The brokers of a cluster do not see the client's end: the pop goes on, and what it brings lies unread.
+        Door::Cluster(_) => {
+            let (service, caller) = (service.clone(), caller.clone());
+            let answered = tokio::spawn(async move { answer(&service, &caller, &request).await });
+            answered.await.unwrap_or_else(|error| nothing(Refused::new(Code::InternalServerError, error.to_string())))
+        }
+    }
+}
+
+async fn answer(
+    service: &Service,
+    caller: &Caller,
+    request: &ReceiveMessageRequest,
+) -> Answers<ReceiveMessageResponse> {
+    match pop(service, caller, request).await {
+        Ok(Popped { topic, group, messages }) => {
+            let mut pieces = vec![piece(Content::Status(status::ok()))];
+            pieces.extend(messages.into_iter().map(|message| piece(Content::Message(message))));
+            pieces.push(delivered());
+            let (door, renewals, caller) = (service.door.clone(), Arc::clone(&service.renewals), caller.clone());
+            shelf::answer(pieces, move |left| async move {
+                let line = door.line(&caller);
+                for piece in left {
+                    let Some(Content::Message(message)) = piece.content else { continue };
+                    if let Err(refused) = give_back(&line, &renewals, &caller, (&topic, &group), message).await {
+                        tracing::debug!(?refused, "a message that was not read is visible when its time is over");
+                    }
+                }
+            })
         }
         Err(refused) => nothing(refused),
     }
 }
 
+/// A message that the client has not read is soon for others.
+async fn give_back(
+    line: &Line,
+    renewals: &Renewals,
+    caller: &Caller,
+    (topic, group): (&str, &str),
+    message: crate::pb::Message,
+) -> Result<(), Refused> {
+    let system = message.system_properties.unwrap_or_default();
+    let (handle, lite) = (system.receipt_handle.unwrap_or_default(), system.lite_topic);
+    let latest = renewals.latest(caller, group, &handle).await?.of_lite(lite.as_deref());
+    let outcome = invisible::one(line, topic, group, &latest.handle, Wait::of(NOT_TAKEN_MS)).await;
+    renewals.release(latest);
+    outcome.map(drop)
+}
+
+/// What a pop has brought.
+struct Popped {
+    topic: String,
+    group: String,
+    messages: Vec<crate::pb::Message>,
+}
+
 /// What one call asks for.
 struct Asked<'a> {
     topic: String,
+    /// Whose dead letters they become.
     group: String,
+    /// Who takes them: the group, or the client's own.
+    own: String,
     invisible_ms: i64,
     subscription: SubscriptionData,
     auto_renew: bool,
     max_attempts: i32,
+    /// The topic is the parent of lite topics.
+    is_lite: bool,
     caller: &'a Caller,
 }
 
-async fn pop(
-    service: &Service,
-    caller: &Caller,
-    request: &ReceiveMessageRequest,
-) -> Result<Vec<crate::pb::Message>, Refused> {
+async fn pop(service: &Service, caller: &Caller, request: &ReceiveMessageRequest) -> Result<Popped, Refused> {
     let client = service.clients.receiving(caller, request).await?;
     let settings = client.settings();
     let queue = request.message_queue.as_ref();
@@ -91,10 +150,16 @@ async fn pop(
         let why = format!("the invisible time {invisible_ms} ms is not within {INVISIBLE_MS:?}");
         return Err(Refused::new(Code::IllegalInvisibleTime, why));
     }
+    let is_lite = settings::is_lite(&settings);
+    if is_lite && service.renewals.count(&caller.client_id, &group) > lite::MAX_IN_HAND {
+        let why = format!("the client has more than {} messages that it has not acknowledged", lite::MAX_IN_HAND);
+        return Err(Refused::new(Code::Forbidden, why));
+    }
     let poll_ms = polling_time(caller, request)?;
+    let own = service.clients.broadcasts.join(caller, group.clone(), std::slice::from_ref(&topic)).await?;
     let (kind, expression) = settings::expression(request.filter_expression.as_ref());
     let header = PopMessageHeader {
-        consumer_group: Text::plain(&group),
+        consumer_group: Text::plain(&own),
         topic: Text::plain(&topic),
         // The broker deals out of all its queues, whichever the client has picked (`ReceiveMessageQueueSelector`).
         queue_id: -1,
@@ -108,35 +173,46 @@ async fn pop(
         order: Some(settings::is_fifo(&settings)),
         attempt_id: request.attempt_id.as_deref().map(Text::plain),
     };
-    // Its end, when the client goes away while it waits, takes the pop back.
+    let wanted = queue.and_then(|queue| queue.broker.as_ref()).map_or("", |broker| &broker.name);
+    let brokers = service.door.topic(&topic).await?;
+    let broker = brokers.reader(&group, wanted, |broker| service.door.is_avoided(broker))?;
     let line = service.door.line(caller);
     let timeout = Duration::from_millis(poll_ms.unsigned_abs()) + TIMEOUT;
-    let answer = line.ask(request::POP_MESSAGE, timeout, |frame| header.write(frame), &[]).await?;
+    let at = line.at(broker)?;
+    let answer = match is_lite {
+        false => at.ask(request::POP_MESSAGE, timeout, |frame| header.write(frame), &[]).await?,
+        true => {
+            let header = lite::pop_header(&caller.client_id, &header);
+            at.ask(request::POP_LITE_MESSAGE, timeout, |frame| header.write(frame), &[]).await?
+        }
+    };
     match answer.head().code {
         response::SUCCESS => {}
         response::POLLING_FULL => return Err(Refused::new(Code::TooManyRequests, "too many calls wait for messages")),
         response::POLLING_TIMEOUT | response::PULL_NOT_FOUND => {
             return Err(Refused::new(Code::MessageNotFound, "no new message"));
         }
-        _ => return Err(Refused::by_broker(&answer)),
+        _ => return Err(service.door.refused(&topic, &answer)),
     }
     let subscription = SubscriptionData::of(&topic, kind, expression, 0);
     let max_attempts = settings::max_attempts(&settings);
-    let asked =
-        Asked { topic, group, invisible_ms, subscription, auto_renew: request.auto_renew, max_attempts, caller };
-    hand_out(service, &line, &asked, &answer).await
+    let auto_renew = request.auto_renew;
+    let asked = Asked { topic, group, own, invisible_ms, subscription, auto_renew, max_attempts, is_lite, caller };
+    let messages = hand_out(service, &line, broker, &asked, &answer).await?;
+    Ok(Popped { topic: asked.topic, group: asked.own, messages })
 }
 
 fn polling_time(caller: &Caller, request: &ReceiveMessageRequest) -> Result<i64, Refused> {
     let deadline = caller.timeout.map(|timeout| i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX));
     let asked = request.long_polling_timeout.as_ref().map(millis).or(deadline.map(|deadline| deadline - 1500));
-    let poll = asked.unwrap_or(*POLLING_MS.end()).clamp(*POLLING_MS.start(), *POLLING_MS.end());
+    let least = caller.least_wait_ms;
+    let poll = asked.unwrap_or(MAX_WAIT_MS).clamp(least, MAX_WAIT_MS);
     match deadline {
-        Some(deadline) if deadline < *POLLING_MS.start() && deadline < poll => {
+        Some(deadline) if deadline < least && deadline < poll => {
             let why = format!("the call's deadline of {deadline} ms is too short to wait for messages");
             Err(Refused::new(Code::IllegalPollingTime, why))
         }
-        Some(deadline) => Ok(poll.min(deadline)),
+        Some(deadline) => Ok(poll.min(deadline - ANSWER_MS).max(0)),
         None => Ok(poll),
     }
 }
@@ -145,19 +221,21 @@ fn polling_time(caller: &Caller, request: &ReceiveMessageRequest) -> Result<i64,
 async fn hand_out(
     service: &Service,
     line: &Line,
+    broker_name: &str,
     asked: &Asked<'_>,
     answer: &OwnedCommand,
 ) -> Result<Vec<crate::pb::Message>, Refused> {
     let command = answer.command();
-    let header = PopMessageResponseHeader::read(&command.fields)
-        .map_err(|error| Refused::new(Code::InternalServerError, error.to_string()))?;
-    let broker_name = service.door.broker_name();
+    let header = PopMessageResponseHeader::read(&command.fields)?;
     let starts = numbers(header.start_offset_info);
     let counts = numbers(header.order_count_info);
     let mut messages = Vec::new();
     let mut rest = command.body;
+    let mut lite_counts = lite::counts(&header, asked.is_lite.then_some(command.body)).into_iter();
     while let Entry::Record(record) = record::read(rest) {
         rest = &rest[record.bytes().len()..];
+        let lite_times = lite_counts.next();
+        let of_lite = if asked.is_lite { lite::place(&record, &header, broker_name) } else { None };
         let of_retry = properties::get_str(record.properties(), keys::POP_CK).and_then(ReceiptHandle::parse);
         let key = format!("0 {}", record.queue_id());
         let of_pop = of_retry.unwrap_or(ReceiptHandle {
@@ -170,15 +248,18 @@ async fn hand_out(
             queue_id: Some(record.queue_id()),
             queue_offset: Some(record.queue_offset()),
         });
-        let handle = Handle::new(&of_pop, Some(record.physical_offset()));
+        let lite = of_lite.map(|(_, lite)| lite);
+        let of_pop = of_lite.map_or(of_pop, |(handle, _)| handle);
+        let handle = Handle::new(&of_pop, Some(record.physical_offset())).of_lite(lite);
         let in_order = counts.get(&format!("0 qo{}%{}", record.queue_id(), record.queue_offset()));
-        let times = in_order.or_else(|| counts.get(&key)).copied();
+        let times = lite_times.or_else(|| in_order.or_else(|| counts.get(&key)).copied());
         let times = times.and_then(|times| i32::try_from(times).ok()).filter(|times| *times > 0);
         let times = times.unwrap_or_else(|| record.reconsume_times());
         if !is_wanted(&asked.subscription, &record) {
-            ack::one(line, &asked.topic, &asked.group, &handle).await?;
+            ack::one(line, &asked.topic, &asked.own, &handle).await?;
         } else if times >= asked.max_attempts {
-            dead_letter::forward_one(line, &asked.topic, &asked.group, &handle, &unique_id(&record)).await?;
+            dead_letter::forward_one(line, &asked.topic, (&asked.group, &asked.own), &handle, &unique_id(&record))
+                .await?;
         } else {
             messages.push(made(service, asked, &record, handle, times));
         }
@@ -195,7 +276,7 @@ fn made(service: &Service, asked: &Asked<'_>, record: &Record<'_>, handle: Handl
     if let Some(properties) = &mut message.system_properties {
         properties.delivery_attempt = Some(times.saturating_add(1));
         if asked.auto_renew {
-            let held = Held::new(asked.caller, &asked.topic, &asked.group, handle);
+            let held = Held::new(asked.caller, &asked.topic, &asked.own, handle, times);
             service.renewals.hold(held);
         }
     }
@@ -203,7 +284,7 @@ fn made(service: &Service, asked: &Asked<'_>, record: &Record<'_>, handle: Handl
 }
 
 /// Brokers compare hashes of tags; this compares their text.
-fn is_wanted(subscription: &SubscriptionData, record: &Record<'_>) -> bool {
+pub(crate) fn is_wanted(subscription: &SubscriptionData, record: &Record<'_>) -> bool {
     let tag = properties::get_str(record.properties(), keys::TAGS);
     subscription.tags_set.is_empty() || tag.is_some_and(|tag| subscription.tags_set.contains(tag))
 }

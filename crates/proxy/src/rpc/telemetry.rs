@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::call::Caller;
-use crate::clients::{COMMANDS, Clients, Commands};
+use crate::clients::Clients;
+use crate::commands::Commands;
 use crate::pb::TelemetryCommand;
 use crate::pb::telemetry_command::Command;
 use crate::service::{Answers, Service};
@@ -19,16 +18,16 @@ pub(crate) fn talk(
     request: Request<Streaming<TelemetryCommand>>,
 ) -> Result<Response<Answers<TelemetryCommand>>, Status> {
     let caller = Caller::of(&request).map_err(|refused| ended(&refused))?;
-    let (commands, told) = mpsc::channel(COMMANDS);
+    let (commands, told) = Commands::stream(service.clients.waiting.clone());
     let clients = Arc::clone(&service.clients);
     let mut stopped = service.stopped.clone();
     let mut asked = request.into_inner();
     tokio::spawn(async move {
         let listen = async {
             while let Some(Ok(command)) = asked.next().await {
-                if let Err(refused) = hear(&clients, &caller, command, &commands).await {
-                    // A client that has gone hears nothing.
-                    let _ = commands.send(Err(ended(&refused))).await;
+                // In a box of its own: it may ask brokers, and a stream that only waits need not have room for that.
+                if let Err(refused) = Box::pin(hear(&clients, &caller, command, &commands)).await {
+                    commands.answer(Err(ended(&refused))).await;
                     return;
                 }
             }
@@ -39,7 +38,7 @@ pub(crate) fn talk(
         }
         clients.hung_up(&caller, &commands);
     });
-    Ok(Response::new(Box::pin(ReceiverStream::new(told))))
+    Ok(Response::new(Box::pin(told)))
 }
 
 async fn hear(clients: &Clients, caller: &Caller, told: TelemetryCommand, commands: &Commands) -> Result<(), Refused> {
@@ -47,10 +46,15 @@ async fn hear(clients: &Clients, caller: &Caller, told: TelemetryCommand, comman
         Some(Command::Settings(settings)) => {
             let settings = clients.settle(caller, settings, commands).await?;
             let answer = TelemetryCommand { status: Some(status::ok()), command: Some(Command::Settings(settings)) };
-            // A client that has gone hears nothing.
-            let _ = commands.send(Ok(answer)).await;
+            commands.answer(Ok(answer)).await;
         }
-        Some(other) => tracing::debug!(client = caller.client_id, ?other, "an answer that nobody waits for"),
+        Some(Command::ThreadStackTrace(trace)) => {
+            clients.known(caller)?.traced(&trace.nonce, &told.status.unwrap_or_default(), trace.thread_stack_trace);
+        }
+        Some(Command::VerifyMessageResult(result)) => {
+            clients.known(caller)?.verified(&result.nonce, &told.status.unwrap_or_default());
+        }
+        Some(other) => tracing::debug!(client = caller.client_id, ?other, "a command that no server takes"),
         None => {}
     }
     Ok(())

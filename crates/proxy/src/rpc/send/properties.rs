@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 
 use ferromq_protocol::properties::{names, push};
 
-use crate::message::{is_system, millis};
+use crate::message::{self, is_system, millis};
+use crate::names::check_lite;
 use crate::pb::{Code, Message, MessageType, SystemProperties};
 use crate::status::Refused;
 
@@ -21,6 +22,7 @@ const MAX_RECOVERY_MS: i64 = 3_600_000;
 pub(super) struct Checked {
     pub message_id: String,
     pub kind: MessageType,
+    /// Messages with the same go to one queue: the message group, or the lite topic.
     pub group: Option<String>,
     pub born_ms: i64,
     /// As remoting carries them.
@@ -66,15 +68,12 @@ pub(super) fn check(
         host => host.clone(),
     };
     push(&mut text, names::BORN_HOST, &born_host);
-    let born_ms = system
-        .born_timestamp
-        .as_ref()
-        .map_or(now, |born| born.seconds.saturating_mul(1000).saturating_add(i64::from(born.nanos) / 1_000_000));
+    let born_ms = system.born_timestamp.as_ref().map_or(now, message::millis_of);
     push(&mut text, names::BORN_TIMESTAMP, &born_ms.to_string());
     Ok(Checked {
         message_id: system.message_id.clone(),
         kind,
-        group: system.message_group.clone(),
+        group: system.message_group.clone().or_else(|| system.lite_topic.clone().filter(|lite| !lite.is_empty())),
         born_ms,
         // Only text was appended.
         properties: String::from_utf8(text).unwrap_or_default(),
@@ -127,8 +126,13 @@ fn push_kind(
         push(text, names::SHARDING_KEY, group);
         kind = MessageType::Fifo;
     }
+    if let Some(lite) = system.lite_topic.as_ref().filter(|lite| !lite.is_empty()) {
+        check_lite(lite)?;
+        push(text, names::LITE_TOPIC, lite);
+        kind = MessageType::Lite;
+    }
     if let Some(time) = &system.delivery_timestamp {
-        let at = time.seconds.saturating_mul(1000).saturating_add(i64::from(time.nanos) / 1_000_000);
+        let at = message::millis_of(time);
         if at.saturating_sub(now) > max_delay {
             let why = format!("the delivery time is more than {max_delay} ms ahead");
             return Err(Refused::new(Code::IllegalDeliveryTime, why));

@@ -1,0 +1,69 @@
+//! A certificate that changes while the proxy runs, over its own timer.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ferromq_proxy::CertificateFiles;
+use rcgen::{CertifiedKey, KeyPair, generate_simple_self_signed};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
+
+use crate::bench::{self, Bench};
+
+fn put(files: &CertificateFiles, made: &CertifiedKey<KeyPair>) {
+    std::fs::write(&files.certificate, made.cert.pem()).unwrap();
+    std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
+}
+
+async fn connect(bench: &Bench, trusted: &[&CertifiedKey<KeyPair>]) -> (TlsStream<TcpStream>, CertificateDer<'static>) {
+    let mut roots = RootCertStore::empty();
+    for made in trusted {
+        roots.add(made.cert.der().clone()).unwrap();
+    }
+    let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let socket = TcpStream::connect(bench.addr()).await.unwrap();
+    let stream = TlsConnector::from(Arc::new(config)).connect("localhost".try_into().unwrap(), socket).await.unwrap();
+    let shown = stream.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned();
+    (stream, shown)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_see_a_new_certificate_and_old_connections_go_on() {
+    let [one, two] = [(); 2].map(|()| generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap());
+    let mut files = None;
+    let bench = bench::start_with(|config, folder| {
+        let of = CertificateFiles { certificate: folder.join("a.crt"), key: folder.join("a.key") };
+        put(&of, &one);
+        config.certificate = Some(of.clone());
+        files = Some(of);
+    });
+    let trusted = [&one, &two];
+    let (old, shown) = connect(&bench, &trusted).await;
+    assert_eq!(&shown, one.cert.der());
+    let (mut calls, connection) = h2::client::handshake(old).await.unwrap();
+    tokio::spawn(connection);
+
+    put(&files.unwrap(), &two);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while &connect(&bench, &trusted).await.1 != two.cert.der() {
+        assert!(Instant::now() < deadline, "the new certificate is not taken");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let request = tonic::codegen::http::Request::post("https://localhost/nothing").body(()).unwrap();
+    let (answer, _) = calls.send_request(request, true).unwrap();
+    assert!(answer.await.is_ok(), "the connection of before is served");
+    // A connection that leaves in the middle of its preface.
+    let (mut half, _) = connect(&bench, &trusted).await;
+    half.write_all(b"PRI * HTTP").await.unwrap();
+    half.shutdown().await.unwrap();
+    assert_eq!(half.read_to_end(&mut Vec::new()).await.unwrap_or(0), 0);
+}

@@ -1,0 +1,156 @@
+//! Clients that take what they can get.
+
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tonic::Code;
+
+use crate::bench::{self, framed, message, resource};
+use crate::pb::{
+    QueryRouteRequest, QueryRouteResponse, ReceiveMessageRequest, ReceiveMessageResponse, SendMessageRequest,
+    receive_message_response,
+};
+
+/// Whether the other end closes a connection, without ever having said anything.
+async fn is_closed(socket: &mut TcpStream, within: Duration) -> bool {
+    let mut byte = [0];
+    matches!(tokio::time::timeout(within, socket.read(&mut byte)).await, Ok(Ok(0) | Err(_)))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_has_its_place_until_it_ends() {
+    let bench = bench::start_with(|config, _| config.max_connections = 2);
+    let asked = || QueryRouteRequest { topic: resource("Places"), endpoints: None };
+    let [first, second] = [bench.client("first").await, bench.client("second").await];
+    for client in [&first, &second] {
+        client.call::<_, QueryRouteResponse>("QueryRoute", asked()).await.unwrap();
+    }
+    let mut third = TcpStream::connect(bench.addr()).await.unwrap();
+    assert!(
+        is_closed(&mut third, Duration::from_secs(20)).await,
+        "both places are taken by connections that are served"
+    );
+
+    drop(second);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let mut next = TcpStream::connect(bench.addr()).await.unwrap();
+        if !is_closed(&mut next, Duration::from_millis(200)).await {
+            break;
+        }
+        assert!(Instant::now() < deadline, "the place of a connection that has ended is not free");
+    }
+    first.call::<_, QueryRouteResponse>("QueryRoute", asked()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_open_connections_hold_up_nobody_and_are_closed() {
+    const HALF_OPEN: usize = 1000;
+    let bench = bench::start();
+    let mut silent = Vec::new();
+    for number in 0..HALF_OPEN {
+        let mut socket = TcpStream::connect(bench.addr()).await.unwrap();
+        // Nothing, the beginning of TLS, the beginning of HTTP/2.
+        let said: &[u8] = [&b""[..], &[22, 3], b"PRI * "][number % 3];
+        socket.write_all(said).await.unwrap();
+        silent.push(socket);
+    }
+    let client = bench.client("patient").await;
+    client.send("HalfOpen", b"served meanwhile").await;
+    for socket in &mut silent {
+        assert!(is_closed(socket, Duration::from_secs(60)).await);
+    }
+    client.send("HalfOpen", b"and afterwards").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_beyond_the_limit_is_refused_by_its_length_alone() {
+    let bench = bench::start_with(|config, _| config.max_inbound_bytes = 8 * 1024 * 1024);
+    let (mut calls, connection) = h2::client::handshake(TcpStream::connect(bench.addr()).await.unwrap()).await.unwrap();
+    tokio::spawn(connection);
+    let request =
+        tonic::codegen::http::Request::post("http://localhost/apache.rocketmq.v2.MessagingService/SendMessage")
+            .header("content-type", "application/grpc")
+            .header("x-mq-client-id", "large")
+            .body(())
+            .unwrap();
+    let (answer, mut body) = calls.send_request(request, false).unwrap();
+    let length = (8 * 1024 * 1024 + 1u32).to_be_bytes();
+    body.send_data([&[0][..], &length].concat().into(), false).unwrap();
+    let answer = answer.await.unwrap();
+    let status = answer.headers().get("grpc-status").unwrap();
+    assert_eq!(status, (Code::ResourceExhausted as i32).to_string().as_str(), "{answer:?}");
+
+    // What the proxy lets in, the broker may still find too large.
+    let client = bench.client("large").await;
+    let large = vec![b'x'; 5 * 1024 * 1024];
+    let answer: crate::pb::SendMessageResponse =
+        client.call("SendMessage", SendMessageRequest { messages: vec![message("Large", &large)] }).await.unwrap();
+    assert_eq!(answer.status.unwrap().code(), crate::pb::Code::MessageBodyTooLarge);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_that_are_never_read_cost_others_nothing() {
+    const STREAMS: usize = 200;
+    let bench = bench::start();
+    let client = bench.client("reader").await;
+    for _ in 0..STREAMS {
+        client.send("Unread", &[b'x'; 10_000]).await;
+    }
+    let socket = TcpStream::connect(bench.addr()).await.unwrap();
+    let (calls, connection) =
+        h2::client::Builder::new().initial_window_size(0).handshake::<_, bytes::Bytes>(socket).await.unwrap();
+    tokio::spawn(connection);
+    let asked = ReceiveMessageRequest {
+        group: resource("unread"),
+        message_queue: Some(crate::pb::MessageQueue { topic: resource("Unread"), ..Default::default() }),
+        batch_size: 32,
+        invisible_duration: Some(prost_types::Duration { seconds: 10, nanos: 0 }),
+        ..ReceiveMessageRequest::default()
+    };
+    let mut answers = Vec::new();
+    for _ in 0..STREAMS {
+        let request =
+            tonic::codegen::http::Request::post("http://localhost/apache.rocketmq.v2.MessagingService/ReceiveMessage")
+                .header("content-type", "application/grpc")
+                .header("x-mq-client-id", "never")
+                .body(())
+                .unwrap();
+        let mut calls = calls.clone().ready().await.unwrap();
+        let (answer, mut body) = calls.send_request(request, false).unwrap();
+        body.send_data(framed(&asked).into(), true).unwrap();
+        answers.push(answer);
+    }
+    client.send("Unread", b"served meanwhile").await;
+    client
+        .call::<_, QueryRouteResponse>("QueryRoute", QueryRouteRequest { topic: resource("Unread"), endpoints: None })
+        .await
+        .unwrap();
+    drop(answers);
+    client.send("Unread", b"and afterwards").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_waits_is_answered_before_its_deadline() {
+    let bench = bench::start();
+    let client = bench.client("waiter").await;
+    client.send("Deadline", b"x").await;
+    // Both say five seconds, as the official Rust client does.
+    let time = Duration::from_secs(5);
+    let asked = ReceiveMessageRequest {
+        group: resource("deadlines"),
+        message_queue: Some(crate::pb::MessageQueue { topic: resource("Deadline"), ..Default::default() }),
+        batch_size: 1,
+        invisible_duration: Some(prost_types::Duration { seconds: 60, nanos: 0 }),
+        long_polling_timeout: Some(prost_types::Duration { seconds: 5, nanos: 0 }),
+        ..ReceiveMessageRequest::default()
+    };
+    for code in [crate::pb::Code::Ok, crate::pb::Code::MessageNotFound] {
+        let pieces = client.stream_within(time, "ReceiveMessage", asked.clone()).await;
+        match pieces.unwrap().message().await.unwrap().and_then(|piece: ReceiveMessageResponse| piece.content) {
+            Some(receive_message_response::Content::Status(status)) => assert_eq!(status.code(), code),
+            other => panic!("{other:?}"),
+        }
+    }
+}
