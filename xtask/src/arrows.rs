@@ -15,10 +15,17 @@ const HOUSE: &[Room] = &[
     ("ferromq-store", &["ferromq-common", "ferromq-protocol", "ferromq-history"], &["tokio", "socket2"]),
     ("ferromq-namesrv", &["ferromq-common", "ferromq-protocol", "ferromq-remoting"], &["memmap2"]),
     ("ferromq-broker", &["ferromq-common", "ferromq-protocol", "ferromq-remoting", "ferromq-store"], &["memmap2"]),
-    // Local mode: gRPC in front of the broker of this process.
+    // gRPC in front of the broker of this process, or as a client of a cluster's.
     (
         "ferromq-proxy",
-        &["ferromq-common", "ferromq-protocol", "ferromq-remoting", "ferromq-store", "ferromq-broker"],
+        &[
+            "ferromq-common",
+            "ferromq-protocol",
+            "ferromq-remoting",
+            "ferromq-store",
+            "ferromq-broker",
+            "ferromq-client",
+        ],
         &["memmap2"],
     ),
     ("ferromq-client", &["ferromq-common", "ferromq-protocol", "ferromq-remoting"], &["memmap2"]),
@@ -42,6 +49,7 @@ const HOUSE: &[Room] = &[
         &["ferromq-common", "ferromq-protocol", "ferromq-remoting", "ferromq-client", "ferromq-history"],
         &[],
     ),
+    ("ferromq-figures", &["ferromq-contract"], &[]),
     ("xtask", &[], &["tokio"]),
 ];
 

@@ -80,6 +80,12 @@ pub fn run(root: &Path) -> ExitCode {
     if sum.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// Measures the second protocol beside the Java server.
+pub fn figures(root: &Path, words: &[&str]) -> ExitCode {
+    let arguments = [&["run", "--release", "-p", "ferromq-figures", "--"], words].concat();
+    if succeeds(root, &arguments) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
 fn seconds(elapsed: Duration) -> String {
     format!("{:.1} s", elapsed.as_secs_f64())
 }

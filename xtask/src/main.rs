@@ -15,6 +15,8 @@ usage: cargo xtask COMMAND
                  contract tests with the official clients; ends with `N passed, N failed`
   torture        the store's proofs in full: kills, power cuts, disk errors, flipped bits, crash states; ends with a
                  table. Sizes by --kills, --cuts, --states, --errors, --flips N; further words choose cases by their names
+  figures        what gRPC clients cost, beside the Java server; rounds and seconds of each measurement by
+                 FERROMQ_FIGURE_ROUNDS and FERROMQ_FIGURE_SECONDS, further words choose cases by their names
   tidy           arrows between crates, style rules, file lengths
   tidy --bless   the same, and lowers the recorded file lengths to what they are now
 ";
@@ -25,6 +27,7 @@ fn main() -> ExitCode {
     match words[..] {
         ["test"] => checks::run(&root()),
         ["torture", ref further @ ..] => torture::run(&root(), further),
+        ["figures", ref further @ ..] => checks::figures(&root(), further),
         ["tidy"] => report(&tidy::run(&root(), false)),
         ["tidy", "--bless"] => report(&tidy::run(&root(), true)),
         ["help" | "--help" | "-h"] => {

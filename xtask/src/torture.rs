@@ -53,9 +53,9 @@ pub fn run(root: &Path, words: &[&str]) -> ExitCode {
     };
     let mut table = Vec::new();
     let mut succeeded = true;
-    // The states of a recorded run are the store's own test; its cases have no theme in their names.
-    if plan.cases.is_empty() {
-        succeeded &= cases(root, &["-p", "ferromq-store", "--test", "crash_states"], &plan, &mut table);
+    // The states of recorded runs are tests of store and broker; those cases have no theme in their names.
+    for package in ["ferromq-store", "ferromq-broker"].iter().filter(|_| plan.cases.is_empty()) {
+        succeeded &= cases(root, &["-p", package, "--test", "crash_states"], &plan, &mut table);
     }
     succeeded &= cases(root, &["-p", CONTRACT, "--test", "torture", "--"], &plan, &mut table);
     say("");

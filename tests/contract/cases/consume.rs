@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 
 /// GET_HAS_UNIT_SUB_TOPIC_LIST of a NameServer.
 const GET_HAS_UNIT_SUB_TOPIC_LIST: i32 = 312;
+const INVOKE_BROKER_TO_RESET_OFFSET: i32 = 222;
+const INVOKE_BROKER_TO_GET_CONSUMER_STATUS: i32 = 223;
+const CLONE_GROUP_OFFSET: i32 = 314;
 
 pub fn cases() -> Vec<Case> {
     let mut all = Vec::new();
@@ -29,6 +32,11 @@ pub fn cases() -> Vec<Case> {
             namespace(lab, client)
         }));
     }
+    for client in [Client::Java4, Client::Go] {
+        let label = client.label();
+        all.push(Case::waiting(format!("consume::{label}::goes_back_and_skips"), move |lab| back_and_on(lab, client)));
+    }
+    all.push(Case::waiting("consume::consumers_go_back_when_they_are_told", told_to_go_back));
     all.push(Case::alone("consume::java5::eight_members_are_eight_times_as_fast", eight));
     all.push(Case::shared("consume::raw::tags_are_filtered_at_the_broker", filtered_at_the_broker));
     all
@@ -304,5 +312,83 @@ fn eight(lab: &Lab) -> Outcome {
         owned.as_secs_f64()
     ));
     ensure!(together >= 4.0 * alone, "{MEMBERS} members take {together:.0}/s, one alone {alone:.0}/s");
+    Ok(())
+}
+
+/// Sets a group's offsets by time; -1 is the end.
+fn reset(conn: &mut Conn, topic: &str, group: &str, timestamp: &str) -> Outcome<ferromq_contract::wire::Answer> {
+    let fields = [("topic", topic), ("group", group), ("timestamp", timestamp), ("isForce", "true"), ("queueId", "-1")];
+    conn.call(INVOKE_BROKER_TO_RESET_OFFSET, &fields, &[])
+}
+
+/// The broker sends a connected consumer back, and lets one that is away skip what has piled up; another group begins where
+/// this one is.
+fn back_and_on(lab: &Lab, client: Client) -> Outcome {
+    let stage = Stage::new(lab, client, "reset", 1)?;
+    let (topic, group, clone) = (&stage.topic, stage.name("group"), stage.name("clone"));
+    let mut conn = stage.cluster.broker.conn()?;
+    let producer = stage.producer(&[])?;
+    let consumer = stage.consumer(&group, &[("from", "FIRST_OFFSET")])?;
+    stage.driver.send(&producer, "sync", &messages(topic, "old", 8))?;
+    stage.driver.wait_events(&consumer, 8, DELIVERY)?;
+    reset(&mut conn, topic, &group, "0")?.ok()?;
+    let twice = stage.driver.wait_events(&consumer, 16, DELIVERY)?;
+    ensure_eq!(bodies(&twice).len(), 8, "different messages after the reset");
+    stage.stop(&consumer)?;
+    stage.driver.send(&producer, "sync", &messages(topic, "skipped", 8))?;
+    reset(&mut conn, topic, &group, "-1")?.ok()?;
+    conn.call(code::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, &[], format!(r#"{{"groupName":"{clone}"}}"#).as_bytes())?
+        .ok()?;
+    let fields =
+        [("srcGroup", group.as_str()), ("destGroup", clone.as_str()), ("topic", topic.as_str()), ("offline", "true")];
+    conn.call(CLONE_GROUP_OFFSET, &fields, &[])?.ok()?;
+    let members = [stage.consumer(&group, &[])?, stage.consumer(&clone, &[("from", "FIRST_OFFSET")])?];
+    stage.driver.send(&producer, "sync", &messages(topic, "new", 8))?;
+    for member in &members {
+        stage.driver.wait_events(member, 8, DELIVERY)?;
+        each_once(&stage.driver.events(member), numbered("new", 8))?;
+        stage.stop(member)?;
+    }
+    stage.stop(&producer)
+}
+
+/// Without resets at the broker's side (`useServerSideResetOffset`) it tells the connected consumers (220), and asks them
+/// where they are (221).
+fn told_to_go_back(lab: &Lab) -> Outcome {
+    let settings = [("useServerSideResetOffset", "false")];
+    let cluster = Cluster::start(&lab.tools, lab.make, &lab.folder("told")?, &settings)?;
+    let mut conn = cluster.broker.conn()?;
+    let mut members = Vec::new();
+    for client in [Client::Java4, Client::Go] {
+        let driver = lab.driver(client)?;
+        let (topic, group, name) = (lab.name("told"), lab.name("group"), lab.name("consumer"));
+        cluster.create_topic(&topic, 1)?;
+        for body in numbered("m", 8) {
+            conn.send(&topic, 0, "", body.as_bytes())?;
+        }
+        let options = [("topic", topic.as_str()), ("from", "FIRST_OFFSET")];
+        start(driver, "consumer", &cluster.namesrv.addr, &name, &group, &options)?;
+        driver.wait_events(&name, 8, DELIVERY)?;
+        members.push((client, driver, topic, group, name));
+    }
+    for (_, _, topic, group, _) in &members {
+        // Only a group with an offset can be sent back.
+        wait_for(DELIVERY, "a committed offset", || {
+            let fields = [("topic", topic.as_str()), ("consumerGroup", group.as_str()), ("queueId", "0")];
+            let answer = conn.call(code::QUERY_CONSUMER_OFFSET, &fields, &[])?;
+            Ok((answer.fields.get("offset").map(String::as_str) == Some("8")).then_some(()))
+        })?;
+        reset(&mut conn, topic, group, "0")?.ok()?;
+    }
+    for (client, driver, topic, group, name) in &members {
+        let twice = driver.wait_events(name, 16, DELIVERY)?;
+        ensure_eq!(bodies(&twice).len(), 8, "different messages at {}", client.label());
+        if *client == Client::Java4 {
+            let status = conn.call(INVOKE_BROKER_TO_GET_CONSUMER_STATUS, &[("topic", topic), ("group", group)], &[])?;
+            let text = String::from_utf8_lossy(&status.ok()?.body).into_owned();
+            ensure!(text.contains(topic.as_str()), "the consumer tells no offset of its queue: {text}");
+        }
+        driver.call("stop", &[("name", name)])?;
+    }
     Ok(())
 }

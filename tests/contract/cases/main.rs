@@ -2,18 +2,24 @@
 //! theme and lists them; `cargo test --release -p ferromq-contract -- NAME` runs those whose names contain NAME.
 
 mod bad;
+mod batch_queue;
 mod consume;
 mod fanout;
 mod faults;
 mod fields;
 mod filter;
 mod grpc;
+mod grpc_broadcast;
+mod grpc_cluster;
+mod grpc_lite;
+mod http;
 mod later;
 mod lmq;
 mod mixed;
 mod mqadmin;
 mod order;
 mod pop;
+mod proxy_remoting;
 mod read;
 mod reply;
 mod retention;
@@ -37,12 +43,16 @@ fn main() -> ExitCode {
     cases.extend(pop::cases());
     cases.extend(later::cases());
     cases.extend(grpc::cases());
+    cases.extend(grpc_cluster::cases());
+    cases.extend(proxy_remoting::cases());
+    cases.extend(http::cases());
     cases.extend(bad::cases());
     cases.extend(textbook::cases());
     cases.extend(mixed::cases());
     cases.extend(mqadmin::cases());
     cases.extend(takeover::cases());
     cases.extend(lmq::cases());
+    cases.extend(batch_queue::cases());
     cases.extend(faults::cases());
     cases.extend(retention::cases());
     cases.extend(fanout::cases());

@@ -312,6 +312,12 @@ fn settings(lab: &Lab) -> Outcome {
     for line in ["autoCreateTopicEnable=false", "maxMsgsNumBatch=5", "brokerName=broker-a"] {
         ensure!(text.lines().any(|l| l == line), "{line} is not in the file:\n{text}");
     }
+    let of_cold = |command: &str, further: &str| format!("{command} -b {addr} {further}");
+    admin.shows(&of_cold("updateColdDataFlowCtrGroupConfig", "-g G -v 4096"), &["success"])?;
+    admin.shows(&of_cold("getColdDataFlowCtrInfo", ""), &["\"G\":4096", "\"cgColdReadThreshold\":3145728"])?;
+    admin.shows(&of_cold("removeColdDataFlowCtrGroupConfig", "-g G"), &["success"])?;
+    let left = admin.shows(&of_cold("getColdDataFlowCtrInfo", ""), &["\"configTable\":{"])?;
+    ensure!(!left.contains("4096"), "the threshold is removed and still there:\n{left}");
     // As the file now is, not as the case would write it.
     let mut command = std::process::Command::new(lab.tools.ferromq()?);
     command.args(["broker", "-c"]).arg(&conf);

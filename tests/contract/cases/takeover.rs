@@ -187,7 +187,10 @@ fn end(lab: &Lab, broker: &mut Broker, topics: Topics, between: Between, round: 
     let (code, report) = check_store(lab, broker, &[])?;
     ensure_eq!(code, Some(0), "check-store of a store of {:?}: {report}", broker.make);
     let kinds = report["findings"].as_array().into_iter().flatten().filter_map(|finding| finding["kind"].as_str());
-    let kinds: Vec<&str> = kinds.filter(|kind| *kind != "not-checked").collect();
+    // A Java broker notes the time of the last message when it flushes everything, every ten seconds: one that lived
+    // shorter leaves zeros in its checkpoint, stopped or not.
+    let unsaid = |kind: &&str| *kind != "not-checked" && !(*kind == "no-checkpoint" && broker.make != Make::Ferro);
+    let kinds: Vec<&str> = kinds.filter(unsaid).collect();
     ensure!(
         between == Between::Kill || kinds.is_empty(),
         "a stopped store of {:?} has findings: {report}",

@@ -19,6 +19,7 @@ fn dev(lab: &Lab, folder: &Path, namesrv: u16, broker: u16) -> Outcome<Process> 
     let mut command = Command::new(lab.tools.ferromq()?);
     command.arg("dev").arg("--data").arg(folder.join("data"));
     command.args(["--namesrv-port", &namesrv.to_string(), "--broker-port", &broker.to_string(), "--grpc-port", "0"]);
+    command.args(["--http-port", "0", "--proxy-port", "0"]);
     let mut process = Process::spawn("dev", command, &folder.join("dev.log"))?;
     process.wait_line("boot success", Duration::from_secs(20))?;
     Ok(process)

@@ -17,8 +17,15 @@ const JVM: [&str; 7] = [
     "--add-opens=java.base/sun.nio.ch=ALL-UNNAMED",
 ];
 
-/// The command line of the main class `main` with the configuration file `conf`, in `folder`.
-pub fn command(tools: &Tools, make: Make, folder: &Path, heap: &str, main: &str, conf: &Path) -> Outcome<Command> {
+/// The command line of the main class `main` with a configuration file, which follows its option, in `folder`.
+pub fn command(
+    tools: &Tools,
+    make: Make,
+    folder: &Path,
+    heap: &str,
+    main: &str,
+    (option, conf): (&str, &Path),
+) -> Outcome<Command> {
     let classpath = match make {
         Make::Java4 => tools.server4_classpath()?,
         _ => tools.server_classpath()?,
@@ -34,7 +41,7 @@ pub fn command(tools: &Tools, make: Make, folder: &Path, heap: &str, main: &str,
     command.arg(format!("-Duser.home={}", folder.join("home").display()));
     // Its logging framework tells its life's story at start otherwise.
     command.arg("-Drocketmq.logback.statusListenerClass=NOP");
-    command.args(["-cp", &classpath, main, "-c"]).arg(conf);
-    command.env("ROCKETMQ_HOME", folder);
+    command.args(["-cp", &classpath, main, option]).arg(conf);
+    command.env("ROCKETMQ_HOME", folder).env("RMQ_PROXY_HOME", folder);
     Ok(command)
 }

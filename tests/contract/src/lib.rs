@@ -8,6 +8,7 @@ pub mod driver;
 pub mod inject;
 mod java;
 pub mod load;
+pub mod proxy;
 pub mod record;
 pub mod runner;
 pub mod server;

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
+use std::thread::ThreadId;
 use std::time::Instant;
 use tempfile::TempDir;
 
@@ -32,6 +33,12 @@ pub enum Client {
     GrpcJava,
     /// `rocketmq-clients/golang/v5`, the gRPC protocol.
     GrpcGo,
+    /// `rocketmq-python-client`, the gRPC protocol.
+    GrpcPython,
+    /// `rocketmq-client-nodejs`, the gRPC protocol.
+    GrpcNode,
+    /// `rocketmq` of crates.io, the gRPC protocol.
+    GrpcRust,
 }
 
 impl Client {
@@ -43,6 +50,9 @@ impl Client {
             Client::Go => "go",
             Client::GrpcJava => "grpc-java",
             Client::GrpcGo => "grpc-go",
+            Client::GrpcPython => "grpc-python",
+            Client::GrpcNode => "grpc-node",
+            Client::GrpcRust => "grpc-rust",
         }
     }
 }
@@ -82,14 +92,14 @@ pub struct Lab {
     /// Whose server is under test (`FERROMQ_CONTRACT_SERVER=java` runs the cases on the reference).
     pub make: Make,
     counter: AtomicUsize,
-    drivers: [OnceLock<Outcome<Driver>>; 5],
+    drivers: [OnceLock<Outcome<Driver>>; 8],
     admin: OnceLock<Outcome<Driver>>,
     standing: OnceLock<Outcome<Cluster>>,
     proxied: OnceLock<Outcome<Cluster>>,
     /// Figures for the table at the end.
     rows: Mutex<Vec<Row>>,
-    /// Folders made since the last sweep.
-    made: Mutex<Vec<PathBuf>>,
+    /// Folders made since the last sweep, and the threads of the cases that made them.
+    made: Mutex<Vec<(ThreadId, PathBuf)>>,
     // The last one: it goes when nothing writes to it any more.
     folder: TempDir,
 }
@@ -117,16 +127,18 @@ impl Lab {
     pub fn folder(&self, name: &str) -> Outcome<PathBuf> {
         let path = self.folder.path().join(format!("{:03}-{name}", self.counter.fetch_add(1, Ordering::Relaxed)));
         std::fs::create_dir_all(&path)?;
-        self.made.lock().unwrap_or_else(PoisonError::into_inner).push(path.clone());
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).push((std::thread::current().id(), path.clone()));
         Ok(path)
     }
 
-    /// Removes what the last case left: stores take gigabytes.
+    /// Removes what the last case of this thread left: stores take gigabytes.
     fn sweep(&self) {
-        for path in self.made.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            if std::env::var_os(KEEP).is_none() {
-                let _ = std::fs::remove_dir_all(path);
-            }
+        let me = std::thread::current().id();
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let mine: Vec<PathBuf> = made.extract_if(.., |(id, _)| *id == me).map(|(_, path)| path).collect();
+        drop(made);
+        if std::env::var_os(KEEP).is_none() {
+            mine.iter().for_each(|path| drop(std::fs::remove_dir_all(path)));
         }
     }
 
@@ -167,11 +179,10 @@ impl Lab {
             Client::Java4 => self.start_java("4.9.8"),
             Client::Go => Driver::start("go", Command::new(self.tools.go_driver()?), self.folder.path()),
             Client::GrpcJava => self.start_grpc(),
-            Client::GrpcGo => {
-                let mut command = Command::new(self.tools.go_grpc_driver()?);
-                command.env("HOME", self.folder.path());
-                Driver::start("grpc-go", command, self.folder.path())
-            }
+            Client::GrpcGo => self.start_at_home(client, Command::new(self.tools.go_grpc_driver()?)),
+            Client::GrpcPython => self.start_at_home(client, self.tools.python_driver()?),
+            Client::GrpcNode => self.start_at_home(client, self.tools.node_driver()?),
+            Client::GrpcRust => self.start_at_home(client, Command::new(self.tools.rust_driver()?)),
         }
     }
 
@@ -183,6 +194,12 @@ impl Lab {
         let rows = driver.call("mqadmin", &arguments)?;
         let printed = rows.first().map(|row| row.get("out").to_owned()).unwrap_or_default();
         Ok(printed.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ") + "\n").collect())
+    }
+
+    /// Starts a driver whose client writes its log below the home folder.
+    fn start_at_home(&self, client: Client, mut command: Command) -> Outcome<Driver> {
+        command.env("HOME", self.folder.path());
+        Driver::start(client.label(), command, self.folder.path())
     }
 
     fn start_grpc(&self) -> Outcome<Driver> {
@@ -281,6 +298,7 @@ pub fn main(cases: Vec<Case>) -> ExitCode {
             scope.spawn(|| {
                 while let Some(case) = shared.get(turn.fetch_add(1, Ordering::Relaxed)) {
                     run(&lab, case, &tally);
+                    lab.sweep();
                 }
             });
         }

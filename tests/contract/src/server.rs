@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 /// The longest a start may take; a Java broker on a busy machine needs most of it.
-const START_LIMIT: Duration = Duration::from_secs(90);
+pub const START_LIMIT: Duration = Duration::from_secs(90);
 /// The longest a stop by SIGTERM may take.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 /// Whose server.
@@ -129,6 +129,15 @@ impl Process {
         let _ = self.child.wait();
     }
 
+    /// CPU time it has used, user and system; resolution 10 ms.
+    pub fn cpu(&self) -> Outcome<Duration> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
+        // Fields 14 and 15; the command name before them may contain anything.
+        let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
+        let ticks: u64 = fields.filter_map(|field| field.parse::<u64>().ok()).sum();
+        Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
+    }
+
     /// Anonymous resident memory in bytes.
     pub fn memory(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
@@ -186,7 +195,7 @@ impl Namesrv {
         std::fs::write(&conf, settings.join("\n"))?;
         let command = match make {
             Make::Java | Make::Java4 => {
-                java::command(tools, make, folder, "128m", "org.apache.rocketmq.namesrv.NamesrvStartup", &conf)?
+                java::command(tools, make, folder, "128m", "org.apache.rocketmq.namesrv.NamesrvStartup", ("-c", &conf))?
             }
             Make::Ferro => ferro_command(tools, folder, "namesrv", &conf)?,
         };
@@ -227,6 +236,16 @@ impl Broker {
         format!("127.0.0.1:{}", self.port)
     }
 
+    /// Port of HTTP clients, if it has a proxy.
+    pub fn http_port(&self) -> Option<u16> {
+        self.grpc.map(|port| port + 1)
+    }
+
+    /// Where remoting clients connect that know its proxy only, if it has one.
+    pub fn front_door(&self) -> Option<String> {
+        self.grpc.map(|port| format!("127.0.0.1:{}", port - 2))
+    }
+
     pub fn store(&self) -> PathBuf {
         self.folder.join("store")
     }
@@ -261,14 +280,19 @@ impl Broker {
         std::fs::write(&conf, lines.join("\n"))?;
         match self.make {
             Make::Java | Make::Java4 => {
-                java::command(tools, self.make, &self.folder, "512m", "org.apache.rocketmq.broker.BrokerStartup", &conf)
+                let main = "org.apache.rocketmq.broker.BrokerStartup";
+                java::command(tools, self.make, &self.folder, "512m", main, ("-c", &conf))
             }
             Make::Ferro => {
                 let mut command = ferro_command(tools, &self.folder, "broker", &conf)?;
                 if let Some(port) = self.grpc {
                     let proxy = self.folder.join("rmq-proxy.json");
-                    std::fs::write(&proxy, format!("{{\"grpcServerPort\": {port}}}"))?;
+                    std::fs::write(
+                        &proxy,
+                        format!("{{\"grpcServerPort\": {port}, \"remotingListenPort\": {}}}", port - 2),
+                    )?;
                     command.arg("--enable-proxy").arg("--proxyConfigPath").arg(proxy);
+                    command.args(self.http_port().map(|port| format!("--http-port={port}")));
                 }
                 Ok(command)
             }

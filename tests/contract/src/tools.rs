@@ -1,5 +1,6 @@
 //! Gets what the cases run with: the `ferromq` binary, the jars of the reference server and of the Java clients (Maven),
-//! the Java driver (javac) and the Go driver. Everything lands in `target/contract` and is made once.
+//! the Java driver (javac), the Go and Rust drivers, and the packages of the Python and Node clients. Everything lands in
+//! `target/contract` and is made once.
 
 use crate::{Outcome, Stop, While};
 use std::path::{Path, PathBuf};
@@ -7,7 +8,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 /// The version of the reference server; its jars come from the profile of that name in `tests/java/pom.xml`.
-const SERVER: &str = "server-5.5.0";
+const SERVER: &str = "server-and-proxy-5.5.0";
 /// The oldest server whose stores are taken over.
 const SERVER4: &str = "server-4.9.7";
 
@@ -24,6 +25,9 @@ pub struct Tools {
     jars: [OnceLock<Outcome<PathBuf>>; 6],
     go: OnceLock<Outcome<PathBuf>>,
     go_grpc: OnceLock<Outcome<PathBuf>>,
+    python: OnceLock<Outcome<PathBuf>>,
+    node: OnceLock<Outcome<PathBuf>>,
+    rust: OnceLock<Outcome<PathBuf>>,
 }
 
 impl Tools {
@@ -100,6 +104,27 @@ impl Tools {
     pub fn go_grpc_driver(&self) -> Outcome<PathBuf> {
         self.go_grpc.get_or_init(|| build_go("go-grpc-driver", "./grpc")).clone()
     }
+
+    /// The Python driver.
+    pub fn python_driver(&self) -> Outcome<Command> {
+        let folder = self.python.get_or_init(install_python).clone()?;
+        let mut command = Command::new(folder.join("bin/python"));
+        command.arg(root().join("tests/python/driver.py"));
+        Ok(command)
+    }
+
+    /// The Node driver.
+    pub fn node_driver(&self) -> Outcome<Command> {
+        let folder = self.node.get_or_init(install_node).clone()?;
+        let mut command = Command::new("node");
+        command.env("NODE_PATH", folder.join("node_modules")).arg(root().join("tests/node/driver.js"));
+        Ok(command)
+    }
+
+    /// The Rust driver.
+    pub fn rust_driver(&self) -> Outcome<PathBuf> {
+        self.rust.get_or_init(build_rust).clone()
+    }
 }
 
 fn root() -> PathBuf {
@@ -119,7 +144,8 @@ pub fn present(program: &str) -> bool {
         .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(program).is_file()))
 }
 
-fn need(program: &str) -> Outcome {
+/// Skips the case where a program is missing.
+pub fn need(program: &str) -> Outcome {
     if present(program) { Ok(()) } else { Err(Stop::Skipped(format!("{program} is not installed"))) }
 }
 
@@ -209,4 +235,55 @@ fn build_go(name: &str, package: &str) -> Outcome<PathBuf> {
         .arg(&driver)
         .arg(package))?;
     Ok(driver)
+}
+
+/// The Rust driver is a project of its own: its client's dependencies are no one else's.
+fn build_rust() -> Outcome<PathBuf> {
+    let (cargo, target) = (std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()), cache().join("rust"));
+    run(Command::new(cargo)
+        .current_dir(root().join("tests/rust"))
+        .args(["build", "--quiet", "--locked", "--target-dir"])
+        .arg(&target))?;
+    Ok(target.join("debug/ferromq-rust-driver"))
+}
+
+/// An environment of Python with the packages of `tests/python/requirements.txt`.
+fn install_python() -> Outcome<PathBuf> {
+    need("python3")?;
+    let folder = cache().join("python");
+    let requirements = root().join("tests/python/requirements.txt");
+    installed(&folder, &[&requirements], || {
+        if run(Command::new("python3").args(["-c", "import ensurepip, venv"])).is_err() {
+            return Err(Stop::Skipped("python3 cannot make environments (its venv package is missing)".into()));
+        }
+        run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder))?;
+        run(Command::new(folder.join("bin/python")).args(["-m", "pip", "install", "-q", "-r"]).arg(&requirements))
+    })
+}
+
+/// The packages of `tests/node/package-lock.json`.
+fn install_node() -> Outcome<PathBuf> {
+    need("node")?;
+    need("npm")?;
+    let folder = cache().join("node");
+    let files = ["package.json", "package-lock.json"].map(|name| root().join("tests/node").join(name));
+    installed(&folder, &[&files[0], &files[1]], || {
+        std::fs::create_dir_all(&folder)?;
+        for file in &files {
+            std::fs::copy(file, folder.join(file.file_name().unwrap_or_default()))?;
+        }
+        run(Command::new("npm").current_dir(&folder).args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]))
+    })
+}
+
+/// Installs packages into a folder unless it holds what the lists say: it keeps a copy of them.
+fn installed(folder: &Path, lists: &[&Path], install: impl FnOnce() -> Outcome<String>) -> Outcome<PathBuf> {
+    let wanted: Vec<u8> = lists.iter().map(std::fs::read).collect::<Result<Vec<_>, _>>()?.concat();
+    let marker = folder.join(".installed");
+    if std::fs::read(&marker).is_ok_and(|found| found == wanted) {
+        return Ok(folder.to_owned());
+    }
+    install()?;
+    std::fs::write(marker, wanted)?;
+    Ok(folder.to_owned())
 }

@@ -15,6 +15,8 @@ import org.apache.rocketmq.client.apis.ClientServiceProvider;
 import org.apache.rocketmq.client.apis.consumer.ConsumeResult;
 import org.apache.rocketmq.client.apis.consumer.FilterExpression;
 import org.apache.rocketmq.client.apis.consumer.FilterExpressionType;
+import org.apache.rocketmq.client.apis.consumer.LitePushConsumer;
+import org.apache.rocketmq.client.apis.consumer.MessageListener;
 import org.apache.rocketmq.client.apis.consumer.PushConsumer;
 import org.apache.rocketmq.client.apis.consumer.SimpleConsumer;
 import org.apache.rocketmq.client.apis.message.Message;
@@ -33,6 +35,7 @@ public final class GrpcDriver {
     private static final Pattern CODE = Pattern.compile("response-code=(\\d+)");
     private static final Map<String, Producer> PRODUCERS = new ConcurrentHashMap<>();
     private static final Map<String, PushConsumer> CONSUMERS = new ConcurrentHashMap<>();
+    private static final Map<String, LitePushConsumer> LITES = new ConcurrentHashMap<>();
     private static final Map<String, SimpleConsumer> SIMPLES = new ConcurrentHashMap<>();
     /** What simple consumers hold, by message id. */
     private static final Map<String, MessageView> HELD = new ConcurrentHashMap<>();
@@ -77,6 +80,20 @@ public final class GrpcDriver {
             case "consumer":
                 consumer(args);
                 break;
+            case "lite":
+                LITES.put(args.need("name"), PROVIDER.newLitePushConsumerBuilder()
+                        .setClientConfiguration(configuration(args))
+                        .setConsumerGroup(args.need("group"))
+                        .bindTopic(args.need("topic"))
+                        .setMessageListener(listener(args))
+                        .build());
+                break;
+            case "subscribe":
+                LITES.get(args.need("name")).subscribeLite(args.need("lite"));
+                break;
+            case "unsubscribe":
+                LITES.get(args.need("name")).unsubscribeLite(args.need("lite"));
+                break;
             case "simple":
                 SIMPLES.put(args.need("name"), PROVIDER.newSimpleConsumerBuilder()
                         .setClientConfiguration(configuration(args))
@@ -108,7 +125,8 @@ public final class GrpcDriver {
     }
 
     private static void stop(String name) throws Exception {
-        for (AutoCloseable closed : new AutoCloseable[] {PRODUCERS.remove(name), CONSUMERS.remove(name), SIMPLES.remove(name)}) {
+        for (AutoCloseable closed : new AutoCloseable[] {PRODUCERS.remove(name), CONSUMERS.remove(name), LITES.remove(name),
+                SIMPLES.remove(name)}) {
             if (closed != null) {
                 closed.close();
             }
@@ -161,6 +179,12 @@ public final class GrpcDriver {
         if (a.get("delay", null) != null) {
             builder.setDeliveryTimestamp(System.currentTimeMillis() + a.num64("delay", 0));
         }
+        if (a.get("lite", null) != null) {
+            builder.setLiteTopic(a.get("lite", null));
+        }
+        if (a.get("priority", null) != null) {
+            builder.setPriority(a.num("priority", 0));
+        }
         for (String key : a.keys()) {
             if (key.startsWith("p.")) {
                 builder.addProperty(key.substring(2), a.get(key, ""));
@@ -192,20 +216,25 @@ public final class GrpcDriver {
     }
 
     private static void consumer(Args args) throws ClientException {
-        String name = args.need("name");
-        int failing = args.num("fail", 0);
-        Set<String> failed = ConcurrentHashMap.newKeySet();
-        CONSUMERS.put(name, PROVIDER.newPushConsumerBuilder()
+        CONSUMERS.put(args.need("name"), PROVIDER.newPushConsumerBuilder()
                 .setClientConfiguration(configuration(args))
                 .setConsumerGroup(args.need("group"))
                 .setConsumptionThreadCount(args.num("threads", 4))
                 .setSubscriptionExpressions(Collections.singletonMap(args.need("topic"), filter(args)))
-                .setMessageListener(m -> {
-                    Lines.line("event " + name + " " + message(m));
-                    boolean again = m.getDeliveryAttempt() <= failing && failed.add(m.getMessageId() + "/" + m.getDeliveryAttempt());
-                    return again ? ConsumeResult.FAILURE : ConsumeResult.SUCCESS;
-                })
+                .setMessageListener(listener(args))
                 .build());
+    }
+
+    /** Tells each message, and fails the first deliveries of each as often as asked. */
+    private static MessageListener listener(Args args) {
+        String name = args.need("name");
+        int failing = args.num("fail", 0);
+        Set<String> failed = ConcurrentHashMap.newKeySet();
+        return m -> {
+            Lines.line("event " + name + " " + message(m));
+            boolean again = m.getDeliveryAttempt() <= failing && failed.add(m.getMessageId() + "/" + m.getDeliveryAttempt());
+            return again ? ConsumeResult.FAILURE : ConsumeResult.SUCCESS;
+        };
     }
 
     private static Row message(MessageView m) {
@@ -219,7 +248,8 @@ public final class GrpcDriver {
                 .put("keys", keys.isEmpty() ? null : String.join(" ", keys)).put("group", m.getMessageGroup().orElse(null))
                 .put("attempt", m.getDeliveryAttempt()).put("len", body.length).put("crc", crc.getValue())
                 .put("born", m.getBornTimestamp()).put("bornhost", m.getBornHost())
-                .put("delivery", m.getDeliveryTimestamp().orElse(null))
+                .put("delivery", m.getDeliveryTimestamp().orElse(null)).put("priority", m.getPriority().orElse(null))
+                .put("lite", m.getLiteTopic().orElse(null))
                 .put("body", new String(body, StandardCharsets.UTF_8)).put("at", System.currentTimeMillis());
         for (Map.Entry<String, String> p : m.getProperties().entrySet()) {
             row.put("p." + p.getKey(), p.getValue());

@@ -1,0 +1,55 @@
+//! Groups of the gRPC protocol that broadcast (`docs/broadcast.md`).
+
+use crate::common::{DELIVERY, each_once, numbered};
+use crate::grpc::Stage;
+use ferromq_contract::driver::Msg;
+use ferromq_contract::{Outcome, Stop, wait_for};
+
+/// Each client of a group that says so gets every message, and what it acknowledges is its own affair.
+pub fn broadcasting(stage: &Stage<'_>) -> Outcome {
+    if stage.brokers[0].make.is_java() {
+        return Err(Stop::Skipped("RocketMQ knows no broadcasting over gRPC".into()));
+    }
+    let (topic, group) = (stage.topic("NORMAL")?, stage.group(",\"attributes\":{\"+consume.broadcast\":\"true\"}")?);
+    let producer = stage.open("producer", &topic, &[])?;
+    let send = |topic: &str, bodies: &[String]| {
+        stage.send(&producer, &bodies.iter().map(|body| Msg::new(topic, body.clone())).collect::<Vec<_>>())
+    };
+    send(&topic, &["before anybody came".to_owned()])?;
+    let push = stage.open("consumer", &topic, &[("group", &group)])?;
+    let [first, second] =
+        [stage.open("simple", &topic, &[("group", &group)])?, stage.open("simple", &topic, &[("group", &group)])?];
+    send(&topic, &numbered("a", 10))?;
+    each_once(&stage.driver.wait_events(&push, 10, DELIVERY)?, numbered("a", 10))?;
+    let held = stage.receive(&first, 10, "60000")?;
+    each_once(&held, numbered("a", 10))?;
+    each_once(&stage.receive(&second, 10, "10000")?, numbered("a", 10))?;
+    held.iter().try_for_each(|row| stage.of_held("ack", &first, row))?;
+
+    // Another in the place of one that has left; the one that has acknowledged nothing gets all again.
+    stage.stop(&[&first])?;
+    let third = stage.open("simple", &topic, &[("group", &group)])?;
+    send(&topic, &numbered("b", 5))?;
+    each_once(&stage.receive(&third, 5, "10000")?, numbered("b", 5))?;
+    let all = [numbered("a", 10), numbered("b", 5)].concat();
+    let again = stage.receive(&second, 15, "30000")?;
+    each_once(&again, all.clone())?;
+    each_once(&stage.driver.wait_events(&push, 15, DELIVERY)?, all)?;
+
+    // Switched off, they share.
+    let off = format!("{{\"groupName\":\"{group}\",\"attributes\":{{\"-consume.broadcast\":\"\"}}}}");
+    stage.brokers.iter().try_for_each(|broker| broker.conn()?.update_group(&off))?;
+    let other = stage.topic("NORMAL")?;
+    let [one, two] =
+        [stage.open("simple", &other, &[("group", &group)])?, stage.open("simple", &other, &[("group", &group)])?];
+    send(&other, &numbered("c", 10))?;
+    let mut rows = Vec::new();
+    wait_for(DELIVERY, "messages that two consumers share", || {
+        for name in [&one, &two] {
+            rows.extend(stage.driver.call("receive", &[("name", name.as_str()), ("invisible", "60000")])?);
+        }
+        Ok((rows.len() >= 10).then_some(()))
+    })?;
+    each_once(&rows, numbered("c", 10))?;
+    stage.stop(&[&producer, &push, &second, &third, &one, &two])
+}

@@ -1,0 +1,78 @@
+//! Lite topics by an official client of the gRPC protocol: one consumer takes from as many of them as it names.
+
+use crate::common::{DELIVERY, bodies, each_once, numbered};
+use crate::grpc::Stage;
+use ferromq_contract::driver::Msg;
+use ferromq_contract::{Outcome, Stop, ensure, ensure_eq, wait_for};
+
+/// Messages of lite topics, each of which tells its own.
+fn messages(parent: &str, lite: &str, bodies: &[String]) -> Vec<Msg> {
+    bodies.iter().map(|body| Msg::new(parent, body.clone()).with("lite", lite)).collect()
+}
+
+fn group(stage: &Stage<'_>, parent: &str, further: &str) -> Outcome<String> {
+    stage.group(&format!(
+        ",\"consumeMessageOrderly\":true,\"attributes\":{{\"+lite.bind.topic\":\"{parent}\"{further}}}"
+    ))
+}
+
+fn on(stage: &Stage<'_>, verb: &str, consumer: &str, lite: &str) -> Outcome {
+    stage.driver.call(verb, &[("name", consumer), ("lite", lite)]).map(drop)
+}
+
+/// In order of each lite topic, as the group asks, a failed message before the one behind it; what is not subscribed to does not come.
+pub fn lite_topics(stage: &Stage<'_>) -> Outcome {
+    let parent = stage.topic("LITE")?;
+    let group = group(stage, &parent, ",\"+lite.sub.client.quota\":\"3\"")?;
+    let producer = stage.open("producer", &parent, &[])?;
+    let consumer = stage.open("lite", &parent, &[("group", &group), ("fail", "1")])?;
+    on(stage, "subscribe", &consumer, "a")?;
+    on(stage, "subscribe", &consumer, "b")?;
+    for lite in ["a", "b", "c"] {
+        stage.send(&producer, &messages(&parent, lite, &numbered(lite, 3)))?;
+    }
+    // Each message fails once.
+    stage.driver.wait_events(&consumer, 12, DELIVERY)?;
+    for lite in ["a", "b"] {
+        let events = stage.driver.events(&consumer);
+        let of_lite: Vec<_> = events.into_iter().filter(|event| event.get("lite") == lite).collect();
+        let twice: Vec<String> = numbered(lite, 3).into_iter().flat_map(|body| [body.clone(), body]).collect();
+        let came: Vec<String> = of_lite.iter().map(|event| event.get("body").to_owned()).collect();
+        ensure_eq!(came, twice, "the order in lite topic {lite}");
+    }
+    // A topic more brings what it has; one less brings nothing more.
+    on(stage, "unsubscribe", &consumer, "a")?;
+    on(stage, "subscribe", &consumer, "c")?;
+    stage.send(&producer, &messages(&parent, "a", &numbered("late", 2)))?;
+    stage.send(&producer, &messages(&parent, "c", &numbered("new", 2)))?;
+    wait_for(DELIVERY, "messages of the lite topic that came later", || {
+        let all = bodies(&stage.driver.events(&consumer));
+        Ok(numbered("new", 2).iter().all(|body| all.contains_key(body)).then_some(()))
+    })?;
+    let all = bodies(&stage.driver.events(&consumer));
+    ensure!(!all.keys().any(|body| body.starts_with("late")), "{all:?}");
+    // The group's limit of lite topics for each client.
+    on(stage, "subscribe", &consumer, "d")?;
+    match on(stage, "subscribe", &consumer, "e") {
+        Err(Stop::Failed(why)) if why.contains("42902") => {}
+        other => return Err(format!("a lite topic beyond the quota: {other:?}").into()),
+    }
+    stage.stop(&[&producer, &consumer])
+}
+
+/// The last one to subscribe has an exclusive lite topic for itself, and the first is told.
+pub fn exclusive(stage: &Stage<'_>) -> Outcome {
+    let parent = stage.topic("LITE")?;
+    let group = group(stage, &parent, ",\"+lite.sub.model\":\"Exclusive\"")?;
+    let producer = stage.open("producer", &parent, &[])?;
+    let [first, second] = ["one", "two"].map(|_| stage.open("lite", &parent, &[("group", &group)]));
+    let (first, second) = (first?, second?);
+    on(stage, "subscribe", &first, "x")?;
+    stage.send(&producer, &messages(&parent, "x", &numbered("before", 2)))?;
+    each_once(&stage.driver.wait_events(&first, 2, DELIVERY)?, numbered("before", 2))?;
+    on(stage, "subscribe", &second, "x")?;
+    stage.send(&producer, &messages(&parent, "x", &numbered("after", 3)))?;
+    each_once(&stage.driver.wait_events(&second, 3, DELIVERY)?, numbered("after", 3))?;
+    ensure_eq!(stage.driver.events(&first).len(), 2, "what came to the first consumer");
+    stage.stop(&[&producer, &first, &second])
+}
