@@ -28,6 +28,7 @@ pub mod code {
     pub const GET_ROUTEINFO_BY_TOPIC: i32 = 105;
     pub const GET_BROKER_CLUSTER_INFO: i32 = 106;
     pub const CLEAN_EXPIRED_CONSUMEQUEUE: i32 = 306;
+    pub const QUERY_TOPIC_CONSUME_BY_WHO: i32 = 300;
     pub const SEND_MESSAGE_V2: i32 = 310;
     pub const SET_MESSAGE_REQUEST_MODE: i32 = 401;
     pub const DELETE_EXPIRED_COMMITLOG: i32 = 329;
