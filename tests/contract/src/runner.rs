@@ -1,5 +1,7 @@
 //! Runs the cases and prints one line each in the manner of libtest. Cases that share the standing server run a few at a
-//! time (they mostly wait); cases that stop, damage or load a server run one after the other.
+//! time (they mostly wait); cases that stop, damage or load a server run one after the other. What fails beside others runs
+//! once more by itself: no case asks how a client fares on a machine that is busy with something else. The first failure is
+//! printed all the same.
 
 use crate::cluster::Cluster;
 use crate::driver::Driver;
@@ -293,22 +295,29 @@ pub fn main(cases: Vec<Case>) -> ExitCode {
     let tally = Mutex::new(Tally::default());
     let (alone, shared): (Vec<&Case>, Vec<&Case>) = cases.iter().partition(|c| c.alone);
     let turn = AtomicUsize::new(0);
+    let again = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..SIDE_BY_SIDE {
             scope.spawn(|| {
-                while let Some(case) = shared.get(turn.fetch_add(1, Ordering::Relaxed)) {
-                    run(&lab, case, &tally);
-                    lab.sweep();
+                while let Some(&case) = shared.get(turn.fetch_add(1, Ordering::Relaxed)) {
+                    if let Err(why) = run(&lab, case, &tally) {
+                        again.lock().unwrap_or_else(PoisonError::into_inner).push((case, why));
+                    }
                 }
             });
         }
     });
-    for case in alone {
-        run(&lab, case, &tally);
-        lab.sweep();
+    let again = again.into_inner().unwrap_or_else(PoisonError::into_inner);
+    for case in again.iter().map(|(case, _)| *case).chain(alone) {
+        if let Err(why) = run(&lab, case, &tally) {
+            tally.lock().unwrap_or_else(PoisonError::into_inner).failed.push((case.name.clone(), why));
+        }
     }
     let tally = tally.into_inner().unwrap_or_else(PoisonError::into_inner);
     lab.print_table();
+    for (case, why) in &again {
+        say(&format!("\n---- {} failed beside others; it ran once more by itself ----\n{why}", case.name));
+    }
     if !tally.failed.is_empty() {
         say("\nfailures:");
         for (name, why) in &tally.failed {
@@ -350,10 +359,12 @@ fn attempt(lab: &Lab, case: &Case) -> Outcome {
         .unwrap_or_else(|_| Err(Stop::Failed("the case panicked".to_owned())))
 }
 
-fn run(lab: &Lab, case: &Case, tally: &Mutex<Tally>) {
+/// Runs a case and counts it, unless it fails.
+fn run(lab: &Lab, case: &Case, tally: &Mutex<Tally>) -> Result<(), String> {
     let begun = Instant::now();
     let outcome = attempt(lab, case);
     let seconds = begun.elapsed().as_secs_f64();
+    lab.sweep();
     let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
     match outcome {
         Ok(()) => {
@@ -366,9 +377,10 @@ fn run(lab: &Lab, case: &Case, tally: &Mutex<Tally>) {
         }
         Err(Stop::Failed(why)) => {
             say(&format!("test {} ... FAILED ({seconds:.1} s)", case.name));
-            tally.failed.push((case.name.clone(), why));
+            return Err(why);
         }
     }
+    Ok(())
 }
 
 fn say(line: &str) {
