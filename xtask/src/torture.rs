@@ -14,7 +14,17 @@ const SIZES: &[(&str, &str, u64)] = &[
     ("--states", "FERROMQ_CRASH_STATES", 2000),
     ("--errors", "FERROMQ_ERROR_POINTS", 300),
     ("--flips", "FERROMQ_BIT_FLIPS", 10_000),
+    ("--seconds", "FERROMQ_CRASH_SECONDS", 60),
+    ("--takeover", "FERROMQ_TAKEOVER", 1_000_000),
+    ("--gib", "FERROMQ_LOG_GIB", 50),
+    ("--rebuild", "FERROMQ_REBUILD_GIB", 4),
+    ("--queues", "FERROMQ_QUEUES", 100_000),
+    ("--sends", "FERROMQ_SYNC_SENDS", 400_000),
+    ("--pulled", "FERROMQ_PULL_MESSAGES", 1_000_000),
 ];
+
+/// The case of the contract tests that belongs to the table, too.
+const TAKEOVER: &str = "takeover::many_messages_by_ours_and_back";
 
 /// What the command line asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -55,18 +65,21 @@ pub fn run(root: &Path, words: &[&str]) -> ExitCode {
     let mut succeeded = true;
     // The states of recorded runs are tests of store and broker; those cases have no theme in their names.
     for package in ["ferromq-store", "ferromq-broker"].iter().filter(|_| plan.cases.is_empty()) {
-        succeeded &= cases(root, &["-p", package, "--test", "crash_states"], &plan, &mut table);
+        succeeded &= cases(root, &["-p", package, "--test", "crash_states"], &[], &plan, &mut table);
     }
-    succeeded &= cases(root, &["-p", CONTRACT, "--test", "torture", "--"], &plan, &mut table);
+    succeeded &= cases(root, &["-p", CONTRACT, "--test", "torture"], &plan.cases, &plan, &mut table);
+    if plan.cases.is_empty() || plan.cases.iter().any(|part| TAKEOVER.contains(part)) {
+        succeeded &= cases(root, &["-p", CONTRACT, "--test", "contract"], &[TAKEOVER], &plan, &mut table);
+    }
     say("");
     table.iter().for_each(|line| say(line));
     if succeeded { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Runs `cargo test` with these arguments and the chosen cases; lines of tables go to `table`, too.
-fn cases(root: &Path, arguments: &[&str], plan: &Plan<'_>, table: &mut Vec<String>) -> bool {
+/// Runs `cargo test` with these arguments and the chosen cases, none for all; lines of tables go to `table`, too.
+fn cases(root: &Path, arguments: &[&str], chosen: &[&str], plan: &Plan<'_>, table: &mut Vec<String>) -> bool {
     let mut command = Command::new(env!("CARGO"));
-    command.current_dir(root).args(["test", "--release"]).args(arguments).args(&plan.cases);
+    command.current_dir(root).args(["test", "--release"]).args(arguments).arg("--").args(chosen);
     command.envs(plan.sizes.iter().map(|(variable, size)| (*variable, size.to_string()))).stdout(Stdio::piped());
     let status = command.spawn().and_then(|mut child| {
         if let Some(output) = child.stdout.take() {

@@ -4,9 +4,10 @@
 use crate::common::start;
 use ferromq_contract::cluster::create_topic;
 use ferromq_contract::driver::Msg;
+use ferromq_contract::flood::{Message, Width, flood};
 use ferromq_contract::runner::{Case, Client, Lab};
 use ferromq_contract::server::{Broker, Make, Namesrv};
-use ferromq_contract::wire::{Conn, Header, code, now_ms, send_fields};
+use ferromq_contract::wire::{Conn, code, now_ms};
 use ferromq_contract::{Outcome, While, ensure, ensure_eq, wait_for};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -54,8 +55,6 @@ const LONG_TOPICS: Topics = &[(
 const GROUP: &str = "takeover-group";
 /// Messages of the large store (`FERROMQ_TAKEOVER`).
 const MANY: usize = 20_000;
-/// Sends under way on each connection.
-const UNDER_WAY: usize = 64;
 
 /// All that readers can see of a store.
 #[derive(Debug, PartialEq, Eq, Default)]
@@ -336,29 +335,13 @@ fn many(lab: &Lab) -> Outcome {
 
 /// Sends so many messages on four connections, with properties and keys; some of the keys.
 fn send_many(broker: &Broker, round: usize, count: usize) -> Outcome<Vec<String>> {
-    const CONNECTIONS: usize = 4;
+    const WIDTH: Width = Width { connections: 4, under_way: 64 };
     let (topic, queues) = MANY_TOPICS[0];
-    let send = |first: usize| -> Outcome {
-        let mut conn = broker.conn()?;
-        conn.header = Header::Binary;
-        let born = now_ms().to_string();
-        let mine: Vec<usize> = (first..count).step_by(CONNECTIONS).collect();
-        for window in mine.chunks(UNDER_WAY) {
-            for i in window {
-                let queue = (*i as i32 / CONNECTIONS as i32 % queues).to_string();
-                let properties = format!("KEYS\u{1}many-{round}-{}\u{2}TAGS\u{1}t{}\u{2}n\u{1}{i}\u{2}", i / 8, i % 9);
-                let body: Vec<u8> = (0..i % 300 + 1).map(|b| (b * (i + round)) as u8).collect();
-                conn.begin(code::SEND_MESSAGE_V2, &send_fields(topic, &queue, &born, &properties), &body)?;
-            }
-            for _ in window {
-                conn.read()?.ok()?;
-            }
-        }
-        Ok(())
-    };
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..CONNECTIONS).map(|first| scope.spawn(move || send(first))).collect();
-        threads.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|_| Err("a sender panicked".into())))
+    flood(&broker.addr(), WIDTH, 0..count, |i| Message {
+        topic: topic.to_owned(),
+        queue: (i / WIDTH.connections) as i32 % queues,
+        properties: format!("KEYS\u{1}many-{round}-{}\u{2}TAGS\u{1}t{}\u{2}n\u{1}{i}\u{2}", i / 8, i % 9),
+        body: (0..i % 300 + 1).map(|b| (b * (i + round)) as u8).collect(),
     })?;
     commit_offsets(&mut broker.conn()?, MANY_TOPICS, round)?;
     Ok((0..100).map(|n| format!("many-{round}-{}", n * count / 8 / 100)).collect())

@@ -72,6 +72,37 @@ impl Injection {
     }
 }
 
+/// How often one thread of a process, by its name, forces data to the disk while `work` goes on. No other thread stops for
+/// strace, so that the process works nearly as it does alone.
+pub fn count_syncs(pid: u32, thread: &str, log: &Path, work: impl FnOnce() -> Outcome) -> Outcome<usize> {
+    if !present("strace") {
+        return Err(Stop::Skipped("strace is not installed".to_owned()));
+    }
+    let mut found = None;
+    for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let task = task?.path();
+        if std::fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim() == thread) {
+            found = Some(task);
+        }
+    }
+    let task = found.ok_or_else(|| format!("process {pid} has no thread {thread}"))?;
+    let mut command = Command::new("strace");
+    command.args(["-qq", "-e", &format!("trace={SYNCS}"), "-o"]).arg(log).arg("-p").args(task.file_name());
+    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+    let mut tracer = Injection { child, log: log.to_owned() };
+    wait_for(Duration::from_secs(10), "strace attaches to the thread", || {
+        if tracer.child.try_wait()?.is_some() {
+            return Err(Stop::Skipped("strace may not attach here".to_owned()));
+        }
+        let status = std::fs::read_to_string(task.join("status"))?;
+        let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:"));
+        Ok(tracer.is_some_and(|tracer| tracer.trim() != "0").then_some(()))
+    })?;
+    work()?;
+    drop(tracer);
+    Ok(std::fs::read_to_string(log)?.lines().filter(|line| line.contains("sync(")).count())
+}
+
 impl Drop for Injection {
     fn drop(&mut self) {
         // SIGTERM lets strace detach; killed, it would leave the process stopped in its calls.

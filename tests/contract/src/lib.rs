@@ -5,6 +5,7 @@
 
 pub mod cluster;
 pub mod driver;
+pub mod flood;
 pub mod inject;
 mod java;
 pub mod load;

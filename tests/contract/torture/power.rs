@@ -6,7 +6,7 @@ use ferromq_contract::load::{Shape, Workload};
 use ferromq_contract::runner::{Case, Lab};
 use ferromq_contract::server::{Broker, Make, Namesrv};
 use ferromq_contract::volume::{FileSystem, SyncProbe, Volume};
-use ferromq_contract::{Outcome, While, ensure, scale, wait_for};
+use ferromq_contract::{Outcome, Stop, While, ensure, scale, wait_for};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -37,11 +37,16 @@ const SHAPE: Shape =
 /// `FERROMQ_POWER_CUTS` sets the number of cuts in all, spread over flush modes and file systems.
 fn cuts(lab: &Lab, flush: &str, kind: FileSystem) -> Outcome {
     let count = scale("FERROMQ_POWER_CUTS", 20).div_ceil(4);
+    let what = format!("power cut, {flush}, {}", kind.name());
     let mut sum = Sum::default();
     let mut done = 0;
     while done < count {
         let of_this_volume = CUTS_OF_A_VOLUME.min(count - done);
-        one_volume(lab, flush, kind, done, of_this_volume, &mut sum)?;
+        let cut = one_volume(lab, flush, kind, done, of_this_volume, &mut sum);
+        if let Err(Stop::Skipped(why)) = &cut {
+            lab.row(&what, "not run".to_owned(), why.clone());
+        }
+        cut?;
         done += of_this_volume;
     }
     let result = if flush == "SYNC_FLUSH" {
@@ -52,7 +57,7 @@ fn cuts(lab: &Lab, flush: &str, kind: FileSystem) -> Outcome {
         format!("lost {} of the last {ms} ms, none older (a sync alone took up to {slowest} ms)", sum.lost)
     };
     lab.row(
-        &format!("power cut, {flush}, {}", kind.name()),
+        &what,
         format!("{count} cuts, {} acked", sum.acked),
         format!("{result}; slowest start {} ms", sum.slowest.as_millis()),
     );

@@ -3,6 +3,8 @@
 //! acknowledged is there, no offset has two bodies, queues and log agree, and the store goes on.
 //!
 //! `FERROMQ_CRASH_STATES` sets how many states are tried: half at the borders of syncs, half torn and reordered.
+//! `FERROMQ_CRASH_SECONDS` makes the run last so long, at a pace that bounds what is recorded; each border of a sync is
+//! tried then. Without it the run goes as fast as it can and ends after some rounds.
 #![allow(clippy::unwrap_used, reason = "a test says by panicking what is wrong")]
 
 #[path = "../common/mod.rs"]
@@ -13,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use common::{config, parts, read_all, sync_config};
 use disk::{Dice, Disk, Fate};
@@ -22,6 +25,8 @@ use ferromq_store::{AppendBatch, Durability, Event, Faults, Store, StoreConfig};
 
 const TOPICS: [&str; 3] = ["A", "B", "%RETRY%C"];
 const QUEUES: u32 = 2;
+/// Rounds in a second of a run whose length is given: a minute records about 10 MiB.
+const ROUNDS_PER_SECOND: usize = 20;
 
 /// A message of the run.
 struct Message {
@@ -61,8 +66,8 @@ fn body(message: usize, len: usize) -> Vec<u8> {
     body
 }
 
-/// Works on a store for some rounds: batches, pauses, deletions of topics, restarts.
-fn record(root: &Path, sync: bool, rounds: usize) -> Run {
+/// Works on a store for some rounds, each of which takes `pace` at least: batches, pauses, deletions of topics, restarts.
+fn record(root: &Path, sync: bool, rounds: usize, pace: Duration) -> Run {
     let faults = Arc::new(Faults::recording());
     let open =
         || Store::open(StoreConfig { faults: Some(Arc::clone(&faults)), ..settings(root, sync) }, Arc::new(|_| ()));
@@ -71,6 +76,7 @@ fn record(root: &Path, sync: bool, rounds: usize) -> Run {
     let mut dice = Dice(0x5EED + u64::from(sync));
     let mut store = open().unwrap();
     for _ in 0..rounds {
+        let next = Instant::now() + pace;
         match dice.below(24) {
             0 => {
                 drop(store);
@@ -85,13 +91,14 @@ fn record(root: &Path, sync: bool, rounds: usize) -> Run {
                 generations[topic] += 1;
             }
             2 => store.checkpoint_now(),
-            3 | 4 => std::thread::sleep(std::time::Duration::from_millis(12)),
+            3 | 4 => std::thread::sleep(Duration::from_millis(12)),
             _ => append(&store, &faults, &mut dice, &generations, &mut run),
         }
         // Under ASYNC_FLUSH the store says how far the disk is.
         let (flushed, events) = (store.flushed_position(), faults.event_count());
         let newly = run.messages.iter_mut().rev().take_while(|m| m.durable.is_none() || m.end > flushed);
         newly.filter(|m| m.durable.is_none() && m.end <= flushed).for_each(|m| m.durable = Some(events));
+        std::thread::sleep(next.saturating_duration_since(Instant::now()));
     }
     drop(store);
     run.events = faults.events();
@@ -267,16 +274,25 @@ fn queues_equal_log(store: &Store, what: &str) {
 }
 
 fn torture(sync: bool) {
-    let states: usize = std::env::var("FERROMQ_CRASH_STATES").ok().and_then(|n| n.parse().ok()).unwrap_or(100);
+    let number = |name| std::env::var(name).ok().and_then(|n| n.parse::<usize>().ok());
+    let states = number("FERROMQ_CRASH_STATES").unwrap_or(100);
+    let seconds = number("FERROMQ_CRASH_SECONDS");
     let dir = tempfile::tempdir().unwrap();
     // The folder of the store must not be there before: making it is part of the run.
     let root = dir.path().join("store");
-    let run = record(&root, sync, 150 + states / 2);
+    let began = Instant::now();
+    let run = match seconds {
+        Some(seconds) => {
+            record(&root, sync, seconds * ROUNDS_PER_SECOND, Duration::from_secs(1) / ROUNDS_PER_SECOND as u32)
+        }
+        None => record(&root, sync, 150 + states / 2, Duration::ZERO),
+    };
+    let lasted = began.elapsed().as_secs_f64();
     let is_sync =
         |event: &Event| matches!(event, Event::Sync { .. } | Event::SyncFolder { .. } | Event::SyncVolume { .. });
     let borders: Vec<usize> = (0..run.events.len()).filter(|n| is_sync(&run.events[*n])).collect();
     let each = (states / 4).max(1);
-    let step = borders.len().div_ceil(each).max(1);
+    let step = if seconds.is_some() { 1 } else { borders.len().div_ceil(each).max(1) };
     let mut tried = 0;
     for border in borders.iter().step_by(step) {
         // Just before the sync returned, and just after.
@@ -285,7 +301,8 @@ fn torture(sync: bool) {
         check(&run, &root, border + 1, Fate::All, &format!("killed after event {border}"));
         tried += 3;
     }
-    for seed in 1..=each as u64 {
+    let torn = if seconds.is_some() { states / 2 } else { each };
+    for seed in 1..=torn as u64 {
         let mut dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
         let cut = 1 + dice.below(run.events.len());
         let what = format!("torn and reordered by seed {seed} after event {cut}");
@@ -296,7 +313,7 @@ fn torture(sync: bool) {
     let (changes, messages, syncs) = (run.events.len(), run.messages.len(), borders.len());
     // A line of the table that `cargo xtask torture` prints.
     let row = format!(
-        "| crash states, {mode} | {tried} states of {messages} messages, {changes} changes, {syncs} syncs | all open and keep their promises"
+        "| crash states, {mode} | {tried} states, {torn} of them torn or reordered, of a run of {lasted:.1} s: {messages} messages, {changes} changes, {syncs} syncs | all open and keep their promises"
     );
     let mut out = std::io::stdout().lock();
     writeln!(out, "{row}").unwrap();
