@@ -243,8 +243,7 @@ impl Conn {
 
     /// Sends one message; it must be acknowledged.
     pub fn send(&mut self, topic: &str, queue: i32, properties: &str, body: &[u8]) -> Outcome<Sent> {
-        let answer = self.send_raw(topic, queue, properties, body)?.ok()?;
-        sent(&answer)
+        sent(&self.send_raw(topic, queue, properties, body)?.ok()?)
     }
 
     /// Pulls without waiting, with its own subscription.
