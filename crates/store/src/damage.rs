@@ -15,6 +15,9 @@ const MAX_TOLD: usize = 16_384;
 /// Most bytes of a damaged record that are read again to learn why.
 const MAX_REREAD: u64 = 8 << 20;
 
+/// What a disk writes whole, bytes.
+const SECTOR: u64 = 512;
+
 /// Most entries of consume queues that are searched for.
 const MAX_SEARCHED: usize = 16_384;
 
@@ -71,7 +74,8 @@ impl Store {
     }
 }
 
-/// Why a record that was read at `position` cannot be believed, if so. `next`: what follows it.
+/// Why a record that was read at `position` cannot be believed, if so. `next`: what follows it. One whose properties end in
+/// zeros was cut by the death of the process (nothing stands behind), or by that of the machine (its last sector is empty).
 pub(crate) fn fault(record: &Record<'_>, position: u64, next: &[u8], checks_crc: bool) -> Option<String> {
     if record.physical_offset() as u64 != position {
         return Some(format!("the record says that it stands at {}", record.physical_offset()));
@@ -79,7 +83,14 @@ pub(crate) fn fault(record: &Record<'_>, position: u64, next: &[u8], checks_crc:
     if checks_crc && !record.is_body_intact() {
         return Some("the body has a wrong CRC".to_owned());
     }
-    // A write that the death of the process cut in the middle of the properties: zeros at the end, nothing behind.
-    let is_torn = record.properties().last() == Some(&0) && next.iter().take(8).all(|byte| *byte == 0);
+    let is_torn = record.properties().last() == Some(&0)
+        && (next.iter().take(8).all(|byte| *byte == 0) || is_last_sector_empty(record, position));
     is_torn.then(|| "the record's end was not written".to_owned())
+}
+
+/// Whether a power cut kept the last sector of a record from the disk, whatever came of the sectors behind it.
+fn is_last_sector_empty(record: &Record<'_>, position: u64) -> bool {
+    let bytes = record.bytes();
+    let in_last = ((position + bytes.len() as u64 - 1) % SECTOR + 1).min(bytes.len() as u64);
+    bytes[bytes.len() - in_last as usize..].iter().all(|byte| *byte == 0)
 }

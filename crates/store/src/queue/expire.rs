@@ -10,6 +10,9 @@ use std::sync::atomic::Ordering;
 use super::{CqEntry, Queue, Tail};
 use crate::file;
 
+/// Most entries that are looked at in search of readable ones before another.
+const LOOK_BACK: usize = 4096;
+
 impl Queue {
     /// Moves the minimum to the first entry whose record is in the log, which begins at `log_start`.
     pub(crate) fn correct_min(&self, log_start: u64) {
@@ -27,14 +30,16 @@ impl Queue {
     }
 
     /// The first index of `min..max` whose record is in the log. A damaged entry in the way of the search must not hide
-    /// what lies before it: of the two readable ones before the result neither may be in the log.
+    /// what lies before it, nor blank ones in the place of messages that were lost: of the two readable ones before the
+    /// result neither may be in the log.
     fn first_in_log(&self, min: i64, max: i64, log_start: u64) -> i64 {
         let is_in_log = |e: CqEntry| e.is_written() && !e.is_blank() && e.physical_offset as u64 >= log_start;
         let mut high = max;
         loop {
             let first = self.partition(min, high, is_in_log);
+            let behind = (min..first).rev().take(LOOK_BACK);
             let readable =
-                (min..first).rev().filter_map(|at| Some((at, self.entry_at(at).filter(|e| e.is_written())?)));
+                behind.filter_map(|at| Some((at, self.entry_at(at).filter(|e| e.is_written() && !e.is_blank())?)));
             match readable.take(2).find(|(_, entry)| is_in_log(*entry)) {
                 Some((at, _)) => high = at,
                 None => return first,
