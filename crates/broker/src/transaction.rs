@@ -186,13 +186,19 @@ impl Transactions {
             let kept = offsets.query(queue.topic(), GROUP, 0).unwrap_or(0);
             kept.clamp(queue.min_offset(), queue.max_offset())
         };
+        // Behind records that the log has lost in a crash an op message is not believed: the message of its commit may be among
+        // them. Such halves are searched for in the index, and their producer is asked again.
+        let gap = store.first_gap().unwrap_or(u64::MAX);
         let mut table = self.table.lock();
         table.scanned = from(&self.half_queue);
         each_record(store, &self.op_queue, from(&self.op_queue), |op| {
             if properties::get(op.properties(), names::TAGS) == Some(record::OP_TAG.as_bytes()) {
+                let is_sure = (op.physical_offset() as u64) < gap;
                 let mut largest = i64::MIN;
                 for half in record::op_offsets(op.body()) {
-                    table.recover_ended(half);
+                    if is_sure {
+                        table.recover_ended(half);
+                    }
                     largest = largest.max(half);
                 }
                 table.note_op(op.queue_offset(), largest);

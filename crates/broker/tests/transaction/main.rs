@@ -15,6 +15,7 @@ use std::time::Duration;
 use ferromq_broker::{Broker, BrokerConfig};
 use ferromq_protocol::code::{request, response};
 use ferromq_protocol::topic;
+use ferromq_store::StoreConfig;
 use producer::*;
 use support::*;
 
@@ -245,6 +246,56 @@ fn a_restart_knows_what_has_ended_and_goes_on_with_the_rest() {
     let offsets = &bench.broker.as_ref().unwrap().shared().offsets;
     let half_end = bench.broker.as_ref().unwrap().shared().store.find_queue(topic::TRANS_HALF, 0).unwrap().max_offset();
     wait_until("the offsets", || offsets.query(topic::TRANS_HALF, "CID_RMQ_SYS_TRANS", 0) == Some(half_end));
+}
+
+/// The disk did not get the message of a commit, but the op message behind it and the log's next file.
+#[test]
+fn an_outcome_behind_lost_records_is_not_believed() {
+    let small = |store: &mut StoreConfig| store.mapped_file_size_commit_log = 128 * 1024;
+    let mut bench = start_with(config(), small);
+    let ids = ["before", "lost", "behind", "open"];
+    let halves = ids.map(|id| send_half(&bench, id, format!("the body {id}").as_bytes(), ""));
+    for half in &halves[..3] {
+        assert_eq!(end(&bench, *half, COMMIT, false).0, 0);
+    }
+    for _ in 0..10 {
+        assert_eq!(code(&bench.send("Other", 0, "", &[b'x'; 20_000])), 0);
+    }
+    bench.broker.take().unwrap().shutdown();
+    let root = bench.folder.path();
+    let path = root.join("commitlog").join(format!("{:020}", 0));
+    let mut log = std::fs::read(&path).unwrap();
+    let committed = log.windows(13).rposition(|bytes| bytes == b"the body lost").unwrap();
+    log[committed] = 0;
+    std::fs::write(path, log).unwrap();
+    // Nothing else was on the disk yet.
+    for name in ["consumequeue", "index"] {
+        std::fs::remove_dir_all(root.join(name)).unwrap();
+    }
+    std::fs::remove_file(root.join("checkpoint")).unwrap();
+    for name in ["consumerOffset.json", "consumerOffset.json.bak"] {
+        let _ = std::fs::remove_file(root.join("config").join(name));
+    }
+    std::fs::write(root.join("abort"), "").unwrap();
+    let mut store = store_config(root);
+    small(&mut store);
+    let broker = Broker::start(quick(), store).unwrap();
+    bench.addr = broker.addr().to_string();
+    bench.broker = Some(broker);
+    let checks = connect(&mut bench);
+    let mut got = Vec::new();
+    wait_until("the two without an outcome to be asked about and to end", || {
+        let asked = std::mem::take(&mut *checks.0.lock());
+        asked.iter().for_each(|check| drop(end(&bench, check.half, COMMIT, true)));
+        // The pull passes over the lost one.
+        let after = bench.pull(&pull_header("Orders", 2, 0, "*"));
+        let rest = bench.pull(&pull_header("Orders", 2, number(&after, "nextBeginOffset").unwrap(), "*"));
+        let delivered = [records(after.body()), records(rest.body())];
+        got = delivered.iter().flatten().map(|record| String::from_utf8_lossy(&record.body).into_owned()).collect();
+        got.len() >= ids.len() && bench.broker.as_ref().unwrap().shared().transactions.waiting() == 0
+    });
+    got.sort();
+    assert_eq!(got, ["the body before", "the body behind", "the body lost", "the body open"]);
 }
 
 #[test]
