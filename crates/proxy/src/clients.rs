@@ -73,6 +73,11 @@ impl Clients {
         self.table.lock().get(id).cloned()
     }
 
+    /// How many have told their settings.
+    pub fn count(&self) -> usize {
+        self.table.lock().len()
+    }
+
     /// As [`Clients::get`], for calls that need them.
     pub fn known(&self, caller: &Caller) -> Result<Arc<Client>, Refused> {
         self.get(&caller.client_id).ok_or_else(|| {

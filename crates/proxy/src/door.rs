@@ -143,6 +143,14 @@ impl Door {
         }
     }
 
+    /// `local` or `cluster`, as RocketMQ's `proxyMode` has it.
+    pub fn mode(&self) -> &'static str {
+        match self {
+            Door::Local(_) => "local",
+            Door::Cluster(_) => "cluster",
+        }
+    }
+
     /// Largest body, bytes.
     pub fn max_message_size(&self) -> usize {
         match self {

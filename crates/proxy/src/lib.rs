@@ -31,6 +31,7 @@ mod inbound;
 mod member;
 mod message;
 mod names;
+mod observe;
 mod pb;
 mod questions;
 mod relay;

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::watch;
 use tokio_stream::Stream;
@@ -11,6 +12,7 @@ use crate::access::AccessAddresses;
 use crate::call::Caller;
 use crate::clients::Clients;
 use crate::door::Door;
+use crate::observe::{Calls, Outcome, Protocol, Who};
 use crate::pb::messaging_service_server::MessagingService;
 use crate::pb::*;
 use crate::renewal::Renewals;
@@ -26,6 +28,7 @@ pub(crate) struct Service {
     pub door: Door,
     pub clients: Arc<Clients>,
     pub renewals: Arc<Renewals>,
+    pub calls: Arc<Calls>,
     /// What clients are told instead of the address they used.
     access: Option<AccessAddresses>,
     /// True once the proxy stops: streams end then.
@@ -35,7 +38,8 @@ pub(crate) struct Service {
 impl Service {
     pub fn new(door: Door, access: Option<AccessAddresses>, stopped: watch::Receiver<bool>) -> Self {
         let (clients, renewals) = (Clients::new(door.clone()), Renewals::new(door.clone()));
-        Service { clients: Arc::new(clients), renewals: Arc::new(renewals), access, door, stopped }
+        let calls = Arc::default();
+        Service { clients: Arc::new(clients), renewals: Arc::new(renewals), calls, access, door, stopped }
     }
 
     /// Where a client is to find the brokers: here. It is told the address it names itself, or has used: whoever comes from
@@ -48,21 +52,46 @@ impl Service {
     }
 }
 
+impl Service {
+    /// Counts a call by the name of its answer.
+    fn served(&self, answer: &'static str, code: i32, caller: Option<&Caller>, began: Instant) {
+        let call = answer.strip_suffix("Response").unwrap_or(answer);
+        self.calls.served(Outcome { protocol: Protocol::Grpc, call, code }, &Who(caller), began);
+    }
+}
+
 pub(crate) type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// Serves one call: its outcome stands in the answer's status, whatever it is.
 macro_rules! answer {
     ($self:ident, $request:ident, $call:path, $answer:ident) => {{
-        let outcome = match Caller::of(&$request) {
-            Ok(caller) => $call($self, &caller, $request.into_inner()).await,
-            Err(refused) => Err(refused),
+        let (began, caller) = (Instant::now(), Caller::of(&$request));
+        let outcome = match &caller {
+            Ok(caller) => $call($self, caller, $request.into_inner()).await,
+            Err(refused) => Err(refused.clone()),
         };
         let answer = outcome.unwrap_or_else(|refused: Refused| {
             let mut answer = $answer::default();
             answer.status = Some(refused.into());
             answer
         });
+        let code = answer.status.as_ref().map_or(0, |status| status.code);
+        $self.served(stringify!($answer), code, caller.ok().as_ref(), began);
         Ok(Response::new(answer))
+    }};
+}
+
+/// Serves one call whose answer comes in pieces.
+macro_rules! answer_in_pieces {
+    ($self:ident, $request:ident, $call:path, $nothing:path, $answer:ident) => {{
+        let (began, caller) = (Instant::now(), Caller::of(&$request));
+        let outcome = match &caller {
+            Ok(caller) => $call($self, caller, $request.into_inner()).await,
+            Err(refused) => Err(refused.clone()),
+        };
+        let code = outcome.as_ref().map_or_else(|refused| refused.code, |_| Code::Ok);
+        $self.served(stringify!($answer), code.into(), caller.ok().as_ref(), began);
+        Ok(Response::new(outcome.unwrap_or_else($nothing)))
     }};
 }
 
@@ -98,11 +127,7 @@ impl MessagingService for Service {
         &self,
         request: Request<ReceiveMessageRequest>,
     ) -> Result<Response<Self::ReceiveMessageStream>, Status> {
-        let answers = match Caller::of(&request) {
-            Ok(caller) => receive::receive(self, &caller, request.into_inner()).await,
-            Err(refused) => receive::nothing(refused),
-        };
-        Ok(Response::new(answers))
+        answer_in_pieces!(self, request, receive::receive, receive::nothing, ReceiveMessageResponse)
     }
 
     async fn ack_message(&self, request: Request<AckMessageRequest>) -> Result<Response<AckMessageResponse>, Status> {
@@ -120,11 +145,7 @@ impl MessagingService for Service {
         &self,
         request: Request<PullMessageRequest>,
     ) -> Result<Response<Self::PullMessageStream>, Status> {
-        let answers = match Caller::of(&request) {
-            Ok(caller) => pull::pull(self, &caller, request.into_inner()).await,
-            Err(refused) => pull::nothing(refused),
-        };
-        Ok(Response::new(answers))
+        answer_in_pieces!(self, request, pull::pull, pull::nothing, PullMessageResponse)
     }
 
     async fn update_offset(

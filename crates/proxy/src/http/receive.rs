@@ -81,7 +81,7 @@ impl Wanted {
     pub async fn look(&self, service: &Service, wait_ms: i64) -> Answers<ReceiveMessageResponse> {
         let mut request = self.request.clone();
         request.long_polling_timeout = Some(duration(wait_ms));
-        rpc::receive::receive(service, &self.caller, request).await
+        rpc::receive::receive(service, &self.caller, request).await.unwrap_or_else(rpc::receive::nothing)
     }
 
     async fn all(&self, service: &Service, wait_ms: i64) -> Result<Vec<Received>, Refused> {

@@ -1,5 +1,7 @@
 //! Which path is which call, on one page.
 
+use std::time::Instant;
+
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::ORIGIN;
@@ -10,6 +12,7 @@ use crate::http::answer::{self, Answer, Failure};
 use crate::http::handles::Verb;
 use crate::http::query::decoded;
 use crate::http::{Endpoint, handles, health, recall, receive, send};
+use crate::observe::{Outcome, Protocol};
 use crate::tls::Ends;
 
 /// What is served, for clients that can read it.
@@ -25,7 +28,26 @@ pub(crate) struct Asked {
 /// Serves one request, whatever comes of it.
 pub(crate) async fn answer(endpoint: &Endpoint, ends: Ends, request: Request<Incoming>) -> Answer {
     let (head, body) = request.into_parts();
-    match serve(endpoint, Asked { ends, head, body }).await {
+    let (began, call) = (Instant::now(), method_name(&head.method));
+    let answer = answer_to(endpoint, Asked { ends, head, body }).await;
+    let outcome = Outcome { protocol: Protocol::Http, call, code: answer.status().as_u16().into() };
+    endpoint.service.calls.served(outcome, &ends.peer, began);
+    answer
+}
+
+/// A closed list, for figures: anybody may invent a method.
+fn method_name(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::DELETE => "DELETE",
+        _ => "other",
+    }
+}
+
+async fn answer_to(endpoint: &Endpoint, asked: Asked) -> Answer {
+    match serve(endpoint, asked).await {
         Ok(answer) => answer,
         Err(failure) if failure.is_internal() => match health::unready(endpoint) {
             Some(why) => Failure::unavailable(why).answer(),
@@ -49,7 +71,8 @@ async fn serve(endpoint: &Endpoint, asked: Asked) -> Result<Answer, Failure> {
         (["health", "live"], &Method::GET | &Method::HEAD) => Ok(health::live()),
         (["health", "ready"], &Method::GET | &Method::HEAD) => health::ready(endpoint),
         (["openapi.json"], &Method::GET | &Method::HEAD) => Ok(description()),
-        (["health", "live" | "ready"] | ["openapi.json"], _) => Err(Failure::method("GET, HEAD")),
+        (["metrics"], &Method::GET | &Method::HEAD) => Ok(metrics(endpoint)),
+        (["health", "live" | "ready"] | ["openapi.json" | "metrics"], _) => Err(Failure::method("GET, HEAD")),
         (["v1", "topics", topic, "messages"], &Method::POST) => send::send(endpoint, topic, asked).await,
         (["v1", "topics", topic, "messages"], &Method::GET) => receive::receive(endpoint, topic, asked).await,
         (["v1", "topics", _, "messages"], _) => Err(Failure::method("GET, POST")),
@@ -68,6 +91,13 @@ async fn serve(endpoint: &Endpoint, asked: Asked) -> Result<Answer, Failure> {
 
 fn nothing_here() -> Failure {
     Failure::not_found("nothing is served at this path; /openapi.json says what is")
+}
+
+/// Figures of all protocols, as Prometheus reads them.
+fn metrics(endpoint: &Endpoint) -> Answer {
+    let service = &endpoint.service;
+    let text = service.calls.text(service.door.mode(), service.clients.count());
+    answer::whole(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text.into())
 }
 
 fn description() -> Answer {

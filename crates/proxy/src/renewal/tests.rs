@@ -83,7 +83,8 @@ impl Bench {
 
     /// The handle of the next message, or the status when there is none.
     async fn receive(&self, caller: &Caller, auto_renew: bool) -> Result<String, Code> {
-        let pieces: Vec<_> = receive::receive(&self.service, caller, asked(auto_renew)).await.collect().await;
+        let answer = receive::receive(&self.service, caller, asked(auto_renew)).await;
+        let pieces: Vec<_> = answer.unwrap_or_else(receive::nothing).collect().await;
         let mut status = None;
         for piece in pieces {
             match piece.unwrap().content {

@@ -66,12 +66,10 @@ pub(crate) async fn pull(
     service: &Service,
     caller: &Caller,
     asked: PullMessageRequest,
-) -> Answers<PullMessageResponse> {
-    match read(service, caller, &asked).await {
-        // What is left unread is still where it was.
-        Ok(pieces) => shelf::answer(pieces, |_| std::future::ready(())),
-        Err(refused) => nothing(refused),
-    }
+) -> Result<Answers<PullMessageResponse>, Refused> {
+    let pieces = read(service, caller, &asked).await?;
+    // What is left unread is still where it was.
+    Ok(shelf::answer(pieces, |_| std::future::ready(())))
 }
 
 async fn read(

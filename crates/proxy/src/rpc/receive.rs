@@ -60,7 +60,7 @@ pub(crate) async fn receive(
     service: &Service,
     caller: &Caller,
     request: ReceiveMessageRequest,
-) -> Answers<ReceiveMessageResponse> {
+) -> Result<Answers<ReceiveMessageResponse>, Refused> {
     match service.door {
         // The client's end is the end of the call's connection, which takes back a pop that waits.
         Door::Local(_) => answer(service, caller, &request).await,
@@ -68,7 +68,7 @@ pub(crate) async fn receive(
         Door::Cluster(_) => {
             let (service, caller) = (service.clone(), caller.clone());
             let answered = tokio::spawn(async move { answer(&service, &caller, &request).await });
-            answered.await.unwrap_or_else(|error| nothing(Refused::new(Code::InternalServerError, error.to_string())))
+            answered.await.unwrap_or_else(|error| Err(Refused::new(Code::InternalServerError, error.to_string())))
         }
     }
 }
@@ -77,25 +77,21 @@ async fn answer(
     service: &Service,
     caller: &Caller,
     request: &ReceiveMessageRequest,
-) -> Answers<ReceiveMessageResponse> {
-    match pop(service, caller, request).await {
-        Ok(Popped { topic, group, messages }) => {
-            let mut pieces = vec![piece(Content::Status(status::ok()))];
-            pieces.extend(messages.into_iter().map(|message| piece(Content::Message(message))));
-            pieces.push(delivered());
-            let (door, renewals, caller) = (service.door.clone(), Arc::clone(&service.renewals), caller.clone());
-            shelf::answer(pieces, move |left| async move {
-                let line = door.line(&caller);
-                for piece in left {
-                    let Some(Content::Message(message)) = piece.content else { continue };
-                    if let Err(refused) = give_back(&line, &renewals, &caller, (&topic, &group), message).await {
-                        tracing::debug!(?refused, "a message that was not read is visible when its time is over");
-                    }
-                }
-            })
+) -> Result<Answers<ReceiveMessageResponse>, Refused> {
+    let Popped { topic, group, messages } = pop(service, caller, request).await?;
+    let mut pieces = vec![piece(Content::Status(status::ok()))];
+    pieces.extend(messages.into_iter().map(|message| piece(Content::Message(message))));
+    pieces.push(delivered());
+    let (door, renewals, caller) = (service.door.clone(), Arc::clone(&service.renewals), caller.clone());
+    Ok(shelf::answer(pieces, move |left| async move {
+        let line = door.line(&caller);
+        for piece in left {
+            let Some(Content::Message(message)) = piece.content else { continue };
+            if let Err(refused) = give_back(&line, &renewals, &caller, (&topic, &group), message).await {
+                tracing::debug!(?refused, "a message that was not read is visible when its time is over");
+            }
         }
-        Err(refused) => nothing(refused),
-    }
+    }))
 }
 
 /// A message that the client has not read is soon for others.
