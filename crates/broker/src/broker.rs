@@ -182,10 +182,12 @@ impl Shared {
     }
 
     /// The content of `consumerOffset.json`. Offsets that a pop moved are in it only when the check point is on the disk:
-    /// a power cut may take neither, or the offset alone.
+    /// a power cut may take neither, or the offset alone. A start reads from the log what is newer than this file: that of
+    /// the ordered pops has to have all before, so it is filled later and is on the disk earlier.
     fn encode_offsets(&self) -> io::Result<Vec<u8>> {
         let (now, position) = self.pops.settle(&self.offsets, &self.revive_topic, |id| end_of(self, id));
         let content = self.offsets.encode(now)?;
+        self.order_pops.save(|topic, group| self.topics.get(topic).is_some() && self.groups.get(group).is_some())?;
         let (told, durable) = std::sync::mpsc::sync_channel(1);
         self.store.when_durable(
             position,

@@ -32,15 +32,14 @@ pub(super) fn tables(shared: &Arc<Shared>) -> Vec<Saved> {
         table(shared, shared.groups.path(), true, |s| s.groups.changes(), |s| s.groups.encode()),
         table(shared, shared.request_modes.path(), true, |s| s.request_modes.changes(), |s| s.request_modes.encode()),
         table(shared, shared.consumer_filters.path(), false, update_filters, |s| s.consumer_filters.encode()),
+        // And that of the ordered pops with it.
         table(
             shared,
-            shared.order_pops.path(),
+            shared.offsets.path(),
             false,
-            |s| s.order_pops.changes(),
-            |s| s.order_pops.encode(|topic, group| s.topics.get(topic).is_some() && s.groups.get(group).is_some()),
+            |s| s.offsets.changes().wrapping_add(s.order_pops.changes()),
+            |s| s.encode_offsets(),
         ),
-        // After the ordered pops: what they lack compared with the offsets is read back from the log.
-        table(shared, shared.offsets.path(), false, |s| s.offsets.changes(), |s| s.encode_offsets()),
         table(
             shared,
             shared.transactions.metrics.path(),

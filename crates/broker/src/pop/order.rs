@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ferromq_common::clock;
-use ferromq_common::json_file::LoadError;
+use ferromq_common::json_file::{self, LoadError};
 use ferromq_protocol::body::{ConsumerOrderInfoWrapper, OrderInfo};
 use ferromq_protocol::pop::{self, Origin};
 use parking_lot::Mutex;
@@ -38,6 +38,8 @@ type Table = HashMap<Box<str>, BTreeMap<u32, OrderInfo>>;
 pub struct OrderPops {
     table: Mutex<Table>,
     changes: AtomicU64,
+    /// Changes that are in the file.
+    saved: AtomicU64,
     path: PathBuf,
 }
 
@@ -61,7 +63,7 @@ impl OrderPops {
             let queues = queues.into_iter().filter(|(_, info)| info.offsets.len() <= MAX_MESSAGES);
             (pair.into(), queues.filter_map(|(id, info)| Some((u32::try_from(id).ok()?, info))).collect())
         });
-        Ok(Self { table: Mutex::new(table.collect()), changes: AtomicU64::new(0), path })
+        Ok(Self { table: Mutex::new(table.collect()), path, ..Self::default() })
     }
 
     /// Until when the queue may not be popped by this attempt, milliseconds since 1970.
@@ -211,13 +213,17 @@ impl OrderPops {
         self.changes.load(Ordering::Relaxed)
     }
 
-    /// Where the table is kept.
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// Writes `consumerOrderInfo.json` if it lacks a change, without what nobody popped for long or `is_known` says is gone.
+    pub fn save(&self, is_known: impl Fn(&str, &str) -> bool) -> io::Result<()> {
+        let changes = self.changes();
+        if changes != self.saved.load(Ordering::Relaxed) {
+            json_file::store(&self.path, &self.encode(is_known)?)?;
+            self.saved.store(changes, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
-    /// The content of `consumerOrderInfo.json`, without what nobody popped for long or `is_known` says is gone.
-    pub fn encode(&self, is_known: impl Fn(&str, &str) -> bool) -> io::Result<Vec<u8>> {
+    fn encode(&self, is_known: impl Fn(&str, &str) -> bool) -> io::Result<Vec<u8>> {
         self.forget_old(is_known);
         let mut file = ConsumerOrderInfoWrapper::default();
         for (pair, queues) in self.table.lock().iter() {
@@ -326,8 +332,8 @@ mod tests {
         let pops = OrderPops::open(dir.path()).unwrap();
         let now = clock::now_millis();
         pops.popped(&request(None), 3, now, &[5, 6]);
-        std::fs::create_dir_all(pops.path().parent().unwrap()).unwrap();
-        std::fs::write(pops.path(), pops.encode(|_, _| true).unwrap()).unwrap();
+        std::fs::create_dir_all(pops.path.parent().unwrap()).unwrap();
+        pops.save(|_, _| true).unwrap();
         let again = OrderPops::open(dir.path()).unwrap();
         assert_eq!(again.blocked_until(&request(None), 3, now), Some(now + 1000));
         assert!(!String::from_utf8(again.encode(|_, _| false).unwrap()).unwrap().contains("T@G"));

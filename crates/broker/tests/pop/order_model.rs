@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use ferromq_broker::BrokerConfig;
 use ferromq_common::clock;
 use ferromq_protocol::code::request;
 use ferromq_protocol::header::pop::PopMessageHeader;
@@ -15,6 +16,11 @@ use crate::model::is_live;
 use crate::support::*;
 
 const INVISIBLE_MS: i64 = 300;
+
+/// The tables are written all the time, so that many a kill comes between two of their files.
+fn often() -> BrokerConfig {
+    BrokerConfig { flush_consumer_offset_interval: 100, ..config() }
+}
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -99,7 +105,7 @@ fn committed(bench: &Bench) -> i64 {
 }
 
 fn run(steps: &[Step]) {
-    let mut bench = small();
+    let mut bench = small_with(often());
     fill(&bench, "T", 0..1);
     let mut model = Model { sent: 1, ..Model::default() };
     let ordered = |max_msg_nums: u8, invisible_time| PopMessageHeader {
@@ -127,8 +133,8 @@ fn run(steps: &[Step]) {
                 assert_eq!(committed(&bench), model.next, "a handle of before moved the offset");
             }
             Step::Expire => sleep(INVISIBLE_MS as u64 + 50),
-            Step::Restart => bench = restart(bench, config()),
-            Step::Kill => bench = kill(bench, config()),
+            Step::Restart => bench = restart(bench, often()),
+            Step::Kill => bench = kill(bench, often()),
         }
         assert_eq!(committed(&bench), model.next, "after {step:?}");
     }

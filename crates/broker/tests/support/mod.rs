@@ -205,8 +205,9 @@ pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
 /// files say must be in it.
 pub fn killed_copy(from: &std::path::Path, to: &std::path::Path) {
     let mut entries: Vec<_> = std::fs::read_dir(from).unwrap().map(|entry| entry.unwrap()).collect();
-    let order = ["config", "checkpoint", "index", "consumequeue", "commitlog"];
-    entries.sort_by_key(|entry| order.iter().position(|name| entry.file_name() == *name));
+    // The offsets are written behind other tables, so they are copied before them.
+    let order = ["consumerOffset.json", "", "config", "checkpoint", "index", "consumequeue", "commitlog"];
+    entries.sort_by_key(|entry| order.iter().position(|name| entry.file_name() == *name).unwrap_or(1));
     for entry in entries {
         let target = to.join(entry.file_name());
         if entry.file_type().unwrap().is_dir() {
