@@ -30,6 +30,7 @@ pub fn broadcasting(stage: &Stage<'_>) -> Outcome {
 
     // Another in the place of one that has left; the one that has acknowledged nothing gets all again.
     stage.stop(&[&first])?;
+    begun(stage, &topic, 2)?;
     let third = stage.open("simple", &topic, &[("group", &group)])?;
     begun(stage, &topic, 3)?;
     send(&topic, &numbered("b", 5))?;
