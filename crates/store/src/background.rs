@@ -26,7 +26,7 @@ const CHECKPOINT_BYTES: u64 = 64 << 20;
 const CHECKPOINT_BYTES_PER_QUEUE: u64 = 4 << 10;
 const MAX_CHECKPOINT_BYTES: u64 = 1 << 30;
 /// With more queues than this to be written, a snapshot of all takes the place of their files for a while.
-const MANY_QUEUES: usize = 2048;
+pub(crate) const MANY_QUEUES: usize = 2048;
 /// Until so many entries wait for their files (96 MB of memory),
 const MAX_UNWRITTEN: i64 = 4_800_000;
 /// or the log has grown by this: after a power cut, which snapshots do not outlive, it is read again,

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use parking_lot::{Mutex, RwLock};
 
 use crate::append::AppendBatch;
-use crate::background::{Background, Progress};
+use crate::background::{Background, MANY_QUEUES, Progress};
 use crate::check;
 use crate::checkpoint::Checkpoint;
 use crate::commit_log::CommitLog;
@@ -161,6 +161,8 @@ impl Store {
         });
         let rebuilt = inner.recover(clean, &loaded)?;
         let store = Store { inner, instance, threads: Mutex::default() };
+        // The files of very many queues take longer than to build them once more after another kill.
+        let rebuilt = rebuilt && store.inner.queue_count() <= MANY_QUEUES;
         if rebuilt || (!clean && store.inner.is_sync_flush()) {
             store.inner.checkpoint(true);
         }
