@@ -115,6 +115,11 @@ impl Endpoint {
         self.ids.next(clock::now_millis())
     }
 
+    /// Requests that wait for messages, streams of events included.
+    fn count_waiting(&self) -> usize {
+        MAX_WAITING - self.waiting.available_permits()
+    }
+
     fn is_stopping(&self) -> bool {
         *self.service.stopped.borrow()
     }

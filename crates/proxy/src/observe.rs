@@ -55,8 +55,9 @@ impl Calls {
         tracing::debug!(?protocol, call, code = %outcome.code(), %who, took_us = took.as_micros() as u64, "served");
     }
 
-    /// Everything as Prometheus reads it. `mode`: `local` or `cluster`; `clients`: those that have told their settings.
-    pub fn text(&self, mode: &str, clients: usize) -> String {
+    /// Everything as Prometheus reads it. `mode`: `local` or `cluster`; `clients`: those that have told their settings; `waiting`:
+    /// requests of HTTP that wait for messages.
+    pub fn text(&self, mode: &str, clients: usize, waiting: usize) -> String {
         let table = self.table.lock().clone();
         let mut text = String::new();
         let of_calls = |text: &mut String, figure: &dyn Fn(&Served) -> f64, name: &str| {
@@ -72,6 +73,8 @@ impl Calls {
             writeln!(text, "rocketmq_proxy_up{{node_type=\"proxy\",proxy_mode=\"{mode}\"}} 1")?;
             head(&mut text, "ferromq_proxy_clients", "gauge", "Clients that have told their settings")?;
             writeln!(text, "ferromq_proxy_clients {clients}")?;
+            head(&mut text, "ferromq_proxy_http_waiting", "gauge", "Requests of HTTP that wait for messages")?;
+            writeln!(text, "ferromq_proxy_http_waiting {waiting}")?;
             head(&mut text, "ferromq_proxy_calls_total", "counter", "Calls that were answered")?;
             of_calls(&mut text, &|served| served.count as f64, "ferromq_proxy_calls_total")?;
             head(&mut text, "ferromq_proxy_call_seconds_total", "counter", "Time until they were, waiting included")?;
@@ -118,11 +121,12 @@ mod tests {
             calls.served(outcome(Protocol::Grpc, "SendMessage", code as i32), &Who(None), Instant::now());
         }
         calls.served(outcome(Protocol::Http, "POST", 201), &Who(None), Instant::now());
-        let text = calls.text("local", 3);
+        let text = calls.text("local", 3, 2);
         for line in [
             "# TYPE rocketmq_proxy_up gauge",
             "rocketmq_proxy_up{node_type=\"proxy\",proxy_mode=\"local\"} 1",
             "ferromq_proxy_clients 3",
+            "ferromq_proxy_http_waiting 2",
             "ferromq_proxy_calls_total{protocol=\"grpc\",call=\"SendMessage\",code=\"OK\"} 2",
             "ferromq_proxy_calls_total{protocol=\"grpc\",call=\"SendMessage\",code=\"TOPIC_NOT_FOUND\"} 1",
             "ferromq_proxy_calls_total{protocol=\"http\",call=\"POST\",code=\"201\"} 1",

@@ -2,7 +2,6 @@
 
 use crate::process::{Server, dev_on, ferromq, output_of};
 use std::process::Stdio;
-use std::time::Duration;
 
 #[test]
 fn a_message_goes_in_comes_out_and_survives_a_restart() {
@@ -83,7 +82,8 @@ fn a_tail_sees_a_topic_appear_and_new_messages_as_they_come() {
         tail.stdin(Stdio::null());
         tail
     });
-    std::thread::sleep(Duration::from_millis(300));
+    let waits = tail.next_error();
+    assert!(waits.contains("topic Later does not exist yet"), "{waits}");
     output_of(["send", "Later", "first", "-n", &namesrv]);
     tail.wait_for("  first");
     output_of(["send", "Later", "second", "-n", &namesrv]);

@@ -114,6 +114,16 @@ impl Http {
         all
     }
 
+    /// Returns when so many requests wait for messages.
+    fn await_waiting(&self, count: usize) {
+        let line = format!("ferromq_proxy_http_waiting {count}");
+        let is_so = || self.get("/metrics").body.lines().any(|other| other == line);
+        let deadline = Instant::now() + PATIENCE;
+        while !is_so() {
+            assert!(Instant::now() < deadline, "no {line:?} in {}", self.get("/metrics").body);
+        }
+    }
+
     fn ack(&self, topic: &str, group: &str, messages: &[Value]) -> Answer {
         let handles: Vec<&Value> = messages.iter().map(|message| &message["receiptHandle"]).collect();
         self.post(&format!("/v1/topics/{topic}/groups/{group}/ack"), &json!(handles))
@@ -255,6 +265,7 @@ fn events_come_until_the_client_leaves() {
         http.ack("Streamed", "g", &[message]);
     }
     drop(lines);
+    http.await_waiting(0);
     // What comes now is for the next.
     http.ask("POST", "/v1/topics/Streamed/messages", "", b"after");
     assert_eq!(http.receive("Streamed", "g", "", 1)[0]["body"], "after");
@@ -266,10 +277,9 @@ fn a_client_that_leaves_while_it_waits_takes_no_message_with_it() {
     http.create("Left", "normal");
     let mut socket = http.connect();
     socket.write_all(b"GET /v1/topics/Left/messages?group=g&waitMs=20000 HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
-    // Until it waits, and until its end is seen: nothing tells so from outside.
-    std::thread::sleep(Duration::from_millis(300));
+    http.await_waiting(1);
     drop(socket);
-    std::thread::sleep(Duration::from_millis(300));
+    http.await_waiting(0);
     http.ask("POST", "/v1/topics/Left/messages", "", b"still here");
     let message = &http.receive("Left", "g", "", 1)[0];
     assert_eq!((&message["body"], &message["deliveryAttempt"]), (&json!("still here"), &json!(1)));

@@ -45,21 +45,31 @@ pub fn output_with_input<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// Standard output of a command that must succeed, and is run again until it says what is waited for.
+pub fn output_until(arguments: &[&str], is_so: impl Fn(&str) -> bool) -> String {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let output = output_of(arguments);
+        if is_so(&output) || Instant::now() > deadline {
+            return output;
+        }
+    }
+}
+
 /// A running server.
 pub struct Server {
     child: Child,
     lines: Receiver<String>,
     seen: Vec<String>,
+    errors: Receiver<String>,
 }
 
 impl Server {
     /// Starts a command and keeps reading what it prints.
     pub fn start(mut command: Command) -> Self {
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let out = BufReader::new(child.stdout.take().unwrap());
-        let (printed, lines) = sync_channel(10_000);
-        std::thread::spawn(move || out.lines().map_while(Result::ok).all(|line| printed.send(line).is_ok()));
-        Self { child, lines, seen: Vec::new() }
+        let (lines, errors) = (lines_of(child.stdout.take().unwrap()), lines_of(child.stderr.take().unwrap()));
+        Self { child, lines, seen: Vec::new(), errors }
     }
 
     /// `dev` on free ports.
@@ -121,14 +131,23 @@ impl Server {
         }
     }
 
-    /// What it wrote on standard error, once it has ended.
-    pub fn errors(&mut self) -> String {
-        let mut text = String::new();
-        if let Some(mut errors) = self.child.stderr.take() {
-            errors.read_to_string(&mut text).unwrap();
-        }
-        text
+    /// The next line on standard error.
+    pub fn next_error(&self) -> String {
+        self.errors.recv_timeout(PATIENCE).expect("no line on standard error")
     }
+
+    /// What else it wrote on standard error, once it has ended.
+    pub fn errors(&self) -> String {
+        self.errors.iter().map(|line| line + "\n").collect()
+    }
+}
+
+/// The lines of a stream as they come, until it ends.
+fn lines_of(stream: impl Read + Send + 'static) -> Receiver<String> {
+    let (printed, lines) = sync_channel(10_000);
+    let stream = BufReader::new(stream);
+    std::thread::spawn(move || stream.lines().map_while(Result::ok).all(|line| printed.send(line).is_ok()));
+    lines
 }
 
 impl Drop for Server {

@@ -96,7 +96,7 @@ fn nothing_here() -> Failure {
 /// Figures of all protocols, as Prometheus reads them.
 fn metrics(endpoint: &Endpoint) -> Answer {
     let service = &endpoint.service;
-    let text = service.calls.text(service.door.mode(), service.clients.count());
+    let text = service.calls.text(service.door.mode(), service.clients.count(), endpoint.count_waiting());
     answer::whole(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text.into())
 }
 
