@@ -97,6 +97,8 @@ pub struct BrokerConfig {
     pub pop: PopConfig,
     /// Messages a second that one connection may send, 0 for any number.
     pub client_send_rate_limit: u32,
+    /// Bytes of one connection that may be in the log without being on the disk, 0 for any number.
+    pub client_unflushed_limit: u64,
     /// Bytes of the log that may be on their way to the disk before sends are refused, 0 for any number.
     pub max_unflushed_bytes: u64,
     /// How long sends may have waited for the disk before those to degradable topics are refused, milliseconds.
@@ -187,6 +189,7 @@ impl Default for BrokerConfig {
             max_msgs_num_batch: 64,
             pop: PopConfig::default(),
             client_send_rate_limit: 0,
+            client_unflushed_limit: 0,
             max_unflushed_bytes: 0,
             wait_time_mills_in_send_queue: 200,
             enable_broadcast_offset_store: true,

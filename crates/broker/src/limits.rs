@@ -1,6 +1,7 @@
 //! Rate limits that are set while the broker runs: what a topic takes in (topic attribute `send.rate.limit`), what a group
 //! reads (group attribute `read.rate.limit`), what one connection sends (`clientSendRateLimit`), all in messages a second.
-//! And how much may be on its way to the disk (`maxUnflushedBytes`) and for how long (`waitTimeMillsInSendQueue`), where topics
+//! And how much may be on its way to the disk (`maxUnflushedBytes`; of a topic, attribute `send.unflushed.limit`; of a
+//! connection, `clientUnflushedLimit`: `limits/unflushed.rs`) and for how long (`waitTimeMillsInSendQueue`), where topics
 //! marked `degradable` give way first, and by time they alone: no request waits in a queue here, so a disk that is slow is no
 //! reason to refuse what can be stored.
 //!
@@ -8,6 +9,8 @@
 //! beyond it is refused (SYSTEM_BUSY, which clients answer by another broker or a later try, with the time to wait in the
 //! remark); a pull or pop is answered later instead, because a refusal would make consumers ask all the more. Where no limit is
 //! set a request looks at one `Option`.
+
+mod unflushed;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -22,9 +25,14 @@ use crate::broker::Shared;
 use crate::handler::Refusal;
 use crate::topics::Topic;
 
-/// Attribute of a topic.
+pub(crate) use self::unflushed::InHand;
+pub use self::unflushed::Unflushed;
+
+/// Attribute of a topic: messages a second.
 pub const SEND_RATE: &str = "send.rate.limit";
-/// Attribute of a group.
+/// Attribute of a topic: bytes.
+pub const SEND_UNFLUSHED: &str = "send.unflushed.limit";
+/// Attribute of a group: messages a second.
 pub const READ_RATE: &str = "read.rate.limit";
 /// Attribute of a topic whose sends are refused first.
 pub const DEGRADABLE: &str = "degradable";
@@ -83,10 +91,17 @@ impl Bucket {
     }
 }
 
+/// The limits of one connection.
+#[derive(Clone, Default)]
+pub(crate) struct OfConnection {
+    pub rate: Option<Arc<Bucket>>,
+    pub unflushed: Option<Arc<Unflushed>>,
+}
+
 /// Limits that are not kept with what they limit.
 pub struct Limits {
     groups: Mutex<HashMap<Box<str>, Arc<Bucket>>>,
-    connections: Mutex<HashMap<u64, Arc<Bucket>>>,
+    connections: Mutex<HashMap<u64, OfConnection>>,
     held: Arc<Semaphore>,
 }
 
@@ -108,17 +123,20 @@ impl Limits {
         Some(bucket)
     }
 
-    /// The limit of a connection's sends, `None` for a rate of 0.
-    pub fn of_connection(&self, id: u64, rate: u64) -> Option<Arc<Bucket>> {
-        if rate == 0 {
-            return None;
+    /// The limits of a connection's sends: messages a second, and bytes that are not on the disk; 0 for any number.
+    pub(crate) fn of_connection(&self, id: u64, rate: u64, unflushed: u64) -> OfConnection {
+        if rate == 0 && unflushed == 0 {
+            return OfConnection::default();
         }
         let mut connections = self.connections.lock();
-        let bucket = connections.entry(id).or_insert_with(|| Arc::new(Bucket::new(rate, Instant::now())));
-        if bucket.rate != rate {
-            *bucket = Arc::new(Bucket::new(rate, Instant::now()));
-        }
-        Some(Arc::clone(bucket))
+        let limits = connections.entry(id).or_default();
+        limits.rate = match limits.rate.take() {
+            _ if rate == 0 => None,
+            Some(bucket) if bucket.rate == rate => Some(bucket),
+            _ => Some(Arc::new(Bucket::new(rate, Instant::now()))),
+        };
+        limits.unflushed = Unflushed::of(unflushed, limits.unflushed.as_ref());
+        limits.clone()
     }
 
     /// A connection has ended.
@@ -226,11 +244,13 @@ mod tests {
     #[test]
     fn connections_are_limited_each_and_forgotten() {
         let limits = Limits::default();
-        assert!(limits.of_connection(1, 0).is_none());
-        let one = limits.of_connection(1, 10).unwrap();
-        assert!(Arc::ptr_eq(&one, &limits.of_connection(1, 10).unwrap()));
-        assert!(!Arc::ptr_eq(&one, &limits.of_connection(2, 10).unwrap()));
+        let rate = |id| limits.of_connection(id, 10, 0).rate.unwrap();
+        assert!(limits.of_connection(1, 0, 0).rate.is_none());
+        let one = rate(1);
+        assert!(Arc::ptr_eq(&one, &rate(1)) && !Arc::ptr_eq(&one, &rate(2)));
+        let both = limits.of_connection(1, 10, 1);
+        assert!(both.unflushed.is_some() && Arc::ptr_eq(&one, &both.rate.unwrap()));
         limits.forget_connection(1);
-        assert!(!Arc::ptr_eq(&one, &limits.of_connection(1, 10).unwrap()));
+        assert!(!Arc::ptr_eq(&one, &rate(1)));
     }
 }

@@ -10,6 +10,7 @@
 mod answer;
 mod batch;
 mod later;
+mod lights;
 mod measure;
 mod topic;
 mod transaction;
@@ -31,11 +32,13 @@ use ferromq_store::{AppendBatch, Queue, Reject};
 pub(crate) use self::answer::SendConstants;
 use self::answer::Waiting;
 use self::later::{divert, route_retry};
+use self::lights::{check_lights, push_lite_queue};
 use self::measure::{charge, within_limits};
 use self::topic::find_topic;
 use self::transaction::Ending;
 use super::{Call, Refusal, send_back};
 use crate::broker::Shared;
+use crate::limits::InHand;
 use crate::properties::{self, Kind, Seen};
 use crate::rates::Flow;
 use crate::topics::Topic;
@@ -65,6 +68,8 @@ pub(crate) struct Sends {
     last_topic: Option<(Arc<Topic>, u64)>,
     /// Where the next message without a queue id goes.
     next_queue: u32,
+    /// Bytes of the requests' bodies by the limits they count against.
+    in_hand: InHand,
     /// Runs of messages in `batch` and whose topic counts them.
     taken: Vec<(Arc<Flow>, Range<usize>)>,
     /// Halves that end with this append, and real topics of those that come with it.
@@ -97,6 +102,7 @@ impl Sends {
     fn clear(&mut self) {
         self.batch.clear();
         self.body_bytes = 0;
+        self.in_hand.clear();
         self.waiting.clear();
         self.conns.clear();
         self.uniq_keys.clear();
@@ -128,15 +134,19 @@ impl Sends {
         // between the reactors.
         let generation = broker.topics.generation();
         let mut target = self.check(broker, call, &header, generation)?;
-        let of_client = broker.limits.of_connection(call.conn.id(), broker.live.client_send_rate_limit());
-        within_limits(broker, &target.topic, of_client.as_deref(), self.body_bytes)?;
+        let (rate, unflushed) = (broker.live.client_send_rate_limit(), broker.live.client_unflushed_limit());
+        let of_client = broker.limits.of_connection(call.conn.id(), rate, unflushed);
+        within_limits(broker, &target.topic, &of_client, self.body_bytes, &self.in_hand)?;
         let first = self.batch.len();
         let added = if call.request.head.code == request::SEND_BATCH_MESSAGE || header.batch {
             self.add_batch(broker, call, &header, &target)
         } else {
             self.add_one(broker, call, &header, &mut target)
         };
-        charge(&target.topic, of_client.as_deref(), self.batch.messages_from(first));
+        let (messages, bytes) = (self.batch.messages_from(first), call.request.body.len());
+        if messages > 0 {
+            charge(&target.topic, &of_client, messages, bytes, &mut self.in_hand);
+        }
         self.last_topic = Some((target.topic, generation));
         added?;
         self.body_bytes += call.request.body.len();
@@ -338,40 +348,6 @@ fn refuse_other_kinds(kind: Kind) -> Result<(), Refusal> {
             Err(Refusal::new(response::MESSAGE_ILLEGAL, remark))
         }
     }
-}
-
-/// Lets a message stand in the light queue of its lite topic; where the property that says so is in its properties.
-fn push_lite_queue(
-    broker: &Shared,
-    target: &Target,
-    lite: Range<usize>,
-    stored: &mut Vec<u8>,
-) -> Result<Range<usize>, Refusal> {
-    let lite = std::str::from_utf8(&stored[lite]).ok().filter(|lite| names::is_lite_topic(lite)).ok_or_else(|| {
-        let remark = "the lite topic (property __LITE_TOPIC) may have letters, digits, hyphens and underscores only";
-        Refusal::new(response::MESSAGE_ILLEGAL, remark)
-    })?;
-    if !broker.store.has_light_queues() {
-        let remark = "messages of lite topics want enableLmq=true and enableMultiDispatch=true";
-        return Err(Refusal::new(response::MESSAGE_ILLEGAL, remark));
-    }
-    let queue = names::lite_queue(target.topic.name(), lite);
-    let start = stored.len() + b"INNER_MULTI_DISPATCH\x01".len();
-    properties::push(stored, "INNER_MULTI_DISPATCH", queue.as_bytes());
-    Ok(start..start + queue.len())
-}
-
-/// Whether the message may stand in the light queues it names. `text`: its properties.
-fn check_lights(broker: &Shared, target: &Target, seen: &Seen, text: &[u8]) -> Result<(), Refusal> {
-    let Some(list) = &seen.lights else { return Ok(()) };
-    let list = String::from_utf8_lossy(&text[list.clone()]);
-    broker.store.check_light_queues(target.topic.name(), &list).map_err(|reject| match reject {
-        Reject::TooManyLightQueues { .. } => {
-            let remark = format!("[LMQ_CONSUME_QUEUE_NUM_EXCEEDED]{reject}");
-            Refusal::new(response::LMQ_QUOTA_EXCEEDED, remark)
-        }
-        reject => Refusal::new(response::MESSAGE_ILLEGAL, reject.to_string()),
-    })
 }
 
 fn not_served(what: &str) -> Refusal {

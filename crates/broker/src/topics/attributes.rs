@@ -51,6 +51,7 @@ pub const TOPIC: &[Attribute] = &[
     row("lite.topic.expiration", true, Values::Range(-1, i64::MAX)),
     // Our own; a Java broker keeps it and does nothing.
     row(limits::SEND_RATE, true, Values::Range(0, limits::MAX_RATE)),
+    row(limits::SEND_UNFLUSHED, true, Values::Range(0, i64::MAX)),
     row(limits::DEGRADABLE, true, Values::OneOf(&["true", "false"])),
 ];
 

@@ -9,7 +9,7 @@ use ferromq_store::{Queue, Store};
 
 use super::MAX_QUEUES_PER_TOPIC;
 use super::attributes::{BATCH_CQ, MESSAGE_TYPE, QUEUE_TYPE};
-use crate::limits::{self, Bucket};
+use crate::limits::{self, Bucket, Unflushed};
 use crate::rates::Flow;
 
 /// One topic as it stands; replaced as a whole by a change.
@@ -20,6 +20,7 @@ pub struct Topic {
     queues: Box<[OnceLock<Arc<Queue>>]>,
     taken: Arc<Flow>,
     limit: Option<Arc<Bucket>>,
+    unflushed: Option<Arc<Unflushed>>,
     degradable: bool,
     by_priority: bool,
     lite: bool,
@@ -36,9 +37,11 @@ impl Topic {
         let batch = has(QUEUE_TYPE, BATCH_CQ);
         let taken = before.map_or_else(|| Arc::new(Flow::new()), |topic| Arc::clone(&topic.taken));
         let limit = Bucket::of(&config.attributes, limits::SEND_RATE, before.and_then(|topic| topic.limit.as_ref()));
+        let unflushed = before.and_then(|topic| topic.unflushed.as_ref());
+        let unflushed = Unflushed::of_attribute(&config.attributes, limits::SEND_UNFLUSHED, unflushed);
         let (degradable, by_priority) = (has(limits::DEGRADABLE, "true"), has(MESSAGE_TYPE, "PRIORITY"));
         let lite = has(MESSAGE_TYPE, "LITE");
-        Self { config, unserved, batch, queues, taken, limit, degradable, by_priority, lite }
+        Self { config, unserved, batch, queues, taken, limit, unflushed, degradable, by_priority, lite }
     }
 
     /// A light topic: one queue for everybody (RocketMQ's `LmqTopicConfigManager`).
@@ -70,6 +73,11 @@ impl Topic {
     /// How fast producers may send to it.
     pub fn limit(&self) -> Option<&Bucket> {
         self.limit.as_deref()
+    }
+
+    /// How many of its bytes may be in the log without being on the disk.
+    pub fn unflushed(&self) -> Option<&Arc<Unflushed>> {
+        self.unflushed.as_ref()
     }
 
     /// Whether its sends are the first to be refused under pressure.

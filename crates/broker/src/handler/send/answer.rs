@@ -50,7 +50,11 @@ impl Sends {
         }
         self.begin(broker);
         let constants = &broker.send;
-        match self.append(broker) {
+        let appended = self.append(broker);
+        if appended.is_ok() {
+            self.in_hand.appended(self.batch.end_position());
+        }
+        match appended {
             Err((code, remark)) => {
                 broker.stats.count_put_failed(self.batch.len() as u64);
                 push_answers(&self.waiting, &self.conns, |waiting, out| {

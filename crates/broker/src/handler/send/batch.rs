@@ -8,7 +8,8 @@ use ferromq_protocol::header::send::SendHeader;
 use ferromq_protocol::record::{self, BatchError, InnerMessage};
 use ferromq_protocol::topic as names;
 
-use super::{Sends, Target, check_lights, illegal_size, parts, push_key, queue_of, refuse_other_kinds, rejected};
+use super::lights::check_lights;
+use super::{Sends, Target, illegal_size, parts, push_key, queue_of, refuse_other_kinds, rejected};
 use crate::broker::Shared;
 use crate::handler::{Call, Refusal};
 use crate::properties::{self, Seen};

@@ -6,32 +6,44 @@ use std::time::Instant;
 use super::Sends;
 use crate::broker::Shared;
 use crate::handler::Refusal;
-use crate::limits::{self, Bucket};
+use crate::limits::{self, InHand, OfConnection};
 use crate::topics::Topic;
 
 /// Refuses what goes beyond the limits of the disk, its topic or its connection.
-/// `in_hand`: bytes of the turn's sends so far.
+/// `bytes`: those of the turn's sends so far; `in_hand`: by the limits they count against.
 pub(super) fn within_limits(
     broker: &Shared,
     topic: &Topic,
-    of_client: Option<&Bucket>,
-    in_hand: usize,
+    of_client: &OfConnection,
+    bytes: usize,
+    in_hand: &InHand,
 ) -> Result<(), Refusal> {
-    limits::refuse_under_pressure(broker, topic, in_hand)?;
+    limits::refuse_under_pressure(broker, topic, bytes)?;
+    if let Some(limit) = topic.unflushed() {
+        let who = format_args!("topic {}", topic.name());
+        in_hand.refuse_beyond(limit, broker.store.flushed_position(), who, "topic attribute send.unflushed.limit")?;
+    }
+    if let Some(limit) = &of_client.unflushed {
+        let (flushed, who) = (broker.store.flushed_position(), format_args!("this connection"));
+        in_hand.refuse_beyond(limit, flushed, who, "setting clientUnflushedLimit")?;
+    }
     if let Some(bucket) = topic.limit() {
         let who = || format!("producers of topic {}", topic.name());
         limits::refuse_beyond(bucket, who, "topic attribute send.rate.limit")?;
     }
-    match of_client {
+    match &of_client.rate {
         Some(bucket) => limits::refuse_beyond(bucket, || "one connection".to_owned(), "setting clientSendRateLimit"),
         None => Ok(()),
     }
 }
 
 /// Uses the limits for messages that passed.
-pub(super) fn charge(topic: &Topic, of_client: Option<&Bucket>, messages: usize) {
-    for bucket in topic.limit().into_iter().chain(of_client) {
+pub(super) fn charge(topic: &Topic, of_client: &OfConnection, messages: usize, bytes: usize, in_hand: &mut InHand) {
+    for bucket in topic.limit().into_iter().chain(of_client.rate.as_deref()) {
         bucket.charge(messages as u64, Instant::now());
+    }
+    for limit in topic.unflushed().into_iter().chain(&of_client.unflushed) {
+        in_hand.add(limit, bytes as u64);
     }
 }
 
