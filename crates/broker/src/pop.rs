@@ -17,7 +17,7 @@ pub(crate) mod polls;
 pub(crate) mod popped;
 mod queue;
 pub(crate) mod rate;
-mod records;
+pub(crate) mod records;
 mod replay;
 mod revive;
 mod sources;

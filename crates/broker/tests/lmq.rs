@@ -5,7 +5,9 @@ mod support;
 
 use ferromq_broker::BrokerConfig;
 use ferromq_protocol::FrameWriter;
+use ferromq_protocol::Text;
 use ferromq_protocol::code::{request, response};
+use ferromq_protocol::header::pop::PopMessageHeader;
 use ferromq_protocol::header::pull::PullHeader;
 use support::*;
 
@@ -93,4 +95,29 @@ fn bad_names_and_too_many_queues_are_refused_and_without_the_setting_the_propert
     let plain = start();
     assert_eq!(code(&plain.send("T", 0, &dispatched_to("plain,%LMQ%a"), b"x")), response::SUCCESS);
     assert_eq!(code(&plain.pull(&pull_header("%LMQ%a", 0, 0, "*"))), response::TOPIC_NOT_EXIST);
+}
+
+#[test]
+fn a_pop_of_a_light_queue_counts_in_its_own_offsets() {
+    let bench = bench(100);
+    for n in 0..3 {
+        bench.send("T", 0, "", b"not for it");
+        assert_eq!(code(&bench.send("T", 0, &dispatched_to("%LMQ%a"), n.to_string().as_bytes())), response::SUCCESS);
+    }
+    wait_until("dispatch", || bench.ask(request::GET_MAX_OFFSET, "%LMQ%a", 0, "offset", &[]) == Some(3));
+    let pop = |invisible_time| {
+        let header = PopMessageHeader {
+            consumer_group: Text::plain("G"),
+            topic: Text::plain("%LMQ%a"),
+            queue_id: 0,
+            max_msg_nums: 32,
+            invisible_time,
+            ..PopMessageHeader::default()
+        };
+        bench.call(request::POP_MESSAGE, b"", |frame| header.write(frame))
+    };
+    let first = pop(60_000);
+    assert_eq!((code(&first), records(first.body()).len()), (0, 3), "{}", remark(&first));
+    assert_eq!(field(&first, "msgOffsetInfo").as_deref(), Some("0 0 0,1,2"));
+    assert_eq!(code(&pop(60_000)), response::POLLING_TIMEOUT);
 }

@@ -9,9 +9,8 @@ use std::time::Instant;
 use ferromq_common::clock;
 use ferromq_protocol::code::response;
 use ferromq_protocol::pop;
-use ferromq_protocol::record::{self, Entry};
 use ferromq_remoting::Connection;
-use ferromq_store::{Queue, ReadStatus, offset_in};
+use ferromq_store::{Queue, ReadStatus};
 
 use super::registry::Subscriber;
 use super::{BIND_TOPIC, Lites, QUEUE_ID};
@@ -19,6 +18,7 @@ use crate::broker::Shared;
 use crate::handler::Refusal;
 use crate::pop::popped::Popped;
 use crate::pop::rate;
+use crate::pop::records::queue_offsets;
 use crate::pop::take::{self, PopRequest};
 
 /// What one pop asks for.
@@ -125,7 +125,7 @@ fn take_from(broker: &Shared, request: &PopRequest, queue: &Arc<Queue>, popped: 
     if outcome.count == 0 {
         return;
     }
-    let offsets = offsets(&records[before..], queue);
+    let offsets = queue_offsets(&records[before..], queue);
     let counts = lites.orders.enter_pop(request, QUEUE_ID, popped.pop_time, &offsets);
     lites.unlock_at(name, group, popped.pop_time.saturating_add(request.invisible_ms));
     for offset in &offsets {
@@ -147,16 +147,6 @@ fn start_offset(broker: &Shared, request: &PopRequest, queue: &Queue) -> i64 {
         return reset;
     }
     broker.offsets.query(name, group, QUEUE_ID).unwrap_or_else(|| take::first_offset(broker, request, queue))
-}
-
-/// The offsets in the queue of records back to back, whose own are those in the parent topic.
-fn offsets(mut bytes: &[u8], queue: &Queue) -> Vec<i64> {
-    let mut offsets = Vec::with_capacity(pop::MAX_MESSAGES);
-    while let Entry::Record(record) = record::read(bytes) {
-        offsets.extend(offset_in(&record, queue));
-        bytes = &bytes[record.bytes().len()..];
-    }
-    offsets
 }
 
 impl Lites {

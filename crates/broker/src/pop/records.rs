@@ -3,13 +3,13 @@
 use ferromq_protocol::pop::{self, ReceiptHandle};
 use ferromq_protocol::properties::{self, names};
 use ferromq_protocol::record::{self, Entry};
-use ferromq_store::MessageParts;
+use ferromq_store::{MessageParts, Queue, offset_in};
 
-/// Queue offsets of records back to back.
-pub(super) fn queue_offsets(mut bytes: &[u8]) -> Vec<i64> {
+/// The offsets in the queue of records back to back; in a light queue they are others than the records' own.
+pub(crate) fn queue_offsets(mut bytes: &[u8], queue: &Queue) -> Vec<i64> {
     let mut offsets = Vec::with_capacity(pop::MAX_MESSAGES);
     while let Entry::Record(record) = record::read(bytes) {
-        offsets.push(record.queue_offset());
+        offsets.push(offset_in(&record, queue).unwrap_or_else(|| record.queue_offset()));
         bytes = &bytes[record.bytes().len()..];
     }
     offsets

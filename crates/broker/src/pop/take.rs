@@ -228,7 +228,7 @@ fn take_from(
         popped.rest += rest;
         return Ok(());
     }
-    let offsets = records::queue_offsets(&records[before..]);
+    let offsets = records::queue_offsets(&records[before..], queue);
     let pop_time = if request.order {
         let _gate = broker.pops.gate.read();
         let stored = with_writer(|writer| {
