@@ -74,5 +74,26 @@ pub fn exclusive(stage: &Stage<'_>) -> Outcome {
     stage.send(&producer, &messages(&parent, "x", &numbered("after", 3)))?;
     each_once(&stage.driver.wait_events(&second, 3, DELIVERY)?, numbered("after", 3))?;
     ensure_eq!(stage.driver.events(&first).len(), 2, "what came to the first consumer");
+    tools_tell(stage, &parent, &group)?;
     stage.stop(&[&producer, &first, &second])
+}
+
+/// What the official tool says of a lite topic `x` whose five messages one client of the group has taken.
+fn tools_tell(stage: &Stage<'_>, parent: &str, group: &str) -> Outcome {
+    let tells = |command: String, texts: &[&str]| {
+        wait_for(DELIVERY, "", || {
+            let printed = stage.lab.mqadmin(stage.namesrv, &command)?;
+            Ok(texts.iter().all(|text| printed.contains(text)).then_some(()))
+        })
+        .map_err(|_| {
+            let printed = stage.lab.mqadmin(stage.namesrv, &command).unwrap_or_else(|stop| format!("{stop:?}"));
+            Stop::Failed(format!("mqadmin {command} does not come to print {texts:?}:\n{printed}"))
+        })
+    };
+    tells("getBrokerLiteInfo -c DefaultCluster".to_owned(), &["default 20000"])?;
+    tells(format!("getParentTopicInfo -p {parent}"), &[parent, group])?;
+    tells(format!("getLiteTopicInfo -p {parent} -l x -s"), &["broker-a 0 5", group])?;
+    tells(format!("getLiteGroupInfo -p {parent} -g {group} -l x"), &["broker-a 5 5 0"])?;
+    tells(format!("getLiteGroupInfo -p {parent} -g {group} -k 5"), &["Total Lag Count: 0"])?;
+    tells(format!("triggerLiteDispatch -p {parent} -g {group}"), &["broker-a"])
 }
