@@ -25,7 +25,7 @@ const QUEUES: i32 = 4;
 pub const WINDOW: Duration = Duration::from_millis(500);
 /// A real power cut takes the machine with it; here the broker lives on. A sync that runs while the file system shuts down
 /// can succeed and yet be lost (a loop of `pwrite` and `fdatasync` shows it in 2 of 60 cuts), and its answers are on
-/// their way: what is told this long after the shutdown proves nothing against the broker.
+/// their way: what is told in the time that a sync takes, and this much longer, proves nothing against the broker.
 pub const IN_FLIGHT: Duration = Duration::from_millis(100);
 /// Volumes are sparse files of this size; each serves so many cuts.
 const VOLUME_MIB: u64 = 2048;
@@ -90,7 +90,7 @@ fn one_volume(lab: &Lab, flush: &str, kind: FileSystem, done: u64, count: u64, s
         std::thread::sleep(Duration::from_millis(cut * 173 % 1300));
         let at = Instant::now();
         volume.cut()?;
-        let in_flight = at.elapsed() + IN_FLIGHT;
+        let took = at.elapsed();
         // What the broker says now is as false as what it said before.
         std::thread::sleep(Duration::from_millis(cut * 61 % 400));
         broker.kill();
@@ -98,7 +98,7 @@ fn one_volume(lab: &Lab, flush: &str, kind: FileSystem, done: u64, count: u64, s
         sum.slowest_sync = sum.slowest_sync.max(slowest_sync);
         workload.take(load)?;
         match flush {
-            "SYNC_FLUSH" => workload.fault(at, Duration::ZERO, in_flight),
+            "SYNC_FLUSH" => workload.fault(at, Duration::ZERO, took + slowest_sync + IN_FLIGHT),
             _ => workload.fault(at, WINDOW + slowest_sync, WINDOW),
         }
         volume.repair()?;
