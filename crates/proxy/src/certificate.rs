@@ -142,7 +142,7 @@ impl Followed {
             Ok(acceptor) => {
                 self.current.send_replace(acceptor);
                 tracing::info!(
-                    "new gRPC connections get the certificate that stands in {} now",
+                    "new connections get the certificate that stands in {} now",
                     self.files.certificate.display()
                 );
             }

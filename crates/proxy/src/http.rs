@@ -4,7 +4,7 @@
 //! - this file: listener, connections, and the limits of both.
 //! - `route.rs`: which path is which call; `query.rs`: parameters; `body.rs`: bodies of requests.
 //! - `send.rs`, `receive.rs`, `events.rs`, `handles.rs`, `recall.rs`, `health.rs`: the calls.
-//! - `answer.rs`: answers and refusals; `message.rs`: received messages as JSON; `patient.rs`: peers that do not read.
+//! - `answer.rs`: answers and refusals; `message.rs`: received messages as JSON.
 //! - `openapi.json`: the description that clients can ask for.
 
 mod answer;
@@ -13,7 +13,6 @@ mod events;
 mod handles;
 mod health;
 mod message;
-mod patient;
 mod query;
 mod recall;
 mod receive;
@@ -39,7 +38,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
 use crate::http::body::Room;
-use crate::http::patient::Patient;
+use crate::patient::Patient;
 use crate::service::Service;
 use crate::tls::{self, Ends};
 
@@ -161,7 +160,7 @@ async fn open_connection(socket: TcpStream, endpoint: Arc<Endpoint>) {
     if let Err(error) = socket.set_nodelay(true) {
         tracing::debug!(%error, "an HTTP connection sends its answers late");
     }
-    let tls = tls::speaking(&endpoint.tls.borrow(), b"http/1.1");
+    let tls = tls::speaking(&endpoint.tls.borrow(), Some(b"http/1.1"));
     // A connection that asks nothing for so long is closed, whether it has begun or not.
     let opened = tokio::select! {
         opened = tokio::time::timeout(HEAD_LIMIT, tls::detect(socket, &tls)) => opened,

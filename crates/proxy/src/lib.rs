@@ -2,8 +2,9 @@
 //! proxy in local and in cluster mode), and the same calls over plain HTTP for every other language.
 //!
 //! # Layout
-//! - `server.rs`: listener, threads and end; `tls.rs`: TLS and plaintext on one port; `certificate.rs`: files
-//!   that may change; `inbound.rs`: what calls may take;
+//! - `server.rs`: listener, threads and end; `tls.rs`: TLS and plaintext on one port, `unsealed.rs`: on that of remoting
+//!   clients; `certificate.rs`: files that may change; `inbound.rs`: what calls may take; `patient.rs`: peers that have to
+//!   read;
 //!   `shelf.rs`: answers that are not read; `commands.rs`: nor what clients are asked.
 //! - `service.rs`: every call on one page; `rpc/`: one file for each, or for each family.
 //! - `door.rs`: the way into brokers; `cluster.rs`: those that NameServers know, `topic.rs`: which of them gets a message.
@@ -32,6 +33,7 @@ mod member;
 mod message;
 mod names;
 mod observe;
+mod patient;
 mod pb;
 mod questions;
 mod relay;
@@ -44,6 +46,7 @@ mod shelf;
 mod status;
 mod tls;
 mod topic;
+mod unsealed;
 
 pub use access::AccessAddresses;
 pub use certificate::{CertificateFiles, TlsError};

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ferromq_protocol::OwnedCommand;
-use ferromq_remoting::{Connection, Requests, Server, ServerConfig, Service, StartError};
+use ferromq_remoting::{Connection, Requests, Server, ServerConfig, Service, StartError, Tls};
 use parking_lot::Mutex;
 
 use crate::cluster::Cluster;
@@ -65,12 +65,12 @@ pub(crate) struct Relay {
 }
 
 impl Relay {
-    pub fn start(door: &RemotingDoor, cluster: Arc<Cluster>) -> Result<Relay, StartError> {
-        let shared = Arc::new(Shared { cluster, ports: Ports::new(door.clone()) });
+    pub fn start(door: &RemotingDoor, tls: Tls, cluster: Arc<Cluster>) -> Result<Relay, StartError> {
+        let shared = Arc::new(Shared { cluster, ports: Ports::new(door.clone(), tls.clone()) });
         let service = Arc::new(Wires { shared: Arc::clone(&shared), sessions: Mutex::default() });
-        let server = Server::start(ServerConfig::new(vec![door.listen]), service)?;
-        let addr = server.local_addrs().first().copied().unwrap_or(door.listen);
+        let server = Server::start(ServerConfig::new(Vec::new()), service)?;
         shared.ports.use_listeners(server.listeners());
+        let addr = server.listeners().add(door.listen, Some(tls))?;
         tracing::info!("remoting clients are served on {addr}");
         Ok(Relay { server, addr })
     }

@@ -22,7 +22,8 @@ use crate::http::Http;
 use crate::inbound::Bounded;
 use crate::relay::{Relay, RemotingDoor};
 use crate::service::Service;
-use crate::tls::{self, Stream};
+use crate::tls::{self, HANDSHAKE_LIMIT, Stream};
+use crate::unsealed;
 
 /// Largest message of a client, bytes, unless it is said otherwise: a few of the largest the broker takes.
 const MAX_INBOUND_BYTES: usize = 32 * 1024 * 1024;
@@ -32,8 +33,6 @@ const THREADS: usize = 2;
 const MAX_CONNECTIONS: usize = 65_536;
 /// Calls of one connection at the same time.
 const MAX_STREAMS: u32 = 4096;
-/// Time for the TLS handshake and the first bytes of a connection.
-const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// Connections that are open but not yet served.
 const BACKLOG: usize = 256;
 /// How often silent clients are looked for, and handles to renew.
@@ -113,10 +112,14 @@ pub struct Proxy {
 impl Proxy {
     /// Serves the broker of this process.
     pub fn start(config: &ProxyConfig, broker: &Broker) -> Result<Proxy, StartError> {
+        let runtime = runtime(config)?;
+        let tls = start_tls(config, &runtime)?;
+        let remoting_tls = unsealed::remoting(runtime.handle().clone(), tls.clone());
         let door = Door::Local(Local::new(Arc::clone(broker.shared()), broker.local_peers()));
-        let mut proxy = Self::serve(config, runtime(config)?, door)?;
+        let mut proxy = Self::serve(config, runtime, tls, door)?;
         if let Some(door) = config.remoting.clone() {
-            proxy.remoting_addr = Some(broker.open_front_door(door.listen, move |local| door.told(local))?);
+            let opened = broker.open_front_door(door.listen, remoting_tls, move |local| door.told(local))?;
+            proxy.remoting_addr = Some(opened);
         }
         Ok(proxy)
     }
@@ -128,8 +131,11 @@ impl Proxy {
             let _inside = runtime.enter();
             Cluster::start(cluster)?
         };
-        let mut proxy = Self::serve(config, runtime, Door::Cluster(Arc::clone(&cluster)))?;
-        proxy.relay = config.remoting.as_ref().map(|door| Relay::start(door, Arc::clone(&cluster))).transpose()?;
+        let tls = start_tls(config, &runtime)?;
+        let remoting_tls = unsealed::remoting(runtime.handle().clone(), tls.clone());
+        let mut proxy = Self::serve(config, runtime, tls, Door::Cluster(Arc::clone(&cluster)))?;
+        let start = |door| Relay::start(door, remoting_tls, Arc::clone(&cluster));
+        proxy.relay = config.remoting.as_ref().map(start).transpose()?;
         proxy.remoting_addr = proxy.relay.as_ref().map(Relay::addr);
         let clients = Arc::clone(&proxy.service.clients);
         proxy.runtime.spawn(async move {
@@ -146,11 +152,15 @@ impl Proxy {
         Ok(proxy)
     }
 
-    fn serve(config: &ProxyConfig, runtime: Runtime, door: Door) -> Result<Proxy, StartError> {
+    fn serve(
+        config: &ProxyConfig,
+        runtime: Runtime,
+        tls: watch::Receiver<TlsAcceptor>,
+        door: Door,
+    ) -> Result<Proxy, StartError> {
         let refused = |source| StartError::Listen { addr: config.listen, source };
         let listener = runtime.block_on(TcpListener::bind(config.listen)).map_err(refused)?;
         let addr = listener.local_addr().map_err(refused)?;
-        let tls = start_tls(config, &runtime)?;
         tracing::info!("gRPC clients are served on {addr}, in plaintext and with TLS");
         let (stop, stopped) = watch::channel(false);
         let service = Arc::new(Service::new(door, config.access.clone(), stopped.clone()));
@@ -215,11 +225,11 @@ impl Proxy {
 fn start_tls(config: &ProxyConfig, runtime: &Runtime) -> Result<watch::Receiver<TlsAcceptor>, TlsError> {
     let Some(files) = config.certificate.clone() else {
         tracing::info!(
-            "the certificate of gRPC clients was made by this process: no one can trust it; set tlsCertPath and tlsKeyPath for one of your own"
+            "the certificate of TLS was made by this process: no one can trust it; set tlsCertPath and tlsKeyPath for one of your own"
         );
         return Ok(watch::channel(certificate::made()?).1);
     };
-    tracing::info!("the certificate of gRPC clients is from {}", files.certificate.display());
+    tracing::info!("the certificate of TLS is from {}", files.certificate.display());
     let (followed, tls) = Followed::start(files)?;
     runtime.spawn(followed.follow());
     Ok(tls)

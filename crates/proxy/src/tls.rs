@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -17,6 +18,8 @@ use tonic::transport::server::Connected;
 
 /// First byte of a TLS handshake.
 const HANDSHAKE: u8 = 22;
+/// Time for the TLS handshake and the first bytes of a connection.
+pub(crate) const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// Length of what every client of HTTP/2 says first.
 const PREFACE: usize = 24;
 
@@ -42,10 +45,10 @@ pub(crate) enum Socket {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// The same TLS for clients of another protocol than gRPC's.
-pub(crate) fn speaking(tls: &TlsAcceptor, protocol: &[u8]) -> TlsAcceptor {
+/// The same TLS for clients of another protocol than gRPC's; some have no name to agree on.
+pub(crate) fn speaking(tls: &TlsAcceptor, protocol: Option<&[u8]>) -> TlsAcceptor {
     let mut config = ServerConfig::clone(tls.config());
-    config.alpn_protocols = vec![protocol.to_vec()];
+    config.alpn_protocols = protocol.map(<[u8]>::to_vec).into_iter().collect();
     Arc::new(config).into()
 }
 

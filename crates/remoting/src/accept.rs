@@ -15,6 +15,7 @@ use crate::common::Common;
 use crate::connection::Connection;
 use crate::drive::Drive;
 use crate::reactor::Reactor;
+use crate::tls::Tls;
 
 /// Connections the kernel keeps ready for us, as Java's `serverSocketBacklog`.
 const BACKLOG: i32 = 1024;
@@ -91,8 +92,8 @@ impl Complaint {
 }
 
 impl Acceptor {
-    /// Takes connections until aborted.
-    pub async fn run(self: Arc<Self>, listener: StdListener) {
+    /// Takes connections until aborted; without `tls` all are plaintext.
+    pub async fn run(self: Arc<Self>, listener: StdListener, tls: Option<Tls>) {
         let listener = match TcpListener::from_std(listener) {
             Ok(listener) => listener,
             Err(error) => return tracing::error!(%error, "a listener cannot be watched; no connections will be taken"),
@@ -100,14 +101,14 @@ impl Acceptor {
         let (mut failed, mut refused) = (Complaint::default(), Complaint::default());
         loop {
             match listener.accept().await {
-                Ok((_, peer)) if self.common.connections.lock().len() >= self.max_connections => {
+                Ok((_, peer)) if self.open() >= self.max_connections => {
                     if let Some(times) = refused.due() {
                         let limit = self.max_connections;
                         tracing::warn!(%peer, limit, times, "connection refused: as many as allowed are open");
                     }
                 }
                 Ok((socket, peer)) => {
-                    if let Err(error) = self.place(socket) {
+                    if let Err(error) = self.place(socket, tls.as_ref()) {
                         tracing::debug!(%peer, %error, "a new connection ended before its first request");
                     }
                 }
@@ -123,9 +124,15 @@ impl Acceptor {
         }
     }
 
+    /// Connections that are open, or may turn out to be.
+    fn open(&self) -> usize {
+        self.reactors.iter().map(|reactor| reactor.connections.load(Ordering::Relaxed)).sum()
+    }
+
     /// Gives a new connection to the reactor with the fewest.
-    fn place(&self, socket: TcpStream) -> io::Result<()> {
+    fn place(self: &Arc<Self>, socket: TcpStream, tls: Option<&Tls>) -> io::Result<()> {
         socket.set_nodelay(true)?;
+        let addrs = (socket.peer_addr()?, socket.local_addr()?);
         let fewest = self.reactors.iter().min_by_key(|reactor| reactor.connections.load(Ordering::Relaxed));
         let Some(reactor) = fewest else { return Ok(()) };
         let socket = socket.into_std()?;
@@ -133,10 +140,43 @@ impl Acceptor {
             let _there = reactor.handle.enter();
             TcpStream::from_std(socket)?
         };
-        let (read, write) = socket.into_split();
-        let connection = Connection::new(write, self.common.clone(), Some(reactor.clone()))?;
-        reactor.connections.fetch_add(1, Ordering::Relaxed);
-        reactor.handle.spawn(Drive::new(read, connection, self.common.clone(), self.service.clone()).run());
+        match tls.cloned() {
+            None => drop(reactor.handle.spawn(self.drive(socket, addrs, reactor).run())),
+            Some(tls) => {
+                let (acceptor, place) = (self.clone(), Undecided::at(reactor.clone()));
+                reactor.handle.spawn(async move {
+                    let drive = match tls.plaintext(socket, acceptor.common.limits.idle).await {
+                        Ok(socket) => acceptor.drive(socket, addrs, &place.0),
+                        Err(error) => return tracing::debug!(peer = %addrs.0, %error, "a new connection is closed"),
+                    };
+                    drop(place);
+                    drive.run().await;
+                });
+            }
+        }
         Ok(())
+    }
+
+    fn drive(&self, socket: TcpStream, addrs: (SocketAddr, SocketAddr), reactor: &Arc<Reactor>) -> Drive {
+        let (read, write) = socket.into_split();
+        let connection = Connection::new(write, addrs, self.common.clone(), Some(reactor.clone()));
+        reactor.connections.fetch_add(1, Ordering::Relaxed);
+        Drive::new(read, connection, self.common.clone(), self.service.clone())
+    }
+}
+
+/// The place of a connection that has not said yet whether it speaks TLS.
+struct Undecided(Arc<Reactor>);
+
+impl Undecided {
+    fn at(reactor: Arc<Reactor>) -> Self {
+        reactor.connections.fetch_add(1, Ordering::Relaxed);
+        Undecided(reactor)
+    }
+}
+
+impl Drop for Undecided {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -163,10 +163,11 @@ impl Client {
             Ok(Err(error)) => return Err(failed(error.to_string())),
             Err(_) => return Err(failed(format!("no answer within {limit:?}"))),
         };
-        socket.set_nodelay(true).map_err(|error| failed(error.to_string()))?;
+        let addrs = socket.set_nodelay(true).and_then(|()| Ok((socket.peer_addr()?, socket.local_addr()?)));
+        let addrs = addrs.map_err(|error| failed(error.to_string()))?;
         let (read, write) = socket.into_split();
         let common = &self.inner.common;
-        let connection = Connection::new(write, common.clone(), None).map_err(|error| failed(error.to_string()))?;
+        let connection = Connection::new(write, addrs, common.clone(), None);
         tokio::spawn(Drive::new(read, connection.clone(), common.clone(), self.inner.service.clone()).run());
         if !self.inner.sweeping.swap(true, Ordering::AcqRel) {
             tokio::spawn(sweep(Sweeping(Arc::downgrade(&self.inner)), common.sweep_period()));

@@ -79,13 +79,14 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// A connection between `addrs`, the peer's first.
     pub(crate) fn new(
         socket: OwnedWriteHalf,
+        addrs: (SocketAddr, SocketAddr),
         common: Arc<Common>,
         home: Option<Arc<Reactor>>,
-    ) -> io::Result<Arc<Self>> {
-        let addrs = (socket.peer_addr()?, socket.local_addr()?);
-        Ok(Self::build(Outbound::new(Some(socket)), addrs, None, common, home))
+    ) -> Arc<Self> {
+        Self::build(Outbound::new(Some(socket)), addrs, None, common, home)
     }
 
     /// A connection to a peer in this process, see [`crate::LocalPeer`].

@@ -2,7 +2,8 @@
 //! (GO_AWAY during shutdown excepted).
 //!
 //! # Layout
-//! - `server.rs`: start, limits and end of a server; `accept.rs`: its listeners; `reactor.rs`: its threads.
+//! - `server.rs`: start, limits and end of a server; `accept.rs`: its listeners, `tls.rs`: TLS on them; `reactor.rs`: its
+//!   threads.
 //! - `client.rs`: one pipelined connection per address.
 //! - `connection.rs`: what any thread may do with a connection: push frames, call the peer, close; `outbound.rs`: the
 //!   bytes its socket has not taken; `in_flight.rs`: calls that wait for answers.
@@ -27,6 +28,7 @@ mod outbound;
 mod reactor;
 mod requests;
 mod server;
+mod tls;
 
 use std::sync::Arc;
 
@@ -36,6 +38,7 @@ pub use limits::Limits;
 pub use local::{LocalPeer, LocalPeers, OnRequest};
 pub use requests::Requests;
 pub use server::{HeldBytes, Listeners, Server, ServerConfig, StartError, listen};
+pub use tls::Tls;
 
 /// What stands behind a connection: the broker, the NameServer, or the client's side for requests of a server.
 pub trait Service: Send + Sync + 'static {

@@ -20,6 +20,7 @@ use crate::common::{Common, Held};
 use crate::limits::Limits;
 use crate::local::LocalPeers;
 use crate::reactor::{Reactor, Stop};
+use crate::tls::Tls;
 
 /// How often a shutdown looks whether everything has been answered, and how many quiet looks end it.
 const QUIET_LOOK: Duration = Duration::from_millis(10);
@@ -87,18 +88,19 @@ pub struct Listeners {
 }
 
 impl Listeners {
-    /// Listens there, too, until the server ends; the address with the port really taken.
-    pub fn add(&self, addr: SocketAddr) -> Result<SocketAddr, StartError> {
+    /// Listens there, too, until the server ends, for plaintext and, if there is `tls`, for that; the address with the
+    /// port really taken.
+    pub fn add(&self, addr: SocketAddr, tls: Option<Tls>) -> Result<SocketAddr, StartError> {
         let listener = listen(addr)?;
         let failed = |source| StartError::Listen { addr, source, advice: "choose another port" };
         let addr = listener.local_addr().map_err(failed)?;
-        self.run(listener);
+        self.run(listener, tls);
         Ok(addr)
     }
 
-    fn run(&self, listener: TcpListener) {
+    fn run(&self, listener: TcpListener, tls: Option<Tls>) {
         if let Some(acceptor) = self.acceptor.upgrade() {
-            self.accepting.lock().push(self.runtime.spawn(acceptor.run(listener)));
+            self.accepting.lock().push(self.runtime.spawn(acceptor.run(listener, tls)));
         }
     }
 
@@ -151,7 +153,7 @@ impl Server {
         first.spawn(sweep(common.clone()));
         let further =
             Arc::new(Listeners { acceptor: Arc::downgrade(&acceptor), runtime: first, accepting: Mutex::default() });
-        listeners.into_iter().for_each(|listener| further.run(listener));
+        listeners.into_iter().for_each(|listener| further.run(listener, None));
         Ok(Server { common, service, reactors, local_addrs, listeners: further, _acceptor: acceptor, stops, threads })
     }
 

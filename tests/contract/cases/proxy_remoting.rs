@@ -10,11 +10,13 @@ use ferromq_contract::server::{Broker, Make, Namesrv, free_ports};
 use ferromq_contract::wire::{Conn, code};
 use ferromq_contract::{Outcome, Stop, ensure, ensure_eq, wait_for};
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
+use std::net::TcpListener;
 use std::thread;
 
 pub fn cases() -> Vec<Case> {
-    let mut all = Vec::new();
-    for client in ALL {
+    let mut all = vec![Case::waiting("proxy_remoting::java5-tls::begins_a_handshake", begins_a_handshake)];
+    for client in ALL.into_iter().chain([Client::Java5Tls]) {
         let label = client.label();
         all.push(Case::waiting(format!("proxy_remoting::{label}::of_one_broker"), move |lab| {
             serve(&Place::of_one_broker(lab, client)?)
@@ -107,7 +109,8 @@ fn serve(place: &Place<'_>) -> Outcome {
     let mut themes: Vec<Theme> =
         vec![("routes", routes), ("push consumer", pushed), ("order", ordered), ("transactions", transactions)];
     // Other clients do not pop.
-    themes.extend((place.client == Client::Java5).then_some(("pop consumer", popped as fn(&Place<'_>) -> Outcome)));
+    let pops = matches!(place.client, Client::Java5 | Client::Java5Tls);
+    themes.extend(pops.then_some(("pop consumer", popped as fn(&Place<'_>) -> Outcome)));
     thread::scope(|scope| {
         let started: Vec<_> = themes.into_iter().map(|(name, run)| (name, scope.spawn(move || run(place)))).collect();
         let ended = started.into_iter().map(|(name, theme)| match theme.join() {
@@ -117,6 +120,21 @@ fn serve(place: &Place<'_>) -> Outcome {
         });
         ended.collect()
     })
+}
+
+/// The client of the cases with TLS speaks it, to whatever it is told.
+fn begins_a_handshake(lab: &Lab) -> Outcome {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let (driver, name) = (lab.driver(Client::Java5Tls)?, lab.name("sealed"));
+    start(driver, "producer", &listener.local_addr()?.to_string(), &name, "contract-producers", &[])?;
+    let sending = driver.begin("send", &[("name", &name), ("mode", "sync")], &[Msg::new("Nowhere", "lost")])?;
+    let mut first = [0];
+    listener.accept()?.0.read_exact(&mut first)?;
+    drop(listener);
+    ensure!(sending.rows().is_err(), "there is nobody who could have taken a message");
+    driver.call("stop", &[("name", &name)])?;
+    ensure_eq!(first, [22], "the first byte of a connection");
+    Ok(())
 }
 
 /// No route leads past the proxy.

@@ -29,6 +29,8 @@ const KEEP: &str = "FERROMQ_CONTRACT_KEEP";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Client {
     Java5,
+    /// The same with TLS.
+    Java5Tls,
     Java4,
     Go,
     /// `rocketmq-client-java`, the gRPC protocol.
@@ -48,6 +50,7 @@ impl Client {
     pub fn label(self) -> &'static str {
         match self {
             Client::Java5 => "java5",
+            Client::Java5Tls => "java5-tls",
             Client::Java4 => "java4",
             Client::Go => "go",
             Client::GrpcJava => "grpc-java",
@@ -94,7 +97,7 @@ pub struct Lab {
     /// Whose server is under test (`FERROMQ_CONTRACT_SERVER=java` runs the cases on the reference).
     pub make: Make,
     counter: AtomicUsize,
-    drivers: [OnceLock<Outcome<Driver>>; 8],
+    drivers: [OnceLock<Outcome<Driver>>; 9],
     admin: OnceLock<Outcome<Driver>>,
     standing: OnceLock<Outcome<Cluster>>,
     proxied: OnceLock<Outcome<Cluster>>,
@@ -177,8 +180,10 @@ impl Lab {
     /// A driver for one case alone, which may kill it.
     pub fn own_driver(&self, client: Client) -> Outcome<Driver> {
         match client {
-            Client::Java5 => self.start_java("5.5.0"),
-            Client::Java4 => self.start_java("4.9.8"),
+            Client::Java5 => self.start_java(client, "5.5.0", &[]),
+            // In its test mode, which is the default, it trusts any certificate.
+            Client::Java5Tls => self.start_java(client, "5.5.0", &["-Dtls.enable=true"]),
+            Client::Java4 => self.start_java(client, "4.9.8", &[]),
             Client::Go => Driver::start("go", Command::new(self.tools.go_driver()?), self.folder.path()),
             Client::GrpcJava => self.start_grpc(),
             Client::GrpcGo => self.start_at_home(client, Command::new(self.tools.go_grpc_driver()?)),
@@ -225,13 +230,13 @@ impl Lab {
         Driver::start("mqadmin", command, self.folder.path())
     }
 
-    fn start_java(&self, version: &str) -> Outcome<Driver> {
+    fn start_java(&self, client: Client, version: &str, further: &[&str]) -> Outcome<Driver> {
         let classpath = self.tools.client_classpath(version)?;
         let mut command = Command::new("java");
         command.args(["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dfile.encoding=UTF-8"]);
         command.arg(format!("-Duser.home={}", self.folder.path().display()));
-        command.args(["-cp", &classpath, "Driver"]);
-        Driver::start(&format!("java-{version}"), command, self.folder.path())
+        command.args(further).args(["-cp", &classpath, "Driver"]);
+        Driver::start(client.label(), command, self.folder.path())
     }
 
     /// Prints a figure beside the cases' lines.

@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use ferromq_remoting::Tls;
+
 use super::{Broker, StartError};
 
 /// The door of clients that know this process only.
@@ -12,14 +14,15 @@ pub(crate) struct FrontDoor {
 }
 
 impl Broker {
-    /// Serves clients at one more address, and tells them routes to what `told` makes of the address they reached
-    /// (`host:port`). It is made once; the address with the port really taken.
+    /// Serves clients at one more address, in plaintext and through `tls`, and tells them routes to what `told` makes of the
+    /// address they reached (`host:port`). It is made once; the address with the port really taken.
     pub fn open_front_door(
         &self,
         listen: SocketAddr,
+        tls: Tls,
         told: impl Fn(SocketAddr) -> String + Send + Sync + 'static,
     ) -> Result<SocketAddr, StartError> {
-        let addr = self.server.listeners().add(listen)?;
+        let addr = self.server.listeners().add(listen, Some(tls))?;
         self.shared.front_door.get_or_init(|| FrontDoor { port: addr.port(), told: Box::new(told) });
         Ok(addr)
     }

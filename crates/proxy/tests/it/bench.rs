@@ -76,6 +76,10 @@ impl Bench {
         self.proxy.as_ref().unwrap().addr()
     }
 
+    pub fn remoting_addr(&self) -> SocketAddr {
+        self.proxy.as_ref().unwrap().remoting_addr().unwrap()
+    }
+
     pub fn broker(&self) -> &Broker {
         self.broker.as_ref().unwrap()
     }

@@ -1,5 +1,6 @@
 //! A certificate that changes while the proxy runs, over its own timer.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,14 +13,20 @@ use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
 
-use crate::bench::{self, Bench};
+use crate::bench;
 
-fn put(files: &CertificateFiles, made: &CertifiedKey<KeyPair>) {
+/// Writes both files.
+pub fn put(files: &CertificateFiles, made: &CertifiedKey<KeyPair>) {
     std::fs::write(&files.certificate, made.cert.pem()).unwrap();
     std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
 }
 
-async fn connect(bench: &Bench, trusted: &[&CertifiedKey<KeyPair>]) -> (TlsStream<TcpStream>, CertificateDer<'static>) {
+/// A connection with TLS, and the certificate that was shown.
+pub async fn connect(
+    addr: SocketAddr,
+    trusted: &[&CertifiedKey<KeyPair>],
+    protocols: &[&[u8]],
+) -> (TlsStream<TcpStream>, CertificateDer<'static>) {
     let mut roots = RootCertStore::empty();
     for made in trusted {
         roots.add(made.cert.der().clone()).unwrap();
@@ -29,8 +36,8 @@ async fn connect(bench: &Bench, trusted: &[&CertifiedKey<KeyPair>]) -> (TlsStrea
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    let socket = TcpStream::connect(bench.addr()).await.unwrap();
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+    let socket = TcpStream::connect(addr).await.unwrap();
     let stream = TlsConnector::from(Arc::new(config)).connect("localhost".try_into().unwrap(), socket).await.unwrap();
     let shown = stream.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned();
     (stream, shown)
@@ -47,14 +54,15 @@ async fn clients_see_a_new_certificate_and_old_connections_go_on() {
         files = Some(of);
     });
     let trusted = [&one, &two];
-    let (old, shown) = connect(&bench, &trusted).await;
+    let connect = || connect(bench.addr(), &trusted, &[b"h2"]);
+    let (old, shown) = connect().await;
     assert_eq!(&shown, one.cert.der());
     let (mut calls, connection) = h2::client::handshake(old).await.unwrap();
     tokio::spawn(connection);
 
     put(&files.unwrap(), &two);
     let deadline = Instant::now() + Duration::from_secs(30);
-    while &connect(&bench, &trusted).await.1 != two.cert.der() {
+    while &connect().await.1 != two.cert.der() {
         assert!(Instant::now() < deadline, "the new certificate is not taken");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -62,7 +70,7 @@ async fn clients_see_a_new_certificate_and_old_connections_go_on() {
     let (answer, _) = calls.send_request(request, true).unwrap();
     assert!(answer.await.is_ok(), "the connection of before is served");
     // A connection that leaves in the middle of its preface.
-    let (mut half, _) = connect(&bench, &trusted).await;
+    let (mut half, _) = connect().await;
     half.write_all(b"PRI * HTTP").await.unwrap();
     half.shutdown().await.unwrap();
     assert_eq!(half.read_to_end(&mut Vec::new()).await.unwrap_or(0), 0);

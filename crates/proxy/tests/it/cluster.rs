@@ -9,7 +9,7 @@ use ferromq_broker::{Broker, BrokerConfig};
 use ferromq_protocol::body::{BrokerData, ClusterInfo, QueueData, TopicRouteData};
 use ferromq_protocol::code::{request, response};
 use ferromq_protocol::{FrameWriter, json};
-use ferromq_proxy::{ClusterConfig, Proxy, ProxyConfig};
+use ferromq_proxy::{ClusterConfig, Proxy, ProxyConfig, RemotingDoor};
 use ferromq_remoting::{Connection, Requests, Server, ServerConfig, Service};
 
 use crate::bench::{self, Client, broker_in, resource};
@@ -54,14 +54,25 @@ impl Service for Routes {
     }
 }
 
-struct Cluster {
+/// Brokers, and the proxy before them.
+pub struct Cluster {
     running: Option<(Proxy, Vec<Broker>, Server)>,
-    proxy: SocketAddr,
+    pub proxy: SocketAddr,
+    /// Where remoting clients connect.
+    pub remoting: SocketAddr,
     _folder: tempfile::TempDir,
 }
 
 impl Cluster {
-    fn start(names: &'static [&'static str]) -> Cluster {
+    pub fn start(names: &'static [&'static str]) -> Cluster {
+        Self::start_with(names, |_| {})
+    }
+
+    /// `adjust` may change the proxy's settings.
+    pub fn start_with(
+        names: &'static [&'static str],
+        adjust: impl FnOnce(&mut ProxyConfig) + Send + 'static,
+    ) -> Cluster {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().to_owned();
         // They block, which a test's runtime does not like: so at the end, too.
@@ -79,15 +90,18 @@ impl Cluster {
             });
             let listen = ServerConfig { reactors: 1, ..ServerConfig::new(vec!["127.0.0.1:0".parse().unwrap()]) };
             let namesrv = Server::start(listen, Arc::new(Routes(known.collect()))).unwrap();
-            let config = ProxyConfig::new("127.0.0.1:0".parse().unwrap());
+            let listen = "127.0.0.1:0".parse().unwrap();
+            let mut config = ProxyConfig { remoting: Some(RemotingDoor::new(listen)), ..ProxyConfig::new(listen) };
+            adjust(&mut config);
             let cluster = ClusterConfig::new(namesrv.local_addrs()[0].to_string());
             (Proxy::start_for_cluster(&config, cluster).unwrap(), brokers, namesrv)
         });
         let running = start.join().unwrap();
-        Cluster { proxy: running.0.addr(), running: Some(running), _folder: folder }
+        let (proxy, remoting) = (running.0.addr(), running.0.remoting_addr().unwrap());
+        Cluster { proxy, remoting, running: Some(running), _folder: folder }
     }
 
-    async fn client(&self, id: &'static str) -> Client {
+    pub async fn client(&self, id: &'static str) -> Client {
         bench::client_of(self.proxy, id).await
     }
 }

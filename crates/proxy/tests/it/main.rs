@@ -11,6 +11,8 @@ mod limits;
 mod lite;
 mod offsets;
 mod questions;
+mod remoting_tls;
+mod wire;
 
 /// The generated server, which no test uses, names it.
 mod codec {

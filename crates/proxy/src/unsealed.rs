@@ -1,0 +1,48 @@
+//! Remoting clients that speak TLS. Their server reads a socket without it: a task for each client does the handshake and
+//! copies what is said both ways. So plaintext clients pay nothing for those that want more.
+
+use std::io;
+use std::net::TcpStream as StdTcpStream;
+use std::os::unix::net::UnixStream as StdUnixStream;
+
+use ferromq_remoting::Tls;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpStream, UnixStream};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+
+use crate::patient::Patient;
+use crate::tls::{HANDSHAKE_LIMIT, speaking};
+
+/// What a remoting server needs to serve TLS, too, with the certificate that there is at any time.
+pub(crate) fn remoting(runtime: Handle, tls: watch::Receiver<TlsAcceptor>) -> Tls {
+    Tls::new(move |sealed, plain| {
+        // RocketMQ's clients name no protocol.
+        let tls = speaking(&tls.borrow(), None);
+        runtime.spawn(async move {
+            if let Err(error) = unseal(sealed, plain, &tls).await {
+                tracing::debug!(%error, "a remoting connection with TLS has broken");
+            }
+        });
+    })
+}
+
+/// One connection from its handshake to its end. The server closes it: it sees the end of what the client says, and knows
+/// how long it may be silent.
+async fn unseal(sealed: StdTcpStream, plain: StdUnixStream, tls: &TlsAcceptor) -> io::Result<()> {
+    let (sealed, plain) = (TcpStream::from_std(sealed)?, UnixStream::from_std(plain)?);
+    let sealed = tokio::time::timeout(HANDSHAKE_LIMIT, tls.accept(sealed)).await??;
+    let (mut from_client, mut to_client) = tokio::io::split(Patient::new(sealed));
+    let (mut from_server, mut to_server) = plain.into_split();
+    let said = async {
+        tokio::io::copy(&mut from_client, &mut to_server).await?;
+        to_server.shutdown().await?;
+        std::future::pending().await
+    };
+    tokio::select! {
+        answered = tokio::io::copy(&mut from_server, &mut to_client) => answered?,
+        broken = said => return broken,
+    };
+    tokio::time::timeout(HANDSHAKE_LIMIT, to_client.shutdown()).await?
+}
