@@ -8,7 +8,7 @@ use crate::{Failure, host, printer, servers};
 use ferromq_broker::Broker;
 use ferromq_common::{lifecycle::StopSignals, logging, net};
 use ferromq_namesrv::{NameServer, NamesrvConfig};
-use ferromq_proxy::{CertificateFiles, Proxy, ProxyConfig, RemotingDoor};
+use ferromq_proxy::{CertificateFiles, Node, Proxy, ProxyConfig, RemotingDoor};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -112,6 +112,7 @@ fn proxy_config(arguments: &DevArgs) -> ProxyConfig {
         certificate,
         http: Some(at(arguments.http_port)),
         remoting: Some(RemotingDoor::new(at(arguments.proxy_port))),
+        node: Node { name: host::name(), ..Node::default() },
         ..ProxyConfig::new(at(arguments.grpc_port))
     }
 }

@@ -51,5 +51,6 @@ mod unsealed;
 pub use access::AccessAddresses;
 pub use certificate::{CertificateFiles, TlsError};
 pub use cluster::ClusterConfig;
+pub use observe::Node;
 pub use relay::RemotingDoor;
 pub use server::{Proxy, ProxyConfig, StartError};

@@ -17,6 +17,7 @@ use ferromq_remoting::{Connection, Requests, Server, ServerConfig, Service, Star
 use parking_lot::Mutex;
 
 use crate::cluster::Cluster;
+use crate::observe::Calls;
 
 mod back;
 mod code;
@@ -65,8 +66,8 @@ pub(crate) struct Relay {
 }
 
 impl Relay {
-    pub fn start(door: &RemotingDoor, tls: Tls, cluster: Arc<Cluster>) -> Result<Relay, StartError> {
-        let shared = Arc::new(Shared { cluster, ports: Ports::new(door.clone(), tls.clone()) });
+    pub fn start(door: &RemotingDoor, tls: Tls, cluster: Arc<Cluster>, calls: Arc<Calls>) -> Result<Relay, StartError> {
+        let shared = Arc::new(Shared { cluster, calls, ports: Ports::new(door.clone(), tls.clone()) });
         let service = Arc::new(Wires { shared: Arc::clone(&shared), sessions: Mutex::default() });
         let server = Server::start(ServerConfig::new(Vec::new()), service)?;
         shared.ports.use_listeners(server.listeners());
@@ -88,6 +89,7 @@ impl Relay {
 /// What all sessions need.
 struct Shared {
     cluster: Arc<Cluster>,
+    calls: Arc<Calls>,
     ports: Ports,
 }
 

@@ -20,6 +20,7 @@ use crate::cluster::{Cluster, ClusterConfig};
 use crate::door::{Door, Local};
 use crate::http::Http;
 use crate::inbound::Bounded;
+use crate::observe::Node;
 use crate::relay::{Relay, RemotingDoor};
 use crate::service::Service;
 use crate::tls::{self, HANDSHAKE_LIMIT, Stream};
@@ -57,6 +58,8 @@ pub struct ProxyConfig {
     pub certificate: Option<CertificateFiles>,
     /// What clients are told instead of the address they used.
     pub access: Option<AccessAddresses>,
+    /// What its figures call it.
+    pub node: Node,
     /// Most connections at the same time.
     pub max_connections: usize,
     /// Largest message of a client, bytes (`grpcMaxInboundMessageSize`).
@@ -73,6 +76,7 @@ impl ProxyConfig {
             threads: THREADS,
             certificate: None,
             access: None,
+            node: Node::default(),
             max_connections: MAX_CONNECTIONS,
             max_inbound_bytes: MAX_INBOUND_BYTES,
         }
@@ -134,7 +138,7 @@ impl Proxy {
         let tls = start_tls(config, &runtime)?;
         let remoting_tls = unsealed::remoting(runtime.handle().clone(), tls.clone());
         let mut proxy = Self::serve(config, runtime, tls, Door::Cluster(Arc::clone(&cluster)))?;
-        let start = |door| Relay::start(door, remoting_tls, Arc::clone(&cluster));
+        let start = |door| Relay::start(door, remoting_tls, Arc::clone(&cluster), Arc::clone(&proxy.service.calls));
         proxy.relay = config.remoting.as_ref().map(start).transpose()?;
         proxy.remoting_addr = proxy.relay.as_ref().map(Relay::addr);
         let clients = Arc::clone(&proxy.service.clients);
@@ -163,7 +167,7 @@ impl Proxy {
         let addr = listener.local_addr().map_err(refused)?;
         tracing::info!("gRPC clients are served on {addr}, in plaintext and with TLS");
         let (stop, stopped) = watch::channel(false);
-        let service = Arc::new(Service::new(door, config.access.clone(), stopped.clone()));
+        let service = Arc::new(Service::new(door, config.node.clone(), config.access.clone(), stopped.clone()));
         let (opened, connections) = mpsc::channel(BACKLOG);
         runtime.spawn(accept(listener, tls.clone(), opened, config.max_connections));
         runtime.spawn(sweep(Arc::clone(&service)));

@@ -12,7 +12,7 @@ use crate::access::AccessAddresses;
 use crate::call::Caller;
 use crate::clients::Clients;
 use crate::door::Door;
-use crate::observe::{Calls, Outcome, Protocol, Who};
+use crate::observe::{Calls, Node, Outcome, Protocol, Sent, Who};
 use crate::pb::messaging_service_server::MessagingService;
 use crate::pb::*;
 use crate::renewal::Renewals;
@@ -36,9 +36,9 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    pub fn new(door: Door, access: Option<AccessAddresses>, stopped: watch::Receiver<bool>) -> Self {
+    pub fn new(door: Door, node: Node, access: Option<AccessAddresses>, stopped: watch::Receiver<bool>) -> Self {
         let (clients, renewals) = (Clients::new(door.clone()), Renewals::new(door.clone()));
-        let calls = Arc::default();
+        let calls = Arc::new(Calls::new(node));
         Service { clients: Arc::new(clients), renewals: Arc::new(renewals), calls, access, door, stopped }
     }
 
@@ -53,10 +53,11 @@ impl Service {
 }
 
 impl Service {
-    /// Counts a call by the name of its answer.
-    fn served(&self, answer: &'static str, code: i32, caller: Option<&Caller>, began: Instant) {
+    /// Counts a call by the name of its answer; one whose answer comes in pieces may have waited for them.
+    fn served(&self, answer: &'static str, code: i32, in_pieces: bool, caller: Option<&Caller>, began: Instant) {
         let call = answer.strip_suffix("Response").unwrap_or(answer);
-        self.calls.served(Outcome { protocol: Protocol::Grpc, call, code }, &Who(caller), began);
+        let outcome = Outcome { protocol: Protocol::Grpc, call, code, polls: Some(in_pieces), sent: Sent::Success };
+        self.calls.served(outcome, &Who(caller), began);
     }
 }
 
@@ -76,7 +77,7 @@ macro_rules! answer {
             answer
         });
         let code = answer.status.as_ref().map_or(0, |status| status.code);
-        $self.served(stringify!($answer), code, caller.ok().as_ref(), began);
+        $self.served(stringify!($answer), code, false, caller.ok().as_ref(), began);
         Ok(Response::new(answer))
     }};
 }
@@ -90,7 +91,7 @@ macro_rules! answer_in_pieces {
             Err(refused) => Err(refused.clone()),
         };
         let code = outcome.as_ref().map_or_else(|refused| refused.code, |_| Code::Ok);
-        $self.served(stringify!($answer), code.into(), caller.ok().as_ref(), began);
+        $self.served(stringify!($answer), code.into(), true, caller.ok().as_ref(), began);
         Ok(Response::new(outcome.unwrap_or_else($nothing)))
     }};
 }

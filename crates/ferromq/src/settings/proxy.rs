@@ -5,11 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use ferromq_common::config;
-use ferromq_proxy::{AccessAddresses, CertificateFiles, ClusterConfig, ProxyConfig, RemotingDoor};
+use ferromq_proxy::{AccessAddresses, CertificateFiles, ClusterConfig, Node, ProxyConfig, RemotingDoor};
 use serde_json::{Map, Value};
 
 use super::{Remarks, Server, SettingsError, known};
 use crate::cli::ProxyMode;
+use crate::host;
 
 /// Port of gRPC clients (`grpcServerPort`).
 const GRPC_PORT: u16 = 8081;
@@ -35,6 +36,7 @@ impl ProxySettings {
         ProxySettings {
             proxy: ProxyConfig {
                 remoting: Some(RemotingDoor::new(SocketAddr::new(listen, REMOTING_PORT))),
+                node: Node { name: host::name(), ..Node::default() },
                 ..ProxyConfig::new(SocketAddr::new(listen, GRPC_PORT))
             },
             mode: ProxyMode::Cluster,
@@ -83,6 +85,8 @@ impl ProxySettings {
                     _ => return Err(not("cluster or local")),
                 }
             }
+            "proxyClusterName" => text()?.clone_into(&mut self.proxy.node.cluster),
+            "proxyName" => text()?.clone_into(&mut self.proxy.node.name),
             "rocketMQClusterName" => text()?.clone_into(&mut self.cluster.cluster_name),
             "namesrvAddr" => text()?.clone_into(&mut self.cluster.namesrv_addr),
             "brokerConfigPath" => self.broker_config = Some(text()?.into()),
@@ -249,9 +253,12 @@ mod tests {
     #[test]
     fn a_cluster_is_described() {
         let text = r#"{"proxyMode": "LOCAL", "namesrvAddr": "a:1;b:2", "rocketMQClusterName": "east", "brokerConfigPath": "b.conf",
+            "proxyClusterName": "doors", "proxyName": "door-1",
             "maxMessageSize": 1024, "maxDelayTimeMills": 5000, "enablePrintJstack": false, "nobodyKnows": {}}"#;
         let settings = read_text(text).unwrap();
         assert_eq!((settings.mode, settings.broker_config.as_deref()), (ProxyMode::Local, Some(Path::new("b.conf"))));
+        let node = settings.proxy.node;
+        assert_eq!((node.cluster.as_str(), node.name.as_str()), ("doors", "door-1"));
         let cluster = settings.cluster;
         assert_eq!((cluster.namesrv_addr.as_str(), cluster.cluster_name.as_str()), ("a:1;b:2", "east"));
         assert_eq!((cluster.max_message_size, cluster.max_delay_ms), (1024, 5000));

@@ -116,11 +116,11 @@ impl Http {
 
     /// Returns when so many requests wait for messages.
     fn await_waiting(&self, count: usize) {
-        let line = format!("ferromq_proxy_http_waiting {count}");
-        let is_so = || self.get("/metrics").body.lines().any(|other| other == line);
+        let (name, value) = ("ferromq_proxy_http_waiting{", format!(" {count}"));
+        let is_so = |line: &str| line.starts_with(name) && line.ends_with(&value);
         let deadline = Instant::now() + PATIENCE;
-        while !is_so() {
-            assert!(Instant::now() < deadline, "no {line:?} in {}", self.get("/metrics").body);
+        while !self.get("/metrics").body.lines().any(is_so) {
+            assert!(Instant::now() < deadline, "no {count} in {}", self.get("/metrics").body);
         }
     }
 

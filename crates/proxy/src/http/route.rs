@@ -12,7 +12,7 @@ use crate::http::answer::{self, Answer, Failure};
 use crate::http::handles::Verb;
 use crate::http::query::decoded;
 use crate::http::{Endpoint, handles, health, recall, receive, send};
-use crate::observe::{Outcome, Protocol};
+use crate::observe::{Outcome, Protocol, Sent};
 use crate::tls::Ends;
 
 /// What is served, for clients that can read it.
@@ -30,7 +30,8 @@ pub(crate) async fn answer(endpoint: &Endpoint, ends: Ends, request: Request<Inc
     let (head, body) = request.into_parts();
     let (began, call) = (Instant::now(), method_name(&head.method));
     let answer = answer_to(endpoint, Asked { ends, head, body }).await;
-    let outcome = Outcome { protocol: Protocol::Http, call, code: answer.status().as_u16().into() };
+    let code = answer.status().as_u16().into();
+    let outcome = Outcome { protocol: Protocol::Http, call, code, polls: None, sent: Sent::Success };
     endpoint.service.calls.served(outcome, &ends.peer, began);
     answer
 }

@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use super::Shared;
 use super::back::{BackChannel, pass};
 use super::code::{Whom, wait_field, whom};
+use crate::observe::{Outcome, Protocol, Sent};
 use crate::status::Refused;
 
 /// Requests of one client that wait for brokers at the same time.
@@ -90,11 +91,20 @@ impl Session {
             let why = format!("{MAX_WAITING} requests of this connection wait for brokers already; send slower");
             return answer(out, &head, Err(Refusal(response::SYSTEM_BUSY, why)));
         };
-        let session = Arc::clone(self);
+        let (session, began) = (Arc::clone(self), Instant::now());
         tokio::spawn(async move {
+            let polls = wanted_wait(&request) > 0;
             let outcome = session.serve(request).await;
+            let code = code_of(&outcome);
             // A push fails when the client has gone.
-            let _ = session.client.push(|out| answer(out, &head, outcome));
+            let sent = match session.client.push(|out| answer(out, &head, outcome)) {
+                _ if head.is_oneway() => Sent::Oneway,
+                Ok(()) => Sent::Success,
+                Err(_) => Sent::WriteChannelFailed,
+            };
+            let call = request::name(head.code).unwrap_or("other");
+            let outcome = Outcome { protocol: Protocol::Remoting, call, code, polls: Some(polls), sent };
+            session.shared.calls.served(outcome, &session.client.peer(), began);
             drop(place);
         });
     }
@@ -225,8 +235,7 @@ impl Session {
             connection.oneway(|out, opaque| pass(out, request, opaque)).map_err(|error| failed(&error))?;
             return Ok(Answer::Done);
         }
-        let wanted = wait_field(request.head().code).and_then(|field| request.command().fields.opt_i64(field));
-        let wait = Duration::from_millis(wanted.unwrap_or(0).clamp(0, MAX_WAIT_MS).unsigned_abs());
+        let wait = Duration::from_millis(wanted_wait(request).clamp(0, MAX_WAIT_MS).unsigned_abs());
         let invoked = self.brokers.invoke(addr, LIMIT + wait, |out, opaque| pass(out, request, opaque)).await;
         match invoked {
             // The client would leave the proxy, not the broker.
@@ -248,6 +257,20 @@ impl Session {
         {
             tracing::debug!(addr, %error, "a broker does not hear who its client is");
         }
+    }
+}
+
+/// How long a request wants to wait for messages, milliseconds, as it says.
+fn wanted_wait(request: &OwnedCommand) -> i64 {
+    wait_field(request.head().code).and_then(|field| request.command().fields.opt_i64(field)).unwrap_or(0)
+}
+
+/// The code that the client gets.
+fn code_of(outcome: &Result<Answer, Refusal>) -> i32 {
+    match outcome {
+        Ok(Answer::Passed(answer)) => answer.head().code,
+        Ok(Answer::Body(_) | Answer::Done) => response::SUCCESS,
+        Err(Refusal(code, _)) => *code,
     }
 }
 

@@ -11,6 +11,7 @@ use super::*;
 use crate::commands::{All, Commands};
 use crate::door::Local;
 use crate::message::resource;
+use crate::observe::Node;
 use crate::pb::receive_message_response::Content;
 use crate::pb::*;
 use crate::rpc::{ack, heartbeat, receive, send};
@@ -42,7 +43,7 @@ fn bench() -> Bench {
     let store = StoreConfig { root, max_hash_slot_num: 1000, max_index_num: 10_000, ..StoreConfig::default() };
     let broker = std::thread::spawn(move || Broker::start(config, store).unwrap()).join().unwrap();
     let door = Door::Local(Local::new(Arc::clone(broker.shared()), broker.local_peers()));
-    let service = Service::new(door, None, watch::channel(false).1);
+    let service = Service::new(door, Node::default(), None, watch::channel(false).1);
     Bench { broker: Some(broker), service, _folder: folder }
 }
 

@@ -66,12 +66,19 @@ fn calls_are_counted() {
     http.create("Counted", "normal");
     assert_eq!(http.ask("POST", "/v1/topics/Counted/messages", "", b"x").status, 201);
     let figures = http.get("/metrics").body;
-    for line in [
-        "rocketmq_proxy_up{node_type=\"proxy\",proxy_mode=\"local\"} 1",
-        "ferromq_proxy_calls_total{protocol=\"http\",call=\"GET\",code=\"404\"} 1",
-        "ferromq_proxy_calls_total{protocol=\"http\",call=\"POST\",code=\"201\"} 1",
+    for (name, labels) in [
+        ("rocketmq_proxy_up", "node_type=\"proxy\",proxy_mode=\"local\"}"),
+        (
+            "rocketmq_rpc_latency_milliseconds_count",
+            "protocol_type=\"http\",request_code=\"get\",response_code=\"404\"",
+        ),
+        (
+            "rocketmq_rpc_latency_milliseconds_count",
+            "protocol_type=\"http\",request_code=\"post\",response_code=\"201\"",
+        ),
     ] {
-        assert!(figures.lines().any(|other| other == line), "{line} is not in\n{figures}");
+        let is_it = |line: &str| line.starts_with(name) && line.contains(labels) && line.ends_with("} 1");
+        assert!(figures.lines().any(is_it), "{name} with {labels} is not in\n{figures}");
     }
 }
 
