@@ -7,6 +7,7 @@ use ferromq_protocol::version::{language, language_number};
 use tonic::metadata::MetadataMap;
 use tonic::{Extensions, Request};
 
+use crate::credential::Credential;
 use crate::pb::{Address, AddressScheme, Code, Endpoints};
 use crate::status::Refused;
 use crate::tls::Ends;
@@ -20,6 +21,8 @@ const LEAST_WAIT_MS: i64 = 5_000;
 #[derive(Clone, Debug)]
 pub(crate) struct Caller {
     pub client_id: String,
+    /// Who it says it is; HTTP clients cannot say it.
+    pub credential: Credential,
     /// Language byte of remoting headers.
     pub language: u8,
     pub ends: Ends,
@@ -45,6 +48,7 @@ impl Caller {
         let nobody = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
         Ok(Caller {
             client_id: client_id.to_owned(),
+            credential: Credential::of(metadata),
             language: language_byte(text("x-mq-language")),
             ends: extensions.get::<Ends>().copied().unwrap_or(Ends { peer: nobody, local: nobody }),
             timeout: timeout(text("grpc-timeout")),
@@ -54,7 +58,8 @@ impl Caller {
 
     /// The caller of an HTTP request.
     pub fn of_http(ends: Ends, client_id: String) -> Self {
-        Caller { client_id, language: language::HTTP, ends, timeout: None, least_wait_ms: 0 }
+        let credential = Credential::Nobody;
+        Caller { client_id, credential, language: language::HTTP, ends, timeout: None, least_wait_ms: 0 }
     }
 
     /// The address at which the client itself has reached us.
@@ -94,6 +99,7 @@ fn timeout(text: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observe::Who;
 
     #[test]
     fn timeouts_have_a_unit() {
@@ -102,5 +108,15 @@ mod tests {
         for broken in ["", "S", "3", "3x", "-1S", "123456789S", "é"] {
             assert_eq!(timeout(broken), None, "{broken}");
         }
+    }
+
+    #[test]
+    fn the_log_has_the_access_key_and_never_the_signature() {
+        let mut metadata = MetadataMap::new();
+        metadata.insert("x-mq-client-id", "client".parse().unwrap());
+        metadata.insert("x-mq-date-time", "20260801T120000Z".parse().unwrap());
+        metadata.insert("authorization", "MQv2-HMAC-SHA1 Credential=reader, Signature=C0FFEE".parse().unwrap());
+        let caller = Caller::read(&metadata, &Extensions::new()).unwrap();
+        assert_eq!(Who(Some(&caller)).to_string(), "client at 0.0.0.0:0 as reader");
     }
 }

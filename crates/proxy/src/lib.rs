@@ -15,7 +15,7 @@
 //! - `http.rs`, `http/`: the same calls for whoever speaks plain HTTP.
 //! - `relay.rs`, `relay/`: remoting clients that know the proxy only, in front of a cluster.
 //! - `names.rs`, `status.rs`, `call.rs`, `access.rs`: names, outcomes, who calls, and what addresses they are told;
-//!   `codec.rs`: how much memory a call holds.
+//!   `credential.rs`: who they say they are; `codec.rs`: how much memory a call holds.
 
 mod access;
 mod broadcast;
@@ -25,6 +25,7 @@ mod clients;
 mod cluster;
 mod codec;
 mod commands;
+mod credential;
 mod door;
 mod handle;
 mod http;

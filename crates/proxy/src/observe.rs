@@ -206,7 +206,7 @@ pub(crate) struct Who<'a>(pub Option<&'a Caller>);
 impl fmt::Display for Who<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            Some(caller) => write!(f, "{} at {}", caller.client_id, caller.ends.peer),
+            Some(caller) => write!(f, "{} at {}{}", caller.client_id, caller.ends.peer, caller.credential),
             None => f.write_str("a caller without a name"),
         }
     }

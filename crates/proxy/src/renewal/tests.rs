@@ -9,6 +9,7 @@ use tokio_stream::StreamExt;
 
 use super::*;
 use crate::commands::{All, Commands};
+use crate::credential::Credential;
 use crate::door::Local;
 use crate::message::resource;
 use crate::observe::Node;
@@ -50,6 +51,7 @@ fn bench() -> Bench {
 fn caller(id: &str) -> Caller {
     let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
     Caller {
+        credential: Credential::Nobody,
         client_id: id.to_owned(),
         language: 0,
         ends: Ends { peer: nobody, local: nobody },
