@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ferromq_client::Error;
-use ferromq_protocol::body::LockBatchRequestBody;
 use ferromq_protocol::code::{request, response};
 use ferromq_protocol::header::namesrv::GetRouteInfoHeader;
 use ferromq_protocol::{FrameWriter, Head, OwnedCommand, json};
@@ -17,7 +16,7 @@ use tokio::task::JoinSet;
 
 use super::Shared;
 use super::back::{BackChannel, pass};
-use super::code::{Whom, wait_field, whom};
+use super::code::{Whom, broker_in_body, wait_field, whom};
 use crate::observe::{Outcome, Protocol, Sent};
 use crate::status::Refused;
 
@@ -30,8 +29,8 @@ const MAX_WAIT_MS: i64 = 600_000;
 /// The same heartbeat is not passed on again within this time: a client says it once for each broker of its routes, all of
 /// which are the proxy to it.
 const BEAT_PAUSE: Duration = Duration::from_secs(1);
-/// All brokers' time for a heartbeat: one that is dead must not make the client's fail.
-const BEAT_LIMIT: Duration = Duration::from_secs(2);
+/// All brokers' time for what all are told: one that is dead must not make a client's heartbeat fail.
+const TELL_LIMIT: Duration = Duration::from_secs(2);
 
 /// A client's connection.
 pub(super) struct Session {
@@ -117,7 +116,8 @@ impl Session {
         };
         match (whom, &self.broker) {
             (Whom::Proxy, _) => self.route(&request).await.map(Answer::Body),
-            (Whom::All, broker) => self.tell_all(broker.clone(), Arc::new(request)).await,
+            (Whom::All, broker) => all_well(self.tell(broker.clone(), &Arc::new(request)).await?),
+            (Whom::Presence, broker) => self.be_present(broker.clone(), Arc::new(request)).await,
             (_, Some(broker)) => self.ask(broker, &request).await,
             (Whom::Named(field), None) => {
                 let name = request.command().fields.opt_str(field).map(|name| name.into_owned());
@@ -127,7 +127,7 @@ impl Session {
                 };
                 self.ask(&name, &request).await
             }
-            (Whom::Queues, None) => self.ask_of_queues(&request).await,
+            (Whom::Body, None) => self.ask_named_in_body(&request).await,
             (Whom::Any, None) => self.ask_any(&request).await,
         }
     }
@@ -154,12 +154,11 @@ impl Session {
         json::to_vec_for(&command, &route).map_err(|error| broken(error.to_string()))
     }
 
-    /// LOCK_BATCH_MQ and UNLOCK_BATCH_MQ: clients ask each broker for its own queues.
-    async fn ask_of_queues(&self, request: &OwnedCommand) -> Result<Answer, Refusal> {
-        let queues: LockBatchRequestBody = json::from_slice(request.body())
-            .map_err(|error| Refusal(response::SYSTEM_ERROR, format!("the queues cannot be read: {error}")))?;
-        match queues.mq_set.first() {
-            Some(queue) => self.ask(&queue.broker_name, request).await,
+    async fn ask_named_in_body(&self, request: &OwnedCommand) -> Result<Answer, Refusal> {
+        let broker = broker_in_body(request)
+            .map_err(|error| Refusal(response::SYSTEM_ERROR, format!("the body cannot be read: {error}")))?;
+        match broker {
+            Some(broker) => self.ask(&broker, request).await,
             None => Ok(Answer::Done),
         }
     }
@@ -175,8 +174,8 @@ impl Session {
         Err(last)
     }
 
-    /// HEART_BEAT and UNREGISTER_CLIENT: to the broker of the port, else to all of them.
-    async fn tell_all(
+    /// HEART_BEAT and UNREGISTER_CLIENT: it is enough that some brokers take it.
+    async fn be_present(
         self: &Arc<Self>,
         broker: Option<Arc<str>>,
         request: Arc<OwnedCommand>,
@@ -188,34 +187,41 @@ impl Session {
             return Ok(Answer::Done);
         }
         *self.beat_taken.lock() = None;
+        let told = self.tell(broker, &request).await?;
+        if told.iter().all(Result::is_err) {
+            return all_well(told);
+        }
+        *self.beat_taken.lock() = is_beat.then(Instant::now);
+        Ok(Answer::Done)
+    }
+
+    /// The same to the broker of the port, else to all of them, and what each says to it.
+    async fn tell(
+        self: &Arc<Self>,
+        broker: Option<Arc<str>>,
+        request: &Arc<OwnedCommand>,
+    ) -> Result<Vec<Result<(), Refusal>>, Refusal> {
         let brokers = match broker {
             Some(broker) => vec![broker.to_string()],
             None => self.shared.cluster.masters().await?,
         };
+        if brokers.is_empty() {
+            return Err(Refusal(response::SYSTEM_ERROR, "no broker is registered".to_owned()));
+        }
         let mut told = JoinSet::new();
         for broker in brokers {
-            let (session, request) = (Arc::clone(self), Arc::clone(&request));
+            let (session, request) = (Arc::clone(self), Arc::clone(request));
             told.spawn(async move {
-                let asked = tokio::time::timeout(BEAT_LIMIT, session.ask(&broker, &request)).await;
-                asked.unwrap_or_else(|_| Err(Refusal(response::SYSTEM_ERROR, format!("broker {broker} is silent"))))
+                match tokio::time::timeout(TELL_LIMIT, session.ask(&broker, &request)).await {
+                    Ok(Ok(Answer::Passed(answer))) if answer.head().code != response::SUCCESS => {
+                        Err(Refusal(answer.head().code, answer.remark_lossy().into_owned()))
+                    }
+                    Ok(outcome) => outcome.map(drop),
+                    Err(_) => Err(Refusal(response::SYSTEM_ERROR, format!("broker {broker} is silent"))),
+                }
             });
         }
-        let mut last = Refusal(response::SYSTEM_ERROR, "no broker is registered".to_owned());
-        let mut taken = false;
-        for outcome in told.join_all().await {
-            match outcome {
-                Ok(Answer::Passed(answer)) if answer.head().code != response::SUCCESS => {
-                    last = Refusal(answer.head().code, answer.remark_lossy().into_owned());
-                }
-                Ok(_) => taken = true,
-                Err(refusal) => last = refusal,
-            }
-        }
-        if !taken {
-            return Err(last);
-        }
-        *self.beat_taken.lock() = is_beat.then(Instant::now);
-        Ok(Answer::Done)
+        Ok(told.join_all().await)
     }
 
     /// One request to a broker; any answer.
@@ -258,6 +264,11 @@ impl Session {
             tracing::debug!(addr, %error, "a broker does not hear who its client is");
         }
     }
+}
+
+/// The first refusal, if there is one.
+fn all_well(told: Vec<Result<(), Refusal>>) -> Result<Answer, Refusal> {
+    told.into_iter().collect::<Result<(), _>>().map(|()| Answer::Done)
 }
 
 /// How long a request wants to wait for messages, milliseconds, as it says.

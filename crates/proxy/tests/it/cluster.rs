@@ -60,6 +60,8 @@ pub struct Cluster {
     pub proxy: SocketAddr,
     /// Where remoting clients connect.
     pub remoting: SocketAddr,
+    /// Where HTTP clients connect.
+    pub http: SocketAddr,
     _folder: tempfile::TempDir,
 }
 
@@ -91,14 +93,24 @@ impl Cluster {
             let listen = ServerConfig { reactors: 1, ..ServerConfig::new(vec!["127.0.0.1:0".parse().unwrap()]) };
             let namesrv = Server::start(listen, Arc::new(Routes(known.collect()))).unwrap();
             let listen = "127.0.0.1:0".parse().unwrap();
-            let mut config = ProxyConfig { remoting: Some(RemotingDoor::new(listen)), ..ProxyConfig::new(listen) };
+            let mut config = ProxyConfig {
+                http: Some(listen),
+                remoting: Some(RemotingDoor::new(listen)),
+                ..ProxyConfig::new(listen)
+            };
             adjust(&mut config);
             let cluster = ClusterConfig::new(namesrv.local_addrs()[0].to_string());
             (Proxy::start_for_cluster(&config, cluster).unwrap(), brokers, namesrv)
         });
         let running = start.join().unwrap();
         let (proxy, remoting) = (running.0.addr(), running.0.remoting_addr().unwrap());
-        Cluster { proxy, remoting, running: Some(running), _folder: folder }
+        let http = running.0.http_addr().unwrap();
+        Cluster { proxy, remoting, http, running: Some(running), _folder: folder }
+    }
+
+    /// In the order of their names.
+    pub fn brokers(&self) -> &[Broker] {
+        &self.running.as_ref().unwrap().1
     }
 
     pub async fn client(&self, id: &'static str) -> Client {

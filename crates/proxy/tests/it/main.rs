@@ -11,6 +11,7 @@ mod limits;
 mod lite;
 mod offsets;
 mod questions;
+mod relay;
 mod remoting_tls;
 mod wire;
 

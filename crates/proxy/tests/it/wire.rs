@@ -1,5 +1,8 @@
 //! A remoting client of the proxy, by hand: frames over whatever carries bytes.
 
+use std::collections::VecDeque;
+
+use ferromq_protocol::code::response;
 use ferromq_protocol::{Encoding, FrameWriter, OwnedCommand, version};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
@@ -8,11 +11,13 @@ pub struct Wire<S> {
     pub socket: S,
     pub language: u8,
     next: i32,
+    /// Requests that came while an answer was waited for.
+    heard: VecDeque<OwnedCommand>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     pub fn over(socket: S) -> Self {
-        Wire { socket, language: version::language::JAVA, next: 1 }
+        Wire { socket, language: version::language::JAVA, next: 1, heard: VecDeque::new() }
     }
 
     /// One request, and the answer to it.
@@ -26,13 +31,38 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
         frame.finish_with_body(body);
         self.socket.write_all(&out).await.unwrap();
-        let answer = self.hear().await;
+        let answer = loop {
+            let frame = self.read().await;
+            if frame.head().is_response() {
+                break frame;
+            }
+            self.heard.push_back(frame);
+        };
         assert_eq!(answer.head().opaque, opaque, "the answer is to another request");
         answer
     }
 
-    /// The next frame, whatever it is.
+    /// Answers a request of the other side.
+    pub async fn answer(&mut self, request: &OwnedCommand, body: &[u8]) {
+        let mut out = Vec::new();
+        FrameWriter::response(&mut out, &request.head(), response::SUCCESS).finish_with_body(body);
+        self.socket.write_all(&out).await.unwrap();
+    }
+
+    /// The next request of the other side that wants an answer.
     pub async fn hear(&mut self) -> OwnedCommand {
+        loop {
+            let frame = match self.heard.pop_front() {
+                Some(frame) => frame,
+                None => self.read().await,
+            };
+            if !frame.head().is_oneway() {
+                return frame;
+            }
+        }
+    }
+
+    async fn read(&mut self) -> OwnedCommand {
         let mut frame = vec![0; 4];
         self.socket.read_exact(&mut frame).await.unwrap();
         let len = u32::from_be_bytes(frame[..4].try_into().unwrap()) as usize;
