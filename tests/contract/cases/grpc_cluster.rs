@@ -48,14 +48,14 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// A NameServer, brokers and a proxy in front of them.
-struct Cluster {
-    namesrv: Namesrv,
-    brokers: Vec<Broker>,
-    proxy: Proxy,
+pub struct Cluster {
+    pub namesrv: Namesrv,
+    pub brokers: Vec<Broker>,
+    pub proxy: Proxy,
 }
 
 impl Cluster {
-    fn start(lab: &Lab, (proxy, make): (Make, Make), count: usize) -> Outcome<Cluster> {
+    pub fn start(lab: &Lab, (proxy, make): (Make, Make), count: usize) -> Outcome<Cluster> {
         if lab.make.is_java() {
             return Err(Stop::Skipped("the case says itself whose servers it needs".into()));
         }

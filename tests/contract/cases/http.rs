@@ -2,14 +2,15 @@
 //! cross from one protocol to the other, and bad requests.
 
 use crate::common::{DELIVERY, start};
-use ferromq_contract::cluster::Cluster;
+use ferromq_contract::cluster::create_typed_topic;
 use ferromq_contract::driver::Msg;
 use ferromq_contract::runner::{Case, Client, Lab};
-use ferromq_contract::server::{Make, Process, free_ports};
+use ferromq_contract::server::{Broker, Make, Process, free_ports};
 use ferromq_contract::tools::need;
 use ferromq_contract::{Outcome, Stop, While, ensure, ensure_eq, wait_for};
 use serde_json::{Value, json};
 use std::process::Command;
+use std::slice;
 use std::time::{Duration, Instant};
 
 /// The walk-through.
@@ -34,32 +35,43 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-/// curl on a server with a proxy.
-struct Curl<'a> {
-    lab: &'a Lab,
-    cluster: &'a Cluster,
+/// curl on a server with a proxy, or on a proxy.
+pub struct Curl<'a> {
+    pub lab: &'a Lab,
+    pub namesrv: &'a str,
+    pub brokers: &'a [Broker],
+    /// What stands before every path.
+    pub base: String,
+    /// Options of each call.
+    pub options: &'a [&'a str],
 }
 
 /// Status and body of an answer.
-type Answer = (u16, Value);
+pub type Answer = (u16, Value);
 
 impl<'a> Curl<'a> {
-    fn new(lab: &'a Lab) -> Outcome<Curl<'a>> {
+    pub fn new(lab: &'a Lab) -> Outcome<Curl<'a>> {
         if lab.make == Make::Java {
             return Err(Stop::Skipped("the Java server has no HTTP".to_owned()));
         }
         need("curl")?;
-        Ok(Curl { lab, cluster: lab.proxied()? })
+        let cluster = lab.proxied()?;
+        let (namesrv, brokers) = (cluster.namesrv.addr.as_str(), slice::from_ref(&cluster.broker));
+        Ok(Curl { lab, namesrv, brokers, base: format!("http://{}", cluster.http()), options: &[] })
     }
 
     fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.cluster.http())
+        format!("{}{path}", self.base)
     }
 
     /// Runs curl with further arguments before the URL.
-    fn ask(&self, path: &str, further: &[&str]) -> Outcome<Answer> {
+    pub fn ask(&self, path: &str, further: &[&str]) -> Outcome<Answer> {
         let mut command = Command::new("curl");
-        command.args(["-sS", "--max-time", "60", "-w", "\n%{http_code}"]).args(further).arg(self.url(path));
+        command
+            .args(["-sS", "--max-time", "60", "-w", "\n%{http_code}"])
+            .args(self.options)
+            .args(further)
+            .arg(self.url(path));
         let output = command.output().doing("running curl")?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let (body, status) = text.rsplit_once('\n').unwrap_or_default();
@@ -99,7 +111,7 @@ impl<'a> Curl<'a> {
 
     fn topic(&self, kind: &str) -> Outcome<String> {
         let topic = self.lab.name("http");
-        self.cluster.create_typed_topic(&topic, 4, kind)?;
+        create_typed_topic(self.brokers, self.namesrv, &topic, 4, kind)?;
         Ok(topic)
     }
 }
@@ -113,7 +125,7 @@ fn sorted(mut all: Vec<String>) -> Vec<String> {
     all
 }
 
-fn send_receive_acknowledge(curl: &Curl<'_>) -> Outcome {
+pub fn send_receive_acknowledge(curl: &Curl<'_>) -> Outcome {
     let (topic, group) = (curl.topic("NORMAL")?, curl.lab.name("http-group"));
     let plain = curl.send(&topic, "tag=red&key=k1&key=k2&property.Own=%C3%A4", "plain")?;
     let envelope = json!({ "bodyBase64": "AP8=", "tag": "red", "keys": ["k1", "k2"], "properties": { "Own": "ä" } });
@@ -145,7 +157,7 @@ fn send_receive_acknowledge(curl: &Curl<'_>) -> Outcome {
     Ok(())
 }
 
-fn filters(curl: &Curl<'_>) -> Outcome {
+pub fn filters(curl: &Curl<'_>) -> Outcome {
     let topic = curl.topic("NORMAL")?;
     for n in 0..6 {
         curl.send(&topic, &format!("tag={}&property.n={n}", ["a", "b", "c"][n % 3]), &n.to_string())?;
@@ -157,7 +169,7 @@ fn filters(curl: &Curl<'_>) -> Outcome {
     Ok(())
 }
 
-fn delayed_and_recalled(curl: &Curl<'_>) -> Outcome {
+pub fn delayed_and_recalled(curl: &Curl<'_>) -> Outcome {
     let (topic, group) = (curl.topic("DELAY")?, curl.lab.name("http-group"));
     let begun = Instant::now();
     curl.send(&topic, "delayMs=3000", "late")?;
@@ -175,7 +187,9 @@ fn delayed_and_recalled(curl: &Curl<'_>) -> Outcome {
 fn order(curl: &Curl<'_>) -> Outcome {
     let (topic, group) = (curl.topic("FIFO")?, curl.lab.name("http-group"));
     let body = format!("{{\"groupName\":\"{group}\",\"consumeMessageOrderly\":true}}");
-    curl.cluster.broker.conn()?.update_group(&body)?;
+    for broker in curl.brokers {
+        broker.conn()?.update_group(&body)?;
+    }
     for n in 0..6 {
         curl.send(&topic, "orderKey=one", &n.to_string())?;
     }
@@ -196,15 +210,16 @@ fn order(curl: &Curl<'_>) -> Outcome {
     Ok(())
 }
 
-fn dead_letter(curl: &Curl<'_>) -> Outcome {
+pub fn dead_letter(curl: &Curl<'_>) -> Outcome {
     let (topic, group) = (curl.topic("NORMAL")?, curl.lab.name("http-group"));
     curl.send(&topic, "key=dead", "poison")?;
     let messages = curl.receive(&topic, &group, "", 1)?;
     curl.of_group(&topic, &group, "dead-letter", &messages)?;
     let dlq = format!("%DLQ%{group}");
     let dead = wait_for(DELIVERY, "the dead letter", || {
-        let Ok(letters) = curl.cluster.broker.conn()?.read_queue(&dlq, 0, 0) else { return Ok(None) };
-        Ok(letters.into_iter().next())
+        // A broker that has none knows no such topic.
+        let letters = curl.brokers.iter().filter_map(|broker| broker.conn().ok()?.read_queue(&dlq, 0, 0).ok());
+        Ok(letters.flatten().next())
     })?;
     ensure_eq!(String::from_utf8_lossy(&dead.body), "poison", "body of the dead letter");
     let origin = format!("DLQ_ORIGIN_TOPIC\u{1}{topic}\u{2}");
@@ -212,10 +227,10 @@ fn dead_letter(curl: &Curl<'_>) -> Outcome {
     Ok(())
 }
 
-fn events(curl: &Curl<'_>) -> Outcome {
+pub fn events(curl: &Curl<'_>) -> Outcome {
     let (topic, group) = (curl.topic("NORMAL")?, curl.lab.name("http-group"));
     let mut command = Command::new("curl");
-    command.args(["-sS", "-N", "-H", "Accept: text/event-stream"]);
+    command.args(["-sS", "-N", "-H", "Accept: text/event-stream"]).args(curl.options);
     command.arg(curl.url(&format!("/v1/topics/{topic}/messages?group={group}")));
     let folder = curl.lab.folder("http-events")?;
     let mut stream = Process::spawn("curl", command, &folder.join("curl.log"))?;
@@ -234,13 +249,12 @@ fn events(curl: &Curl<'_>) -> Outcome {
 }
 
 /// A message keeps what it has on the way from one protocol to the other.
-fn crossing(curl: &Curl<'_>) -> Outcome {
+pub fn crossing(curl: &Curl<'_>) -> Outcome {
     let topic = curl.topic("NORMAL")?;
     let driver = curl.lab.driver(Client::Java5)?;
-    let namesrv = &curl.cluster.namesrv.addr;
     let (there, back) = (curl.lab.name("producer"), curl.lab.name("consumer"));
-    start(driver, "producer", namesrv, &there, "contract-producers", &[])?;
-    start(driver, "consumer", namesrv, &back, &curl.lab.name("group"), &[("topic", &topic)])?;
+    start(driver, "producer", curl.namesrv, &there, "contract-producers", &[])?;
+    start(driver, "consumer", curl.namesrv, &back, &curl.lab.name("group"), &[("topic", &topic)])?;
     // Above 4 KiB the Java client packs a body.
     let long = "long ".repeat(2000);
     let message = Msg::new(&topic, long.clone()).with("tags", "t").with("keys", "k1 k2").with("p.own", "äöü €");
@@ -260,7 +274,7 @@ fn crossing(curl: &Curl<'_>) -> Outcome {
     [&there, &back].into_iter().try_for_each(|name| driver.call("stop", &[("name", name)]).map(drop))
 }
 
-fn bad_input(curl: &Curl<'_>) -> Outcome {
+pub fn bad_input(curl: &Curl<'_>) -> Outcome {
     let topic = curl.topic("NORMAL")?;
     let messages = format!("/v1/topics/{topic}/messages");
     let big = curl.lab.folder("http-big")?.join("big");

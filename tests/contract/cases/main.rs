@@ -13,6 +13,7 @@ mod grpc_broadcast;
 mod grpc_cluster;
 mod grpc_lite;
 mod http;
+mod http_doors;
 mod later;
 mod lmq;
 mod mixed;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
     cases.extend(grpc_cluster::cases());
     cases.extend(proxy_remoting::cases());
     cases.extend(http::cases());
+    cases.extend(http_doors::cases());
     cases.extend(bad::cases());
     cases.extend(textbook::cases());
     cases.extend(mixed::cases());

@@ -13,6 +13,8 @@ pub struct Proxy {
     pub addr: String,
     /// Where remoting clients connect that know the proxy only.
     pub front_door: String,
+    /// Where HTTP clients connect, if it is ours.
+    pub http: String,
     pub process: Process,
 }
 
@@ -29,7 +31,8 @@ impl Proxy {
                 command
                     .arg0("mqproxy")
                     .args(["-n", namesrv, "--listen", "127.0.0.1", "-pm", "cluster", "-pc"])
-                    .arg(&conf);
+                    .arg(&conf)
+                    .args(["--http-port", &(port + 1).to_string()]);
                 command
             }
             Make::Java | Make::Java4 => {
@@ -50,7 +53,7 @@ impl Proxy {
         std::fs::write(&conf, settings.to_string())?;
         let mut process = Process::spawn("proxy", command, &folder.join("proxy.log"))?;
         process.wait_line("rocketmq-proxy startup successfully", START_LIMIT)?;
-        let [addr, front_door] = [port, port - 2].map(|port| format!("127.0.0.1:{port}"));
-        Ok(Proxy { addr, front_door, process })
+        let [addr, front_door, http] = [port, port - 2, port + 1].map(|port| format!("127.0.0.1:{port}"));
+        Ok(Proxy { addr, front_door, http, process })
     }
 }
