@@ -111,6 +111,8 @@ fn serve(place: &Place<'_>) -> Outcome {
     // Other clients do not pop.
     let pops = matches!(place.client, Client::Java5 | Client::Java5Tls);
     themes.extend(pops.then_some(("pop consumer", popped as fn(&Place<'_>) -> Outcome)));
+    // What tools read is the Java clients' own.
+    themes.extend((place.client != Client::Go).then_some(("tools", tools as fn(&Place<'_>) -> Outcome)));
     thread::scope(|scope| {
         let started: Vec<_> = themes.into_iter().map(|(name, run)| (name, scope.spawn(move || run(place)))).collect();
         let ended = started.into_iter().map(|(name, theme)| match theme.join() {
@@ -252,6 +254,32 @@ fn popped(place: &Place<'_>) -> Outcome {
     }
     place.stop(&[&consumer, &producer])?;
     each_once(&got, numbered("m", 40))
+}
+
+/// Tools ask the client, by the proxy and by the broker that has a message.
+fn tools(place: &Place<'_>) -> Outcome {
+    let (topic, group) = (place.topic("asked")?, place.name("asked-group"));
+    let consumer = place.open("consumer", &group, &[("topic", &topic)])?;
+    let producer = place.open("producer", "contract-producers", &[])?;
+    let sent = place.driver.send(&producer, "sync", &[Msg::new(&topic, "look at me")])?;
+    place.driver.wait_events(&consumer, 1, DELIVERY)?;
+    let clients = format!("consumerStatus -g {group}");
+    let id = wait_for(DELIVERY, "the client among those of its group", || {
+        let printed = place.lab.mqadmin(&place.door, &clients)?;
+        let line = printed.lines().find_map(|line| line.strip_prefix("1 "));
+        Ok(line.and_then(|line| line.split(' ').next().map(str::to_owned)))
+    })?;
+    let told = place.lab.mqadmin(&place.door, &format!("{clients} -i {id} -s"))?;
+    for text in ["#Consumer Subscription#", "#Consumer jstack#", topic.as_str()] {
+        ensure!(told.contains(text), "{text} is not in what the client says of itself:\n{told}");
+    }
+    let message = sent.first().map(|row| row.get("offsetid")).unwrap_or_default();
+    let push = format!("queryMsgById -t {topic} -c DefaultCluster -i {message} -g {group} -d {id}");
+    let pushed = place.lab.mqadmin(&place.namesrv.addr, &push)?;
+    ensure!(pushed.contains("consumeResult=CR_SUCCESS"), "what the client made of the message:\n{pushed}");
+    let got = place.driver.wait_events(&consumer, 2, DELIVERY)?;
+    ensure!(got.iter().all(|row| row.get("body") == "look at me"), "another message: {got:?}");
+    place.stop(&[&consumer, &producer])
 }
 
 /// One of two brokers is killed: sends go on with the other; it comes back, and what it had is delivered.
