@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ferromq_proxy::CertificateFiles;
+use ferromq_proxy::{CertificateFiles, RemotingDoor};
 use rcgen::{CertifiedKey, KeyPair, generate_simple_self_signed};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -22,7 +22,7 @@ pub fn put(files: &CertificateFiles, made: &CertifiedKey<KeyPair>) {
 }
 
 /// A connection with TLS, and the certificate that was shown.
-pub async fn connect(
+pub async fn connect_to(
     addr: SocketAddr,
     trusted: &[&CertifiedKey<KeyPair>],
     protocols: &[&[u8]],
@@ -51,10 +51,11 @@ async fn clients_see_a_new_certificate_and_old_connections_go_on() {
         let of = CertificateFiles { certificate: folder.join("a.crt"), key: folder.join("a.key") };
         put(&of, &one);
         config.certificate = Some(of.clone());
+        config.remoting = Some(RemotingDoor::new("127.0.0.1:0".parse().unwrap()));
         files = Some(of);
     });
     let trusted = [&one, &two];
-    let connect = || connect(bench.addr(), &trusted, &[b"h2"]);
+    let connect = || connect_to(bench.addr(), &trusted, &[b"h2"]);
     let (old, shown) = connect().await;
     assert_eq!(&shown, one.cert.der());
     let (mut calls, connection) = h2::client::handshake(old).await.unwrap();
@@ -66,6 +67,8 @@ async fn clients_see_a_new_certificate_and_old_connections_go_on() {
         assert!(Instant::now() < deadline, "the new certificate is not taken");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    let remoting = connect_to(bench.remoting_addr(), &trusted, &[]).await.1;
+    assert_eq!(&remoting, two.cert.der(), "the port of remoting clients has it, too");
     let request = tonic::codegen::http::Request::post("https://localhost/nothing").body(()).unwrap();
     let (answer, _) = calls.send_request(request, true).unwrap();
     assert!(answer.await.is_ok(), "the connection of before is served");

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 use crate::bench::{self, Bench};
-use crate::certificate::{connect, put};
+use crate::certificate::{connect_to, put};
 use crate::cluster::Cluster;
 use crate::wire::Wire;
 
@@ -37,7 +37,7 @@ fn start(certificate: &CertifiedKey<KeyPair>) -> Bench {
 }
 
 async fn sealed(addr: SocketAddr, certificate: &CertifiedKey<KeyPair>) -> Wire<TlsStream<TcpStream>> {
-    Wire::over(connect(addr, &[certificate], &[]).await.0)
+    Wire::over(connect_to(addr, &[certificate], &[]).await.0)
 }
 
 /// Stores a message, and reads what there is behind those of before.
