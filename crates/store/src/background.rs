@@ -41,7 +41,7 @@ const MAX_CHECKPOINT_PAUSE: Duration = Duration::from_secs(60);
 
 /// Wakes one thread.
 #[derive(Default)]
-struct Bell {
+pub(crate) struct Bell {
     state: Mutex<BellState>,
     condition: Condvar,
 }
@@ -53,18 +53,18 @@ struct BellState {
 }
 
 impl Bell {
-    fn ring(&self) {
+    pub fn ring(&self) {
         self.state.lock().rung = true;
         self.condition.notify_one();
     }
 
-    fn stop(&self) {
+    pub fn stop(&self) {
         self.state.lock().stop = true;
         self.condition.notify_one();
     }
 
     /// Sleeps until `end` or until it is rung; `true` when the thread is to end.
-    fn wait(&self, end: Instant) -> bool {
+    pub fn wait(&self, end: Instant) -> bool {
         let mut state = self.state.lock();
         while !state.stop && !state.rung {
             if self.condition.wait_until(&mut state, end).timed_out() {

@@ -33,6 +33,18 @@ pub struct StoreConfig {
     pub mapper_file_size_batch_consume_queue: u64,
     /// Topics with `queue.type=BatchCQ`. Those that have files of this kind are known by them.
     pub batch_topics: HashSet<String>,
+    /// Topics with `cleanup.policy=COMPACTION`.
+    pub compacted_topics: HashSet<String>,
+    /// Whether these are compacted; without it they are like others (`enableCompaction`).
+    pub enable_compaction: bool,
+    /// Bytes of one file of records of a compacted queue, about (`compactionMappedFileSize`).
+    pub compaction_mapped_file_size: u64,
+    /// Bytes of one file of entries of a compacted queue, about (`compactionCqMappedFileSize`).
+    pub compaction_cq_mapped_file_size: u64,
+    /// How often queues are compacted, milliseconds (`compactionScheduleInternal`).
+    pub compaction_schedule_internal: u64,
+    /// Bytes of memory that the keys of one pass may take (`maxOffsetMapSize`).
+    pub max_offset_map_size: usize,
     /// `flushDiskType`.
     pub flush_disk_type: FlushMode,
     /// Longest time an ASYNC_FLUSH message is not on the disk, milliseconds (`flushIntervalCommitLog`).
@@ -110,6 +122,12 @@ impl Default for StoreConfig {
             mapped_file_size_consume_queue: 6_000_000,
             mapper_file_size_batch_consume_queue: 13_800_000,
             batch_topics: HashSet::new(),
+            compacted_topics: HashSet::new(),
+            enable_compaction: true,
+            compaction_mapped_file_size: 100 * 1024 * 1024,
+            compaction_cq_mapped_file_size: 10 * 1024 * 1024,
+            compaction_schedule_internal: 900_000,
+            max_offset_map_size: 100 * 1024 * 1024,
             flush_disk_type: FlushMode::Async,
             flush_interval_commit_log: 500,
             sync_flush_timeout: 5000,

@@ -6,12 +6,13 @@
 //!
 //! [`Faults::events`] lists the changes in the order in which they were done. A power cut after the `n`-th event leaves
 //! - what syncs among the first `n` made durable: an [`Event::Sync`] the changes to its file among the first `covers`
-//!   events, an [`Event::SyncFolder`] names made and removed in that folder, an [`Event::SyncVolume`] everything; and
+//!   events, an [`Event::SyncFolder`] names made and removed in that folder and renamed into it, an [`Event::SyncVolume`]
+//!   everything; and
 //! - any part of the other changes among the first `n`, in any order, writes torn at sector borders.
 //!
 //! An acknowledgement counts if it was given before the `n`-th event: note [`Faults::event_count`] with each. Index
 //! files are written through a mapping: their changed pages appear as writes just before the sync that covers them, and
-//! may have reached the disk at any time since the sync before. The store renames nothing.
+//! may have reached the disk at any time since the sync before.
 
 use std::collections::HashMap;
 use std::io;
@@ -79,6 +80,11 @@ pub enum Event {
     },
     RemoveFolder {
         path: PathBuf,
+    },
+    /// A file has another name, in place of one that had it before; all of it or nothing.
+    Rename {
+        from: PathBuf,
+        to: PathBuf,
     },
     /// What the first `covers` events did to this file is on the disk.
     Sync {

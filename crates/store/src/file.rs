@@ -275,6 +275,12 @@ pub(crate) fn remove(path: &Path, faults: MaybeFaults<'_>) -> io::Result<()> {
     }
 }
 
+/// Gives a file another name on the same volume, in place of one that may have it already.
+pub(crate) fn rename(from: &Path, to: &Path, faults: MaybeFaults<'_>) -> io::Result<()> {
+    std::fs::rename(from, to)?;
+    record(faults, || Event::Rename { from: from.to_owned(), to: to.to_owned() })
+}
+
 /// Removes a folder and all that is in it; one that is not there is no error.
 pub(crate) fn remove_dir_all(dir: &Path, faults: MaybeFaults<'_>) -> io::Result<()> {
     match std::fs::remove_dir_all(dir) {

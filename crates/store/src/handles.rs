@@ -5,17 +5,29 @@ use std::sync::Arc;
 use crate::queue::{Kind, Queue};
 use crate::store::{Inner, Queues, Store};
 
+/// What the attributes of a topic say of its queues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TopicKind {
+    /// Neither of the others.
+    Simple,
+    /// `queue.type=BatchCQ`.
+    Batch,
+    /// `cleanup.policy=COMPACTION`.
+    Compacted,
+}
+
 impl Store {
     /// The handle of a queue, made if it is not there; without messages it leaves no trace on the disk.
     pub fn queue(&self, topic: &str, queue_id: u32) -> Arc<Queue> {
         self.inner.queue(topic, queue_id)
     }
 
-    /// The handle of a queue of a topic with `queue.type=BatchCQ` (`is_batch`) or not, made if it is not there. A queue
-    /// that is there keeps its kind until its topic is deleted.
-    pub fn topic_queue(&self, topic: &str, queue_id: u32, is_batch: bool) -> Arc<Queue> {
+    /// The handle of a queue of a topic of that kind, made if it is not there. A queue that is there keeps its kind until
+    /// its topic is deleted.
+    pub fn topic_queue(&self, topic: &str, queue_id: u32, kind: TopicKind) -> Arc<Queue> {
         if self.queues(topic).is_empty() {
-            self.inner.set_kind(topic, if is_batch { Kind::Batch } else { Kind::Simple });
+            self.inner.set_kind(topic, if kind == TopicKind::Batch { Kind::Batch } else { Kind::Simple });
+            self.inner.set_compacted(topic, kind == TopicKind::Compacted);
         }
         self.queue(topic, queue_id)
     }
@@ -45,7 +57,11 @@ impl Inner {
         let name = topics.get_key_value(topic).map_or_else(|| Arc::from(topic), |(name, _)| Arc::clone(name));
         let queues = topics.entry(Arc::clone(&name)).or_default();
         let kind = self.kind_of(topic);
-        Arc::clone(queues.entry(id).or_insert_with(|| Arc::new(Queue::new(&self.context, name, id, kind))))
+        let make = || {
+            let compacted = self.compaction.copy_for(&name, id, kind);
+            Arc::new(Queue::new(&self.context, Arc::clone(&name), id, kind, compacted))
+        };
+        Arc::clone(queues.entry(id).or_insert_with(make))
     }
 
     /// Of which kind the queues of a topic are that are made from now on.

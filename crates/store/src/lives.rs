@@ -9,7 +9,7 @@ use crate::store::Inner;
 impl Inner {
     /// See [`crate::Store::delete_topic`].
     pub fn delete_topic(&self, topic: &str) -> std::io::Result<()> {
-        {
+        let queues = {
             let mut progress = self.progress.lock();
             self.forget_snapshot(&mut progress)?;
             // Under the append lock: what is appended afterwards belongs to the topic's next life, so that the records
@@ -21,9 +21,11 @@ impl Inner {
                 d.entries -= queue.max_offset();
                 queue.delete()?;
             }
-        }
+            queues
+        };
         // Files that come back after a power cut would be taken for those of a topic of this name made later.
         self.set_kind(topic, Kind::Simple);
+        self.delete_compacted(topic, &queues)?;
         for kind in Kind::ALL {
             file::remove_dir_durable(&self.context.place(kind).dir.join(topic), self.context.faults.as_ref())?;
         }

@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize
 use ferromq_protocol::topic::LITE_PREFIX;
 use parking_lot::Mutex;
 
+use crate::compaction::Compacted;
 use crate::faults::Faults;
 use crate::fd_cache::{FdCache, Touched};
 use crate::file::{self, DataFile};
@@ -103,6 +104,8 @@ pub struct Queue {
     /// The files may hold something behind the queue's end.
     has_leftovers: AtomicBool,
     tail: Mutex<Tail>,
+    /// Its copy, if its topic is compacted.
+    compacted: Option<Arc<Compacted>>,
     context: Arc<Context>,
 }
 
@@ -135,12 +138,18 @@ impl Tail {
 
 impl std::fmt::Debug for Queue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}-{}[{}..{}]", self.topic, self.id, self.min_offset(), self.max_offset())
+        write!(f, "{}-{}[{}..{}]", self.topic, self.id, self.log_min(), self.max_offset())
     }
 }
 
 impl Queue {
-    pub(crate) fn new(context: &Arc<Context>, topic: Arc<str>, id: u32, kind: Kind) -> Queue {
+    pub(crate) fn new(
+        context: &Arc<Context>,
+        topic: Arc<str>,
+        id: u32,
+        kind: Kind,
+        compacted: Option<Arc<Compacted>>,
+    ) -> Queue {
         context.lights.fetch_add(usize::from(lmq::is_light(&topic)), Ordering::Relaxed);
         Queue {
             watchers: AtomicU32::new(topic.starts_with(LITE_PREFIX).into()),
@@ -157,6 +166,7 @@ impl Queue {
             deleted: AtomicBool::new(false),
             has_leftovers: AtomicBool::new(false),
             tail: Mutex::default(),
+            compacted,
             context: Arc::clone(context),
         }
     }
@@ -173,7 +183,22 @@ impl Queue {
 
     /// Offset of the first message that still exists.
     pub fn min_offset(&self) -> i64 {
+        let of_copy = self.compacted.as_ref().and_then(|copy| copy.first_offset());
+        of_copy.unwrap_or_else(|| self.log_min())
+    }
+
+    /// Offset of the first message that is in the log.
+    pub(crate) fn log_min(&self) -> i64 {
         self.min.load(Ordering::Acquire)
+    }
+
+    /// Whether outdated messages go and the newest of each key stays (`cleanup.policy=COMPACTION`).
+    pub fn is_compacted(&self) -> bool {
+        self.compacted.is_some()
+    }
+
+    pub(crate) fn compacted(&self) -> Option<&Compacted> {
+        self.compacted.as_deref()
     }
 
     /// One more than the offset of the last message consumers can read.
@@ -275,6 +300,17 @@ impl Queue {
         self.max.store(end, Ordering::Release);
         (!std::mem::replace(&mut tail.dirty, true), result)
     }
+
+    /// After recovery: a queue without entries goes on at `offset`.
+    pub(crate) fn begin_at(&self, offset: i64) -> io::Result<()> {
+        let mut end = self.max.load(Ordering::Relaxed);
+        self.bridge(&mut self.tail.lock(), &mut end, offset)?;
+        self.min.store(end, Ordering::Release);
+        self.max.store(end, Ordering::Release);
+        self.next.store(end, Ordering::Release);
+        Ok(())
+    }
+
     /// Makes `offset` follow on the queue's `end`, as the first of a queue without entries or behind messages that are
     /// lost. A simple queue has filler there: from the beginning of its file, or from the end on.
     fn bridge(&self, tail: &mut Tail, end: &mut i64, offset: i64) -> io::Result<()> {

@@ -74,17 +74,12 @@ impl Store {
     /// Shows the record at `physical_offset` where it lies in the mapped file, without a copy. `None` if no visible record
     /// begins there.
     pub fn look<R>(&self, physical_offset: u64, f: impl FnOnce(&Record<'_>) -> R) -> Option<R> {
-        let segment = self.inner.log.segment(physical_offset)?;
-        match record::read(segment.bytes_from(physical_offset, self.inner.visible())?) {
-            record::Entry::Record(record) if record.physical_offset() as u64 == physical_offset => {
-                if record.is_body_intact() {
-                    return Some(f(&record));
-                }
-                self.inner.damaged(&segment, physical_offset, record.bytes().len() as i32);
-                None
-            }
-            _ => None,
-        }
+        self.inner.look(physical_offset, f)
+    }
+
+    /// The same of an entry that [`Store::read`] shows or [`Store::entry`] gives for a queue.
+    pub fn look_entry<R>(&self, queue: &Queue, entry: &CqEntry, f: impl FnOnce(&Record<'_>) -> R) -> Option<R> {
+        self.inner.look_entry(queue, entry, f)
     }
 
     /// Appends the record at `physical_offset` to `out`; its length. `None` if no visible record begins there.
@@ -94,7 +89,22 @@ impl Store {
 }
 
 impl Inner {
-    /// See [`crate::Store::read`].
+    /// See [`crate::Store::look`].
+    pub fn look<R>(&self, position: u64, f: impl FnOnce(&Record<'_>) -> R) -> Option<R> {
+        let segment = self.log.segment(position)?;
+        match record::read(segment.bytes_from(position, self.visible())?) {
+            record::Entry::Record(record) if record.physical_offset() as u64 == position => {
+                if record.is_body_intact() {
+                    return Some(f(&record));
+                }
+                self.damaged(&segment, position, record.bytes().len() as i32);
+                None
+            }
+            _ => None,
+        }
+    }
+
+    /// See [`crate::Store::read`]; what the log has, of a compacted queue too.
     pub fn read(
         &self,
         queue: &Queue,
@@ -104,7 +114,7 @@ impl Inner {
         filter: &mut dyn FnMut(&CqEntry) -> bool,
         out: &mut Vec<u8>,
     ) -> ReadOutcome {
-        let (min, max) = (queue.min_offset(), queue.max_offset());
+        let (min, max) = (queue.log_min(), queue.max_offset());
         let outcome = |status, next_offset| ReadOutcome {
             status,
             next_offset,
@@ -232,7 +242,7 @@ impl Inner {
         false
     }
 
-    fn is_full(
+    pub fn is_full(
         &self,
         entry: &CqEntry,
         cold: bool,
@@ -252,7 +262,7 @@ impl Inner {
     }
 
     /// Whether a position is so far behind the end that it is probably not in memory.
-    fn is_far(&self, position: u64, end: u64) -> bool {
+    pub fn is_far(&self, position: u64, end: u64) -> bool {
         end.saturating_sub(position) > self.recent_bytes
     }
 
@@ -295,7 +305,10 @@ impl Inner {
 
     /// See [`crate::Store::search_by_time`].
     pub fn search_by_time(&self, queue: &Queue, time_ms: i64, boundary: Boundary) -> i64 {
-        let (first, end) = (queue.index_of(queue.min_offset()), queue.end_index());
+        if let Some(found) = queue.compacted().and_then(|copy| self.search_copy_by_time(copy, time_ms, boundary)) {
+            return found;
+        }
+        let (first, end) = (queue.index_of(queue.log_min()), queue.end_index());
         let stored = |entry: CqEntry| self.glance(&entry).map(|glance| glance.store_timestamp);
         let index = match boundary {
             // Entries whose record is gone are older than all others.
@@ -311,11 +324,15 @@ impl Inner {
 
     /// See [`crate::Store::store_time`].
     pub fn store_time(&self, queue: &Queue, offset: i64) -> Option<i64> {
-        Some(self.glance(&queue.entry(offset)?)?.store_timestamp)
+        let in_log = queue.entry(offset).and_then(|entry| self.glance(&entry)).map(|glance| glance.store_timestamp);
+        in_log.or_else(|| queue.compacted().and_then(|copy| self.compacted_store_time(copy, offset)))
     }
 
     /// See [`crate::Store::is_in_memory`].
     pub fn is_in_memory(&self, queue: &Queue, offset: i64) -> bool {
+        if let Some(copy) = queue.compacted().filter(|copy| offset < copy.end()) {
+            return self.is_copy_in_memory(copy, offset);
+        }
         queue.entry(offset).is_some_and(|entry| !self.is_far(entry.physical_offset as u64, self.visible()))
     }
 }

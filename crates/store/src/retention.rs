@@ -139,13 +139,14 @@ impl Inner {
         // Recovery begins at the checkpoint: the log must not begin later.
         let is_taken_over = || self.progress.lock().durable.position >= oldest.end();
         if is_taken_over() {
-            return (need, why, Some(oldest));
+            // A compacted topic has its messages there alone from then on.
+            return (need, why, Some(oldest).filter(|oldest| self.is_copied(oldest.end())));
         }
         self.checkpoint(true);
         // It may have found room.
         let (need, why) = self.space_need();
         let is_due = self.is_due(&oldest, need, hour) && is_taken_over();
-        (need, why, is_due.then_some(oldest))
+        (need, why, is_due.then_some(oldest).filter(|oldest| self.is_copied(oldest.end())))
     }
 
     fn is_due(&self, oldest: &Segment, need: Need, hour: bool) -> bool {

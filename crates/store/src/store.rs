@@ -12,6 +12,7 @@ use crate::background::{Background, MANY_QUEUES, Progress};
 use crate::check;
 use crate::checkpoint::Checkpoint;
 use crate::commit_log::CommitLog;
+use crate::compaction::Compaction;
 use crate::config::{FlushMode, StoreConfig};
 use crate::damage::Damaged;
 use crate::dispatch::{Arrival, Dispatcher, Pending};
@@ -63,6 +64,7 @@ pub(crate) struct Inner {
     pub topics: RwLock<HashMap<Arc<str>, Queues>>,
     /// Topics whose queues are batch queues.
     pub batch_topics: RwLock<HashSet<String>>,
+    pub compaction: Compaction,
     pub closing: AtomicBool,
 }
 
@@ -156,10 +158,12 @@ impl Store {
             recent_bytes: config.recent_bytes(),
             topics: RwLock::default(),
             batch_topics: RwLock::new(config.batch_topics.clone()),
+            compaction: Compaction::new(&config),
             closing: AtomicBool::new(false),
             config,
         });
         let rebuilt = inner.recover(clean, &loaded)?;
+        inner.open_compaction(clean).map_err(OpenError::io("open the compacted topics of", &inner.config.root))?;
         let store = Store { inner, instance, threads: Mutex::default() };
         // The files of very many queues take longer than to build them once more after another kill.
         let rebuilt = rebuilt && store.inner.queue_count() <= MANY_QUEUES;
@@ -176,6 +180,9 @@ impl Store {
         store.start("store-prepare", |inner| inner.run_prepare())?;
         store.start("store-checkpoint", |inner| inner.run_checkpoint())?;
         store.start("store-clean", |inner| inner.run_cleaner())?;
+        if store.inner.config.enable_compaction {
+            store.start("store-compact", |inner| inner.run_compaction())?;
+        }
         Ok(store)
     }
 
@@ -224,12 +231,19 @@ impl Store {
         filter: &mut dyn FnMut(&CqEntry) -> bool,
         out: &mut Vec<u8>,
     ) -> ReadOutcome {
-        self.inner.read(queue, offset, max_messages, max_bytes, filter, out)
+        match queue.compacted() {
+            None => self.inner.read(queue, offset, max_messages, max_bytes, filter, out),
+            Some(copy) => self.inner.read_compacted((queue, copy), offset, (max_messages, max_bytes), filter, out),
+        }
     }
 
-    /// The entry of a queue at `offset`, if consumers can see it.
+    /// The entry of a queue at `offset`, if consumers can see it. That of a compacted queue may lead to its copy: see
+    /// [`Store::look_entry`].
     pub fn entry(&self, queue: &Queue, offset: i64) -> Option<CqEntry> {
-        queue.entry(offset).filter(|entry| !entry.is_blank())
+        match queue.compacted() {
+            None => queue.entry(offset).filter(|entry| !entry.is_blank()),
+            Some(copy) => self.inner.compacted_entry(queue, copy, offset),
+        }
     }
 
     /// Offset of the first message stored at or after `time_ms` ([`Boundary::Lower`], the queue's end if there is none)
@@ -337,6 +351,7 @@ impl Store {
         self.inner.flusher.stop();
         self.inner.background.stop();
         self.inner.cleaner.stop();
+        self.inner.compaction.stop();
         for thread in self.threads.lock().drain(..) {
             if thread.join().is_err() {
                 self.inner.fail("a thread of the store", &"it panicked");
@@ -344,7 +359,8 @@ impl Store {
         }
         self.inner.dispatch_now();
         self.inner.checkpoint(true);
-        if self.inner.failure.is_set() || self.inner.shortage.queue.lock().is_some() {
+        let is_copied = self.inner.is_copied(self.inner.log.end());
+        if !is_copied || self.inner.failure.is_set() || self.inner.shortage.queue.lock().is_some() {
             return;
         }
         if let Err(error) = self.instance.leave_cleanly() {

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use common::{config, copy_as_killed, dispatch, inner_batch, open, parts, read_all, sync_config};
 use ferromq_common::clock;
 use ferromq_store::{
-    AppendBatch, Boundary, Durability, Faults, ReadStatus, Reject, Severity, Store, StoreConfig, check_store,
-    rebuild_store,
+    AppendBatch, Boundary, Durability, Faults, ReadStatus, Reject, Severity, Store, StoreConfig, TopicKind,
+    check_store, rebuild_store,
 };
 use proptest::prelude::*;
 
@@ -38,7 +38,7 @@ fn body(n: usize) -> Vec<u8> {
 
 /// Appends messages from the `first`-th on, as one record of each of these sizes; 0 stands for an ordinary message.
 fn append(store: &Store, first: usize, sizes: &[usize]) -> usize {
-    let queue = store.topic_queue(TOPIC, 0, true);
+    let queue = store.topic_queue(TOPIC, 0, TopicKind::Batch);
     let (mut batch, mut next) = (AppendBatch::default(), first);
     for size in sizes {
         let properties = format!("UNIQ_KEY\u{1}k{next}\u{2}TAGS\u{1}t{}\u{2}", next % 2);
@@ -149,7 +149,7 @@ fn other_queues_take_no_inner_batch() {
     let store = open(batch_config(dir.path()));
     let mut batch = AppendBatch::default();
     let whole = inner_batch(&[b"a", b"b"]);
-    let queue = store.topic_queue("Simple", 0, false);
+    let queue = store.topic_queue("Simple", 0, TopicKind::Simple);
     let refused = batch.push_inner_batch(&queue, &parts("Simple", 0, &whole, b""), 2);
     assert_eq!(refused, Err(Reject::InnerBatch));
     assert!(batch.is_empty());
@@ -162,7 +162,7 @@ fn a_topic_made_again_may_have_queues_of_the_other_kind() {
     append(&store, 0, &[5, 5]);
     store.checkpoint_now();
     store.delete_topic(TOPIC).unwrap();
-    assert!(!store.topic_queue(TOPIC, 0, false).is_batch());
+    assert!(!store.topic_queue(TOPIC, 0, TopicKind::Simple).is_batch());
     common::send(&store, TOPIC, 0, &[b"simple"]).unwrap();
     store.delete_topic(TOPIC).unwrap();
     let next = append(&store, 0, &[2, 3]);

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 
 use common::{config, copy_as_killed, inner_batch, open, parts, read_all, sync_config};
-use ferromq_store::{AppendBatch, Durability, Store, StoreConfig};
+use ferromq_store::{AppendBatch, Durability, Store, StoreConfig, TopicKind};
 use proptest::prelude::*;
 
 const TOPICS: [&str; 6] = ["A", "B", "%RETRY%C", BATCH, LIGHTS[0], LIGHTS[1]];
@@ -79,7 +79,8 @@ fn append(store: &Store, messages: &[(usize, u32, usize, usize)], model: &mut Mo
             properties += &format!("INNER_MULTI_DISPATCH\u{1}{}\u{2}", names.join(","));
         }
         let is_batch = TOPICS[*topic] == BATCH;
-        let handle = store.topic_queue(TOPICS[*topic], *queue, is_batch);
+        let kind = if is_batch { TopicKind::Batch } else { TopicKind::Simple };
+        let handle = store.topic_queue(TOPICS[*topic], *queue, kind);
         let stored = model.entry((*topic, *queue)).or_default();
         expected.push(stored.len() as i64);
         if is_batch && lights.is_empty() && len % 2 == 0 {

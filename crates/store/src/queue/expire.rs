@@ -25,7 +25,7 @@ impl Queue {
             let first = self.first_in_log(first, self.end_index(), log_start);
             self.min.store(self.offset_at(first), Ordering::Release);
         }
-        let first = self.entry(self.min_offset()).filter(|e| !e.is_blank());
+        let first = self.entry(self.log_min()).filter(|e| !e.is_blank());
         self.min_position.store(first.map_or(0, |e| e.physical_offset as u64), Ordering::Relaxed);
     }
 
@@ -51,7 +51,7 @@ impl Queue {
     pub(crate) fn expire(&self, log_start: u64) -> io::Result<usize> {
         self.correct_min(log_start);
         // One entry of a deleted record stays in front: by it recovery knows that nothing is missing before the file.
-        let keep = (self.index_of(self.min_offset()) - 1).max(0) as u64 * self.unit();
+        let keep = (self.index_of(self.log_min()) - 1).max(0) as u64 * self.unit();
         let keep = keep - keep % self.file_size();
         if keep <= self.first_file.load(Ordering::Relaxed) || self.is_deleted() {
             return Ok(0);

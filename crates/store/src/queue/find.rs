@@ -20,7 +20,7 @@ impl Queue {
     /// Index of the first entry that is of use.
     pub(crate) fn first_index(&self) -> i64 {
         match self.kind {
-            Kind::Simple => self.min_offset(),
+            Kind::Simple => self.log_min(),
             Kind::Batch => (self.first_file.load(Ordering::Relaxed) / self.unit()) as i64,
         }
     }
@@ -33,7 +33,7 @@ impl Queue {
         let (first, end) = (self.first_index(), self.end_index());
         let found = self.partition(first, end, |entry| entry.end() > offset);
         let has_it = |at: &i64| self.entry_at(*at).is_some_and(|e| (e.queue_offset..e.end()).contains(&offset));
-        if has_it(&found) || offset >= self.max_offset() || offset < self.min_offset() {
+        if has_it(&found) || offset >= self.max_offset() || offset < self.log_min() {
             return found;
         }
         // Its message is lost, or a damaged entry has misled the search.

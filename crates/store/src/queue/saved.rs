@@ -60,7 +60,7 @@ impl Queue {
         out.extend_from_slice(&self.id.to_be_bytes());
         let leftovers = if self.has_leftovers.load(Ordering::Relaxed) { HAS_LEFTOVERS } else { 0 };
         out.push(leftovers | if self.is_batch() { IS_BATCH } else { 0 });
-        out.extend_from_slice(&self.min_offset().to_be_bytes());
+        out.extend_from_slice(&self.log_min().to_be_bytes());
         out.extend_from_slice(&self.min_position.load(Ordering::Relaxed).to_be_bytes());
         out.extend_from_slice(&self.first_file.load(Ordering::Relaxed).to_be_bytes());
         out.extend_from_slice(&(tail.first + (tail.written / self.kind.unit()) as i64).to_be_bytes());

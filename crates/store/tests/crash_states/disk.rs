@@ -62,6 +62,11 @@ impl Disk {
                 meant.insert(path, n);
                 disk.contents.insert(n, Vec::new());
             }
+            if let Event::Rename { from, to } = event
+                && let Some(file) = meant.remove(from.as_path())
+            {
+                meant.insert(to, file);
+            }
             match event {
                 Event::Write { path, at, bytes } => {
                     let Some(content) = meant.get(path.as_path()).and_then(|file| disk.contents.get_mut(file)) else {
@@ -93,6 +98,11 @@ impl Disk {
                 }
             }
             Event::Remove { path } => drop(self.names.remove(path)),
+            Event::Rename { from, to } => {
+                // The name that goes may not have arrived; the file is the one that was meant.
+                self.names.remove(from);
+                self.names.extend(content(to).map(|file| (to.clone(), file)));
+            }
             Event::RemoveFolder { path } => {
                 self.names.retain(|name, _| !name.starts_with(path));
                 self.folders.retain(|name| !name.starts_with(path));
@@ -173,12 +183,17 @@ fn durable(events: &[Event]) -> Vec<bool> {
             Event::Sync { path, covers } => settle(of_file.entry(path).or_default(), *covers),
             Event::SyncFolder { path, covers } => settle(of_folder.entry(path).or_default(), *covers),
             Event::SyncVolume { covers } => settle(&mut all, *covers),
+            Event::Rename { from, to } => {
+                let done = of_file.remove(from.as_path()).unwrap_or_default();
+                of_file.insert(to, done);
+            }
             Event::MakeFolder { .. } | Event::Remove { .. } | Event::RemoveFolder { .. } => {}
         }
         if let Event::Create { path }
         | Event::MakeFolder { path }
         | Event::Remove { path }
-        | Event::RemoveFolder { path } = event
+        | Event::RemoveFolder { path }
+        | Event::Rename { to: path, .. } = event
             && let Some(parent) = path.parent()
         {
             of_folder.entry(parent).or_default().push(n);

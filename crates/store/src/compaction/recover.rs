@@ -1,0 +1,167 @@
+//! The copy of a queue at the start: a pass that was interrupted is settled, and the end of the last pair is found.
+//!
+//! A pair is forced to the disk before the next one is begun, so only the last can have been torn. And a message leaves
+//! the log only when it is on the disk here. So after a crash the last pair ends at the first record that is unsound and
+//! that the log still has: it, and what follows, is copied again. One that the log has no more was on the disk once: it is
+//! damaged, and what follows it is kept.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::sync::Arc;
+
+use super::UNIT;
+use super::commit;
+use super::copy::Compacted;
+use super::pair::{Pair, sound};
+use super::writer::entry_of;
+use crate::file::{self, DataFile, MaybeFaults};
+use crate::queue::{CqEntry, Kind};
+
+impl Compacted {
+    /// Finds what is on the disk. `clean`: the last process stopped in order; `in_log`: first queue offset that the log
+    /// still has.
+    pub fn open(&self, clean: bool, in_log: i64) -> io::Result<()> {
+        let faults = self.places.faults.as_ref();
+        commit::settle(&self.log, &self.queue, faults)?;
+        let mut pairs = Vec::new();
+        let bases = self.bases()?;
+        for base in &bases {
+            let is_last = Some(base) == bases.last();
+            let pair = Pair::new(&self.log, &self.queue, *base, 0);
+            let had_entries = self.complete(&pair, faults)?;
+            let counted = if had_entries { pair.found_entries()? } else { 0 };
+            pair.publish(counted);
+            let ends_well = || {
+                Ok::<_, io::Error>(match pair.last()? {
+                    Some(last) => pair.record(&last)?.is_some(),
+                    None => false,
+                })
+            };
+            let pair = if counted == 0 || (is_last && !(clean && ends_well()?)) {
+                let found = self.read_again(&pair, in_log)?;
+                self.write_entries(&pair, &found, is_last, faults)?;
+                // What was mapped is not looked at again.
+                Pair::new(&self.log, &self.queue, *base, found.len())
+            } else {
+                pair
+            };
+            if pair.count() > 0 {
+                pairs.push(Arc::new(pair));
+            } else {
+                remove(&pair, faults)?;
+            }
+        }
+        self.take_over(pairs)
+    }
+
+    /// Where pairs begin. What has no file of records, or an empty one, is removed.
+    fn bases(&self) -> io::Result<BTreeSet<u64>> {
+        let faults = self.places.faults.as_ref();
+        let mut bases = BTreeSet::new();
+        for (base, path) in file::list(&self.log)? {
+            if fs::metadata(&path)?.len() > 0 {
+                bases.insert(base);
+            } else {
+                // Made when the process died.
+                file::remove(&path, faults)?;
+            }
+        }
+        for (base, path) in file::list(&self.queue)?.into_iter().filter(|(base, _)| !bases.contains(base)) {
+            let has_entries = Pair::new(&self.log, &self.queue, base, 0).found_entries().is_ok_and(|count| count > 0);
+            if has_entries {
+                tracing::error!(path = %path.display(), "the records of these entries of a compacted queue are missing: they are lost");
+            }
+            file::remove(&path, faults)?;
+        }
+        Ok(bases)
+    }
+
+    /// Makes the file of entries if there is none; whether there was one.
+    fn complete(&self, pair: &Pair, faults: MaybeFaults<'_>) -> io::Result<bool> {
+        let len = fs::metadata(pair.queue_path()).map_or(0, |metadata| metadata.len());
+        if len >= UNIT as u64 {
+            return Ok(true);
+        }
+        file::remove(pair.queue_path(), faults)?;
+        file::create_dir_durable(&self.queue, faults)?;
+        DataFile::create_sparse(pair.queue_path(), self.places.sizes[1], faults)?;
+        file::sync_dir(&self.queue, faults)?;
+        Ok(false)
+    }
+
+    /// The entries of a pair by its records.
+    fn read_again(&self, pair: &Pair, in_log: i64) -> io::Result<Vec<CqEntry>> {
+        let bytes = pair.log_bytes()?;
+        let mut there = pair.raw_entries()?;
+        let most = there.size_hint().0;
+        let (mut found, mut position, mut next) = (Vec::new(), pair.base, 0);
+        while found.len() < most {
+            let written = there.next();
+            let own = sound(bytes, pair.base, position as i64).filter(|record| {
+                let is_here = record.topic() == self.topic.as_bytes() && record.queue_id() as u32 == self.queue_id;
+                is_here && record.queue_offset() >= next
+            });
+            // The entry leads over a damaged record that the log has no more.
+            let is_lost = |entry: &CqEntry| {
+                let is_own = entry.is_written() && entry.physical_offset as u64 == position;
+                is_own && (next..in_log).contains(&entry.queue_offset)
+            };
+            let Some(entry) = own.map(|record| entry_of(&record, position)).or_else(|| written.filter(is_lost)) else {
+                break;
+            };
+            (position, next) = (position + entry.size as u64, entry.end());
+            found.push(entry);
+        }
+        Ok(found)
+    }
+
+    /// Lets the file of entries say what was found, and nothing stand behind the end of the last pair.
+    fn write_entries(&self, pair: &Pair, found: &[CqEntry], is_last: bool, faults: MaybeFaults<'_>) -> io::Result<()> {
+        let is_there = pair.raw_entries()?.take(found.len()).eq(found.iter().copied());
+        let entries = DataFile::open(pair.queue_path(), faults)?;
+        if !is_there {
+            let mut bytes = Vec::with_capacity(found.len() * UNIT);
+            found.iter().for_each(|entry| entry.encode(Kind::Batch, &mut bytes));
+            entries.write_sparse_at(&bytes, 0)?;
+        }
+        let queue_end = (found.len() * UNIT) as u64;
+        let records = DataFile::open(pair.log_path(), faults)?;
+        if is_last {
+            let log_end = found.last().map_or(0, |last| last.physical_offset as u64 - pair.base + last.size as u64);
+            records.zero_from(log_end, records.len()?)?;
+        }
+        entries.zero_from(queue_end, entries.len()?)?;
+        records.sync()?;
+        entries.sync()
+    }
+
+    /// Drops messages from the queue offset `end` on: the log has lost them, and gives their offsets to others.
+    pub fn cut(&self, end: i64) -> io::Result<()> {
+        let faults = self.places.faults.as_ref();
+        *self.writer.lock() = None;
+        let mut kept = Vec::new();
+        for pair in self.pairs().iter() {
+            let count = pair.partition(|entry| entry.queue_offset >= end)?;
+            if count == 0 {
+                remove(pair, faults)?;
+                continue;
+            }
+            if count < pair.count() {
+                let found: Vec<CqEntry> = pair.raw_entries()?.take(count).collect();
+                self.write_entries(pair, &found, true, faults)?;
+            }
+            kept.push(Arc::new(Pair::new(&self.log, &self.queue, pair.base, count)));
+        }
+        self.take_over(kept)
+    }
+}
+
+/// Removes both files of a pair, durably.
+fn remove(pair: &Pair, faults: MaybeFaults<'_>) -> io::Result<()> {
+    for path in [pair.queue_path(), pair.log_path()] {
+        file::remove(path, faults)?;
+        path.parent().map_or(Ok(()), |folder| file::sync_dir(folder, faults))?;
+    }
+    Ok(())
+}
