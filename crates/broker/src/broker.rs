@@ -19,7 +19,7 @@ use ferromq_protocol::id::UniqueIds;
 use ferromq_protocol::pop::revive_topic;
 use ferromq_protocol::sys_flag::perm;
 use ferromq_remoting::{LocalPeers, Server, ServerConfig};
-use ferromq_store::{Arrival, Durability, OpenError, Store, StoreConfig};
+use ferromq_store::{Arrival, Durability, OpenError, Store, StoreConfig, copied_topics};
 
 use crate::blocking::Blocking;
 use crate::broadcast::BroadcastOffsets;
@@ -239,7 +239,9 @@ impl Broker {
         let delays = store.delays();
         let saving = Arc::new(SaveSignal::default());
         let topics = Topics::open(&root, &config, Arc::clone(&saving))?;
-        let store = StoreConfig { batch_topics: topics.batch_names(), ..store };
+        let copied = copied_topics(&root)?;
+        let (batch_topics, compacted_topics) = (topics.batch_names(), topics.compacted_names(copied));
+        let store = StoreConfig { batch_topics, compacted_topics, ..store };
         let store = Arc::new(Store::open(store, Arc::new(listener))?);
         polls.set_store(&store);
         let revive_topic = revive_topic(&config.broker_cluster_name);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use ferromq_protocol::body::SubscriptionData;
 use ferromq_protocol::java;
-use ferromq_store::Store;
+use ferromq_store::{CqEntry, Queue, Store};
 use smallvec::SmallVec;
 
 use crate::sql::{CompileError, Expression};
@@ -120,6 +120,17 @@ impl Filter {
                 store.look(physical_offset, |record| expression.matches(record.properties())).unwrap_or(false)
             }
             Filter::All | Filter::Tags(_) => self.matches(tags_code),
+        }
+    }
+
+    /// The same of an entry that a read of the queue shows.
+    #[inline]
+    pub fn wants_entry(&self, store: &Store, queue: &Queue, entry: &CqEntry) -> bool {
+        match self {
+            Filter::Sql(expression) => {
+                store.look_entry(queue, entry, |record| expression.matches(record.properties())).unwrap_or(false)
+            }
+            Filter::All | Filter::Tags(_) => self.matches(entry.tags_code),
         }
     }
 }

@@ -5,7 +5,6 @@
 mod support;
 
 use ferromq_protocol::Text;
-use ferromq_protocol::body::TopicConfig;
 use ferromq_protocol::code::{request, response};
 use ferromq_protocol::header::send::SendHeader;
 use ferromq_protocol::{Encoding, FrameWriter};
@@ -101,19 +100,6 @@ fn kinds_that_are_not_served_are_never_stored() {
     let bench = start();
     let answer = bench.send("Kinds", 0, "DELAY\u{1}x\u{2}", b"x");
     assert_eq!(code(&answer), response::MESSAGE_ILLEGAL, "{}", remark(&answer));
-    let config = TopicConfig {
-        topic_name: "Compact".to_owned(),
-        read_queue_nums: 1,
-        write_queue_nums: 1,
-        perm: 6,
-        attributes: [("+cleanup.policy".to_owned(), "COMPACTION".to_owned())].into(),
-        ..TopicConfig::default()
-    };
-    bench.broker.as_ref().unwrap().shared().topics.update(vec![config]).unwrap();
-    let answer = bench.send("Compact", 0, "KEYS\u{1}k\u{2}", b"x");
-    assert_eq!(code(&answer), response::MESSAGE_ILLEGAL);
-    assert!(remark(&answer).contains("cleanup.policy=COMPACTION"), "{}", remark(&answer));
-    assert_eq!(bench.ask(request::GET_MAX_OFFSET, "Compact", 0, "offset", &[("committed", "false")]), Some(0));
     let prepared = SendHeader { sys_flag: 4, ..send_header("Kinds", 0, "") };
     assert_eq!(code(&bench.send_as(&prepared, b"x")), response::MESSAGE_ILLEGAL);
     assert_eq!(bench.ask(request::GET_MAX_OFFSET, "Kinds", 0, "offset", &[("committed", "false")]), Some(0));

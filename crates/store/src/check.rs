@@ -229,6 +229,7 @@ impl Check {
         [report.queue_file_bytes, report.batch_queue_file_bytes] = self.queues.file_sizes;
         report.queues = self.queues.count() as u64;
         report.plan = self.queues.plan(&|name| tables.is_topic(name));
+        report.plan.compacted_topics.clone_from(&tables.compacted_topics);
         report.topics = self.queues.topics().count() as u64;
     }
 

@@ -8,7 +8,7 @@
 //! (`work.rs`): from then on the copy is the only truth about them, and the start takes care of it (`recover.rs`).
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ferromq_protocol::record::Record;
@@ -17,9 +17,10 @@ use parking_lot::RwLock;
 use crate::append;
 use crate::background::Bell;
 use crate::config::StoreConfig;
+use crate::error::OpenError;
 use crate::faults::Faults;
 use crate::labels::Labels;
-use crate::queue::Kind;
+use crate::queue::{self, Kind};
 
 mod commit;
 mod copy;
@@ -35,6 +36,9 @@ pub(crate) use copy::Compacted;
 
 /// Bytes of an entry.
 const UNIT: usize = Kind::Batch.unit();
+/// Folder of all this in that of the store, and of the files of records in it.
+const FOLDER: &str = "compaction";
+const LOG_FOLDER: &str = "compactionLog";
 /// Folder of the files a pass writes, in that of the queue (RocketMQ's `COMPACTING_SUB_FOLDER`).
 const COMPACTING: &str = "compacting";
 /// Files of records are at least so many times as large as those of entries (RocketMQ's `getCompactionLogSize`).
@@ -61,9 +65,9 @@ pub(crate) struct Compaction {
 
 impl Compaction {
     pub fn new(config: &StoreConfig) -> Compaction {
-        let root = config.root.join("compaction");
+        let root = config.root.join(FOLDER);
         let sizes = file_sizes(config.compaction_mapped_file_size, config.compaction_cq_mapped_file_size);
-        let (log, queue) = (root.join("compactionLog"), root.join("compactionCq"));
+        let (log, queue) = (root.join(LOG_FOLDER), root.join("compactionCq"));
         Compaction {
             is_enabled: config.enable_compaction,
             places: Arc::new(Places { log, queue, sizes, faults: config.faults.clone() }),
@@ -87,6 +91,15 @@ impl Compaction {
     pub fn stop(&self) {
         self.bell.stop();
     }
+}
+
+/// Topics that have compacted queues below `root`, the folder of a store; without a consume queue a topic was deleted, and
+/// RocketMQ has left its copy.
+pub fn copied_topics(root: &Path) -> Result<Vec<String>, OpenError> {
+    let folder = root.join(FOLDER).join(LOG_FOLDER);
+    let mut topics = queue::topics_in(&folder).map_err(OpenError::io("list", &folder))?;
+    topics.retain(|topic| root.join(Kind::Simple.folder()).join(topic).is_dir());
+    Ok(topics)
 }
 
 /// Sizes of the files of records and of entries that RocketMQ makes of the two settings: the first is a multiple of the

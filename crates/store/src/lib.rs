@@ -39,6 +39,7 @@ mod store;
 
 pub use append::{AppendBatch, Appended};
 pub use check::{CheckProgress, Finding, Findings, Kind, Report, Severity, check_store, rebuild_store};
+pub use compaction::copied_topics;
 pub use config::{FlushMode, StoreConfig};
 pub use dispatch::Arrival;
 pub use error::{AppendError, OpenError, Reject};

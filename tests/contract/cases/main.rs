@@ -3,6 +3,7 @@
 
 mod bad;
 mod batch_queue;
+mod compaction;
 mod consume;
 mod fanout;
 mod faults;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
     cases.extend(takeover::cases());
     cases.extend(lmq::cases());
     cases.extend(batch_queue::cases());
+    cases.extend(compaction::cases());
     cases.extend(faults::cases());
     cases.extend(retention::cases());
     cases.extend(fanout::cases());

@@ -341,8 +341,7 @@ fn check_type(broker: &Shared, expression_type: &str) -> Result<(), Refused> {
 
 impl Pull {
     fn read(&self, broker: &Shared, records: &mut Vec<u8>) -> ReadOutcome {
-        let mut wanted =
-            |entry: &CqEntry| self.wanted.filter().wants(&broker.store, entry.tags_code, entry.physical_offset as u64);
+        let mut wanted = |entry: &CqEntry| self.wanted.filter().wants_entry(&broker.store, &self.queue, entry);
         let outcome = broker.store.read(&self.queue, self.offset, self.max_messages, u32::MAX, &mut wanted, records);
         broker.stats.count_pull(u64::from(outcome.count));
         if let Some(flow) = self.read.as_ref().filter(|_| outcome.count > 0) {

@@ -34,7 +34,7 @@ use self::answer::Waiting;
 use self::later::{divert, route_retry};
 use self::lights::{check_lights, push_lite_queue};
 use self::measure::{charge, within_limits};
-use self::topic::find_topic;
+use self::topic::{check_key, find_topic};
 use self::transaction::Ending;
 use super::{Call, Refusal, send_back};
 use crate::broker::Shared;
@@ -170,8 +170,8 @@ impl Sends {
             Some((topic, taken_at)) if taken_at == generation && topic.name() == name => topic,
             _ => find_topic(broker, call, header, &name)?,
         };
-        if let Some(attribute) = topic.unserved_attribute() {
-            return Err(not_served(&format!("messages to a topic with the attribute {attribute}")));
+        if let Some(attributes) = topic.unserved_attributes() {
+            return Err(not_served(&format!("messages to a topic with the attributes {attributes}")));
         }
         let queues = topic.write_queues().max(topic.read_queues());
         let queue_id = match u32::try_from(header.queue_id) {
@@ -220,6 +220,7 @@ impl Sends {
         if let Some(priority) = seen.priority {
             target.queue_id = priority.min(target.topic.write_queues().saturating_sub(1));
         }
+        check_key(target, &seen, &self.stored)?;
         // The retry of a committed message keeps its TRAN_MSG.
         let retried = target.reconsume_times > 0 && seen.delay_level > 0;
         let half = seen.kind == Kind::Transaction && !retried && !target.dead_letter;

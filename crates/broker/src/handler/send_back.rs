@@ -77,6 +77,12 @@ fn check(broker: &Shared, call: &Call<'_>, header: &ConsumerSendMsgBackHeader<'_
         }
     };
     let offset = u64::try_from(header.offset).map_err(|_| gone(header.offset))?;
+    // What consumers have of a compacted topic may say where it stands in the copy. Refused, they send the message again
+    // themselves.
+    let origin = header.origin_topic.map(|name| name.to_str()).transpose()?;
+    if origin.and_then(|name| broker.topics.get(&name)).is_some_and(|topic| topic.is_compacted()) {
+        return Err(gone(header.offset));
+    }
     let asked = header.max_reconsume_times.filter(|_| call.request.head.version >= version::V3_4_9);
     Ok(SendBack {
         max_reconsume_times: asked.unwrap_or(group.retry_max_times),

@@ -129,9 +129,11 @@ fn revive(broker: &Shared, queue: &Arc<PopQueue>, key: Key) -> Result<(), Failur
     with_writer(|writer| {
         let (mut bytes, mut text) = (Vec::new(), Vec::new());
         for offset in &waiting {
-            let entry = source.as_ref().and_then(|source| broker.store.entry(source, *offset));
             bytes.clear();
-            let found = entry.and_then(|entry| broker.store.record_at(entry.physical_offset as u64, &mut bytes));
+            let found = source.as_ref().and_then(|source| {
+                let entry = broker.store.entry(source, *offset)?;
+                broker.store.look_entry(source, &entry, |record| bytes.extend_from_slice(record.bytes()))
+            });
             let (Some(_), Entry::Record(message)) = (found, record::read(&bytes)) else {
                 tracing::warn!(
                     "message {offset} of {}/{} is gone from the log before it was consumed",

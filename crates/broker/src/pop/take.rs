@@ -324,8 +324,7 @@ fn read(
     max: u32,
     records: &mut Vec<u8>,
 ) -> ReadOutcome {
-    let mut wanted =
-        |entry: &CqEntry| request.filter.wants(&broker.store, entry.tags_code, entry.physical_offset as u64);
+    let mut wanted = |entry: &CqEntry| request.filter.wants_entry(&broker.store, queue, entry);
     broker.store.read(queue, offset, max, u32::MAX, &mut wanted, records)
 }
 

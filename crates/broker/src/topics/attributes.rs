@@ -38,10 +38,14 @@ pub const MESSAGE_TYPE: &str = "message.type";
 pub const QUEUE_TYPE: &str = "queue.type";
 pub const BATCH_CQ: &str = "BatchCQ";
 
+/// Key of the attribute that tells how old messages go, and the value that keeps the newest of each key.
+pub const CLEANUP_POLICY: &str = "cleanup.policy";
+pub const COMPACTION: &str = "COMPACTION";
+
 /// Attributes of a topic.
 pub const TOPIC: &[Attribute] = &[
     row(QUEUE_TYPE, false, Values::OneOf(&[BATCH_CQ, "SimpleCQ"])),
-    row("cleanup.policy", false, Values::OneOf(&["DELETE", "COMPACTION"])),
+    row(CLEANUP_POLICY, false, Values::OneOf(&["DELETE", COMPACTION])),
     row(
         MESSAGE_TYPE,
         true,

@@ -7,7 +7,7 @@ use ferromq_protocol::sys_flag::perm;
 use ferromq_protocol::topic as names;
 use ferromq_store::Store;
 
-use super::attributes::{BATCH_CQ, QUEUE_TYPE};
+use super::attributes::{BATCH_CQ, CLEANUP_POLICY, COMPACTION, QUEUE_TYPE};
 use super::{FILE, MAX_QUEUES_PER_TOPIC, Topics};
 
 impl Topics {
@@ -15,6 +15,15 @@ impl Topics {
     pub fn batch_names(&self) -> HashSet<String> {
         let table = self.table.read();
         table.topics.values().filter(|topic| topic.is_batch()).map(|topic| topic.name().to_owned()).collect()
+    }
+
+    /// Names of the topics with `cleanup.policy=COMPACTION`. `copied`: topics that have compacted queues in the store; those
+    /// that stand in no `topics.json` are made again as what they were.
+    pub fn compacted_names(&self, copied: Vec<String>) -> HashSet<String> {
+        let table = self.table.read();
+        let listed = table.topics.values().filter(|topic| topic.is_compacted()).map(|topic| topic.name().to_owned());
+        let missing = copied.into_iter().filter(|name| !table.topics.contains_key(name.as_str()));
+        listed.chain(missing).collect()
     }
 
     /// Makes topics again that have messages in the store but stand in no `topics.json`: the broker was killed within
@@ -37,7 +46,10 @@ impl Topics {
             }
             let count = queues.iter().map(|queue| queue.id().saturating_add(1)).max().unwrap_or(0);
             let count = i32::try_from(count).unwrap_or(MAX_QUEUES_PER_TOPIC).min(MAX_QUEUES_PER_TOPIC);
-            let attributes = is_batch.then(|| (QUEUE_TYPE.to_owned(), BATCH_CQ.to_owned())).into_iter().collect();
+            let is_compacted = queues.iter().any(|queue| queue.is_compacted());
+            let kinds = [(is_batch, QUEUE_TYPE, BATCH_CQ), (is_compacted, CLEANUP_POLICY, COMPACTION)];
+            let attributes = kinds.into_iter().filter(|(has, ..)| *has);
+            let attributes = attributes.map(|(_, key, value)| (key.to_owned(), value.to_owned())).collect();
             let config = TopicConfig {
                 topic_name: name.to_string(),
                 read_queue_nums: count,

@@ -182,7 +182,7 @@ fn a_java_file_is_read_and_bad_names_in_it_are_left_out() {
     json_file::store(&persist::config_path(dir.path(), FILE), content).unwrap();
     let topics = open(dir.path(), &BrokerConfig::default());
     assert_eq!(shape(&topics, "T"), (4, 5, 6));
-    assert_eq!(topics.get("T").unwrap().unserved_attribute(), Some("cleanup.policy=COMPACTION"));
+    assert!(topics.get("T").unwrap().is_compacted());
     assert_eq!(shape(&topics, "TBW102"), (2, 2, 7));
     assert!(topics.get("../x").is_none());
     assert_eq!(topics.version().counter, 7);

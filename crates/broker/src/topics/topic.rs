@@ -5,18 +5,17 @@ use std::sync::{Arc, OnceLock};
 use ferromq_protocol::body::TopicConfig;
 use ferromq_protocol::sys_flag::perm;
 use ferromq_protocol::topic::LMQ_PREFIX;
-use ferromq_store::{Queue, Store};
+use ferromq_store::{Queue, Store, TopicKind};
 
 use super::MAX_QUEUES_PER_TOPIC;
-use super::attributes::{BATCH_CQ, MESSAGE_TYPE, QUEUE_TYPE};
+use super::attributes::{BATCH_CQ, CLEANUP_POLICY, COMPACTION, MESSAGE_TYPE, QUEUE_TYPE};
 use crate::limits::{self, Bucket, Unflushed};
 use crate::rates::Flow;
 
 /// One topic as it stands; replaced as a whole by a change.
 pub struct Topic {
     pub(super) config: TopicConfig,
-    unserved: Option<&'static str>,
-    batch: bool,
+    kind: TopicKind,
     queues: Box<[OnceLock<Arc<Queue>>]>,
     taken: Arc<Flow>,
     limit: Option<Arc<Bucket>>,
@@ -33,15 +32,18 @@ impl Topic {
             .map(|id| before.and_then(|topic| topic.queues.get(id)).cloned().unwrap_or_default())
             .collect();
         let has = |key: &str, value: &str| config.attributes.get(key).is_some_and(|v| v == value);
-        let unserved = has("cleanup.policy", "COMPACTION").then_some("cleanup.policy=COMPACTION");
-        let batch = has(QUEUE_TYPE, BATCH_CQ);
+        let kind = match (has(QUEUE_TYPE, BATCH_CQ), has(CLEANUP_POLICY, COMPACTION)) {
+            (true, _) => TopicKind::Batch,
+            (_, true) => TopicKind::Compacted,
+            _ => TopicKind::Simple,
+        };
         let taken = before.map_or_else(|| Arc::new(Flow::new()), |topic| Arc::clone(&topic.taken));
         let limit = Bucket::of(&config.attributes, limits::SEND_RATE, before.and_then(|topic| topic.limit.as_ref()));
         let unflushed = before.and_then(|topic| topic.unflushed.as_ref());
         let unflushed = Unflushed::of_attribute(&config.attributes, limits::SEND_UNFLUSHED, unflushed);
         let (degradable, by_priority) = (has(limits::DEGRADABLE, "true"), has(MESSAGE_TYPE, "PRIORITY"));
         let lite = has(MESSAGE_TYPE, "LITE");
-        Self { config, unserved, batch, queues, taken, limit, unflushed, degradable, by_priority, lite }
+        Self { config, kind, queues, taken, limit, unflushed, degradable, by_priority, lite }
     }
 
     /// A light topic: one queue for everybody (RocketMQ's `LmqTopicConfigManager`).
@@ -113,15 +115,21 @@ impl Topic {
         perm::is_writeable(self.config.perm)
     }
 
-    /// The attribute that asks for a store of another kind. Messages to such a topic are refused: kept as ordinary ones
-    /// they would be deleted with the log.
-    pub fn unserved_attribute(&self) -> Option<&'static str> {
-        self.unserved
+    /// Attributes that are not served together. Messages to such a topic are refused: kept as others are they would be
+    /// deleted with the log.
+    pub fn unserved_attributes(&self) -> Option<&'static str> {
+        let compaction = || self.config.attributes.get(CLEANUP_POLICY).is_some_and(|policy| policy == COMPACTION);
+        (self.is_batch() && compaction()).then_some("queue.type=BatchCQ and cleanup.policy=COMPACTION")
     }
 
     /// Whether its queues take a batch as one record (`queue.type=BatchCQ`).
     pub fn is_batch(&self) -> bool {
-        self.batch
+        self.kind == TopicKind::Batch
+    }
+
+    /// Whether the newest message of each key stays (`cleanup.policy=COMPACTION`).
+    pub fn is_compacted(&self) -> bool {
+        self.kind == TopicKind::Compacted
     }
 
     /// The store's handle of queue `id`, made at first use; `None` beyond both queue numbers, and of a light topic when
@@ -133,7 +141,7 @@ impl Topic {
         }
         let queue = match self.name().starts_with(LMQ_PREFIX) {
             true => store.light_queue(self.name()).ok()?,
-            false => store.topic_queue(self.name(), id, self.batch),
+            false => store.topic_queue(self.name(), id, self.kind),
         };
         Some(slot.get_or_init(|| queue))
     }

@@ -300,6 +300,17 @@ const KEYS: &[Key<BrokerSettings>] = &[
     key("mapperFileSizeBatchConsumeQueue", |s| {
         Slot::Int(Int::U64(&mut s.store.mapper_file_size_batch_consume_queue), 46, i32::MAX as i64)
     }),
+    key("enableCompaction", |s| Slot::Bool(&mut s.store.enable_compaction)),
+    key("compactionMappedFileSize", |s| {
+        Slot::Int(Int::U64(&mut s.store.compaction_mapped_file_size), 1, i32::MAX as i64)
+    }),
+    key("compactionCqMappedFileSize", |s| {
+        Slot::Int(Int::U64(&mut s.store.compaction_cq_mapped_file_size), 92, i32::MAX as i64 / 8)
+    }),
+    key("compactionScheduleInternal", |s| {
+        Slot::Int(Int::U64(&mut s.store.compaction_schedule_internal), 100, i32::MAX as i64)
+    }),
+    key("maxOffsetMapSize", |s| Slot::Int(Int::Usize(&mut s.store.max_offset_map_size), 1, i32::MAX as i64)),
     important("flushDiskType", |s| Slot::Word(&mut s.flush_type, FLUSH_TYPES)),
     important("flushIntervalCommitLog", |s| Slot::Int(Int::U64(&mut s.store.flush_interval_commit_log), 1, 60_000)),
     key("flushIntervalConsumeQueue", |s| Slot::Int(Int::U64(&mut s.store.flush_interval_consume_queue), 1, 600_000)),

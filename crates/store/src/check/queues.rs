@@ -310,7 +310,7 @@ impl Queues {
         let folder = |state: &State| self.root.join(state.kind.folder()).join(&*state.topic).join(state.id.to_string());
         let queues = with_records.map(folder).collect();
         let deleted = self.topics().filter(|name| !is_topic(name) && !self.has_files(name)).cloned().collect();
-        Plan { queues, deleted, batch_topics: self.batch_topics.clone() }
+        Plan { queues, deleted, batch_topics: self.batch_topics.clone(), ..Plan::default() }
     }
 
     /// Names of the topics.

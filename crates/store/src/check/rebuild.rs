@@ -25,6 +25,8 @@ pub(super) struct Plan {
     pub queues: Vec<PathBuf>,
     /// Topics whose queues are batch queues.
     pub batch_topics: HashSet<String>,
+    /// Topics whose messages may go with the log only when they are copied.
+    pub compacted_topics: HashSet<String>,
     /// Topics that were deleted while their records are still in the log.
     pub deleted: Vec<Arc<str>>,
 }
@@ -38,8 +40,9 @@ pub fn rebuild_store(config: &StoreConfig, report: &Report) -> Result<(), OpenEr
         instance.mark_running()?;
         leave_unbuilt(config, report).map_err(OpenError::io("prepare the rebuilding of", root))?;
     }
-    let batch_topics = report.plan.batch_topics.clone();
-    let store = Store::open(StoreConfig { batch_topics, ..config.clone() }, Arc::new(|_| ()))?;
+    let (batch_topics, compacted_topics) = (report.plan.batch_topics.clone(), report.plan.compacted_topics.clone());
+    let config = StoreConfig { batch_topics, compacted_topics, ..config.clone() };
+    let store = Store::open(config, Arc::new(|_| ()))?;
     for topic in &report.plan.deleted {
         store.delete_topic(topic).map_err(OpenError::io("remove the queues of a deleted topic in", root))?;
     }

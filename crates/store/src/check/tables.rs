@@ -43,6 +43,8 @@ pub(super) struct Tables {
     topics: Option<BTreeSet<String>>,
     /// Those with `queue.type=BatchCQ`.
     pub batch_topics: HashSet<String>,
+    /// Those with `cleanup.policy=COMPACTION`.
+    pub compacted_topics: HashSet<String>,
     pub groups: u64,
     offsets: ConsumerOffsetSerializeWrapper,
     /// `lmqConsumerOffset.json`, which a broker with light groups keeps in place of the other.
@@ -59,10 +61,14 @@ impl Tables {
         for name in OTHERS {
             let _: Option<IgnoredAny> = read(&path(name), findings);
         }
-        let is_batch = |config: &TopicConfig| config.attributes.get("queue.type").is_some_and(|kind| kind == "BatchCQ");
-        let listed = topics.iter().flat_map(|table| &table.topic_config_table);
+        let with = |key: &str, value: &str| {
+            let listed = topics.iter().flat_map(|table| &table.topic_config_table);
+            let has = |config: &TopicConfig| config.attributes.get(key).is_some_and(|text| text == value);
+            listed.filter(|(_, config)| has(config)).map(|(name, _)| name.clone()).collect()
+        };
         Tables {
-            batch_topics: listed.filter(|(_, config)| is_batch(config)).map(|(name, _)| name.clone()).collect(),
+            batch_topics: with("queue.type", "BatchCQ"),
+            compacted_topics: with("cleanup.policy", "COMPACTION"),
             topics: topics.map(|table| table.topic_config_table.into_keys().collect()),
             groups: groups.map_or(0, |table| table.subscription_group_table.len() as u64),
             offsets: read(&path("consumerOffset.json"), findings).unwrap_or_default(),

@@ -1,9 +1,9 @@
 //! The copy of a queue at the start: a pass that was interrupted is settled, and the end of the last pair is found.
 //!
 //! A pair is forced to the disk before the next one is begun, so only the last can have been torn. And a message leaves
-//! the log only when it is on the disk here. So after a crash the last pair ends at the first record that is unsound and
-//! that the log still has: it, and what follows, is copied again. One that the log has no more was on the disk once: it is
-//! damaged, and what follows it is kept.
+//! the log only when it is on the disk here. So after a crash the last pair ends before the first message that the log
+//! still has: it, and what follows, is copied again. One that the log has no more was on the disk once: when it cannot be
+//! read it is damaged, and what follows it is kept.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -39,7 +39,7 @@ impl Compacted {
                 })
             };
             let pair = if counted == 0 || (is_last && !(clean && ends_well()?)) {
-                let found = self.read_again(&pair, in_log)?;
+                let found = self.read_again(&pair, in_log, if is_last { in_log } else { i64::MAX })?;
                 self.write_entries(&pair, &found, is_last, faults)?;
                 // What was mapped is not looked at again.
                 Pair::new(&self.log, &self.queue, *base, found.len())
@@ -90,8 +90,8 @@ impl Compacted {
         Ok(false)
     }
 
-    /// The entries of a pair by its records.
-    fn read_again(&self, pair: &Pair, in_log: i64) -> io::Result<Vec<CqEntry>> {
+    /// The entries of a pair by its records, as far as they are before `until`.
+    fn read_again(&self, pair: &Pair, in_log: i64, until: i64) -> io::Result<Vec<CqEntry>> {
         let bytes = pair.log_bytes()?;
         let mut there = pair.raw_entries()?;
         let most = there.size_hint().0;
@@ -100,7 +100,7 @@ impl Compacted {
             let written = there.next();
             let own = sound(bytes, pair.base, position as i64).filter(|record| {
                 let is_here = record.topic() == self.topic.as_bytes() && record.queue_id() as u32 == self.queue_id;
-                is_here && record.queue_offset() >= next
+                is_here && (next..until).contains(&record.queue_offset())
             });
             // The entry leads over a damaged record that the log has no more.
             let is_lost = |entry: &CqEntry| {

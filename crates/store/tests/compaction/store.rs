@@ -180,12 +180,12 @@ fn what_the_log_has_lost_the_copy_loses_too() {
 #[test]
 fn passes_work_in_parts_when_memory_is_small() {
     let dir = tempfile::tempdir().unwrap();
-    let store = open(StoreConfig { max_offset_map_size: 300, ..settings(dir.path(), 50) });
-    put(&store, &rounds(0, 300, 20));
-    // Three keys at a time: what is left of older ones goes with the next parts.
-    wait("all parts", || all(&store).len() < 120);
+    let store = open(StoreConfig { max_offset_map_size: 400, ..settings(dir.path(), 50) });
+    put(&store, &rounds(0, 120, 8));
+    // Six keys at a time: what is left of older ones goes with the next parts.
+    wait("all parts", || all(&store).len() < 60);
     let last = newest(&all(&store));
-    assert!((280..300).all(|n| last[&format!("k{}", n % 20)].body == body(n)));
+    assert!((112..120).all(|n| last[&format!("k{}", n % 8)].body == body(n)));
 }
 
 #[test]

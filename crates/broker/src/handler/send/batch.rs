@@ -9,6 +9,7 @@ use ferromq_protocol::record::{self, BatchError, InnerMessage};
 use ferromq_protocol::topic as names;
 
 use super::lights::check_lights;
+use super::topic::check_key;
 use super::{Sends, Target, illegal_size, parts, push_key, queue_of, refuse_other_kinds, rejected};
 use crate::broker::Shared;
 use crate::handler::{Call, Refusal};
@@ -77,6 +78,8 @@ impl Sends {
         for (at, inner) in record::batch(call.request.body).enumerate() {
             let (inner, seen) = checked(at, inner, MAX_INNER_MESSAGES)?;
             check_lights(broker, target, &seen, inner.properties)?;
+            // RocketMQ takes it and compacts it away whatever it says.
+            check_key(target, &seen, inner.properties)?;
             let mut parts = parts(broker, call, header, target, inner.body, inner.properties, &seen);
             parts.flag = inner.flag;
             self.batch.push(queue, &parts).map_err(|reject| rejected(broker, reject))?;

@@ -6,8 +6,10 @@ use ferromq_protocol::code::response;
 use ferromq_protocol::header::send::SendHeader;
 use ferromq_protocol::topic as names;
 
+use super::Target;
 use crate::broker::Shared;
 use crate::handler::{Call, Refusal};
+use crate::properties::Seen;
 use crate::topics::Topic;
 
 /// The topic a name stands for, made when it is allowed (`AbstractSendMessageProcessor.msgCheck`).
@@ -51,4 +53,16 @@ fn create(broker: &Shared, call: &Call<'_>, header: &SendHeader<'_>, name: &str)
             let remark = format!("topic[{name}] not exist, apply first please!");
             Refusal::new(response::TOPIC_NOT_EXIST, remark)
         })
+}
+
+/// A message of a compacted topic has a key. `text`: its properties.
+pub(super) fn check_key(target: &Target, seen: &Seen, text: &[u8]) -> Result<(), Refusal> {
+    let is_blank = || {
+        let keys = seen.keys.as_ref().and_then(|keys| text.get(keys.clone())).unwrap_or_default();
+        String::from_utf8_lossy(keys).trim().is_empty()
+    };
+    if target.topic.is_compacted() && is_blank() {
+        return Err(Refusal::new(response::MESSAGE_ILLEGAL, "Required message key is missing"));
+    }
+    Ok(())
 }
