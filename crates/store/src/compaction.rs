@@ -10,6 +10,7 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ferromq_protocol::record::Record;
 use parking_lot::RwLock;
@@ -51,6 +52,8 @@ pub(crate) struct Places {
     /// Of a file of records and one of entries, bytes.
     sizes: [u64; 2],
     faults: Option<Arc<Faults>>,
+    /// The store closes: passes end.
+    is_closing: AtomicBool,
 }
 
 /// What a store has for its compacted topics.
@@ -70,7 +73,13 @@ impl Compaction {
         let (log, queue) = (root.join(LOG_FOLDER), root.join("compactionCq"));
         Compaction {
             is_enabled: config.enable_compaction,
-            places: Arc::new(Places { log, queue, sizes, faults: config.faults.clone() }),
+            places: Arc::new(Places {
+                log,
+                queue,
+                sizes,
+                faults: config.faults.clone(),
+                is_closing: AtomicBool::new(false),
+            }),
             positions: position::Positions::open(&root),
             topics: RwLock::new(config.compacted_topics.clone()),
             bell: Bell::default(),
@@ -89,6 +98,7 @@ impl Compaction {
 
     /// Ends the thread.
     pub fn stop(&self) {
+        self.places.is_closing.store(true, Ordering::Release);
         self.bell.stop();
     }
 }

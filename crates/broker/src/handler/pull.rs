@@ -126,8 +126,10 @@ pub(crate) fn resume(broker: &Arc<Shared>, parked: Parked) {
 /// Whether the messages of a pull may have to come from the disk.
 fn is_cold(broker: &Shared, pull: &Pull) -> bool {
     let log = broker.store.max_physical_offset() - broker.store.min_physical_offset();
+    // A compacted queue is read from the first message behind the offset.
+    let first = if pull.queue.is_compacted() { i64::MIN } else { pull.queue.min_offset() };
     log > broker.warm_log_bytes
-        && (pull.queue.min_offset()..pull.queue.max_offset()).contains(&pull.offset)
+        && (first..pull.queue.max_offset()).contains(&pull.offset)
         && !broker.store.is_in_memory(&pull.queue, pull.offset)
 }
 

@@ -82,6 +82,11 @@ impl Compacted {
         self.deleted.load(Ordering::Acquire)
     }
 
+    /// Whether nobody waits for a pass any more.
+    pub fn is_given_up(&self) -> bool {
+        self.is_deleted() || self.places.is_closing.load(Ordering::Acquire)
+    }
+
     /// The pairs as they are.
     pub fn pairs(&self) -> Pairs {
         Arc::clone(&self.pairs.read())

@@ -69,7 +69,7 @@ impl Compacted {
     pub fn pass(&self, position: i64, limit: usize) -> io::Result<Option<i64>> {
         let _replacing = self.replacing.lock();
         let pairs = self.pairs();
-        let Some((last, full)) = pairs.split_last().filter(|_| !self.is_deleted()) else { return Ok(None) };
+        let Some((last, full)) = pairs.split_last().filter(|_| !self.is_given_up()) else { return Ok(None) };
         let lost = mapped::lost_pages();
         let newest = self.gather(full, position, limit)?;
         if newest.last <= position {
@@ -83,7 +83,7 @@ impl Compacted {
         if drops {
             self.rewrite(full, last.base, &newest, lost)?;
         }
-        Ok((!self.is_deleted()).then_some(newest.last))
+        Ok((!self.is_given_up()).then_some(newest.last))
     }
 
     /// The keys of what came behind `position`.
@@ -92,13 +92,13 @@ impl Compacted {
         scan(full, position.saturating_add(1), |pair, entry| {
             let record = pair.record(entry)?;
             let noted = record.and_then(|record| Some(newest.note(keys_of(&record)?, entry.queue_offset)));
-            Ok(noted.unwrap_or(true) && !self.is_deleted())
+            Ok(noted.unwrap_or(true) && !self.is_given_up())
         })?;
         Ok(newest)
     }
 
-    /// Shows all messages in order, `None` for one that is damaged, until `f` says that it is enough or the topic is
-    /// deleted.
+    /// Shows all messages in order, `None` for one that is damaged, until `f` says that it is enough or the pass is
+    /// given up.
     fn each(
         &self,
         full: &[Arc<Pair>],
@@ -109,7 +109,7 @@ impl Compacted {
             if record.is_none() {
                 self.tell_damage(pair, entry);
             }
-            Ok(f(pair, record)? && !self.is_deleted())
+            Ok(f(pair, record)? && !self.is_given_up())
         })
     }
 
@@ -127,7 +127,7 @@ impl Compacted {
             ));
         }
         let new = match written {
-            Ok(new) if !self.is_deleted() => new,
+            Ok(new) if !self.is_given_up() => new,
             other => {
                 // Room is given back at once.
                 commit::settle(&self.log, &self.queue, faults)?;

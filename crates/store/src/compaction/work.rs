@@ -44,7 +44,9 @@ impl Inner {
             for id in ids {
                 let queue = self.queue(topic, id);
                 if let Some(copy) = queue.compacted() {
-                    copy.open(clean, queue.log_min())?;
+                    // Without a message in the log nothing can be copied again.
+                    let in_log = if queue.log_min() < queue.max_offset() { queue.log_min() } else { i64::MAX };
+                    copy.open(clean, in_log)?;
                     self.agree(&queue, copy)?;
                 }
             }

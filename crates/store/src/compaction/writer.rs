@@ -43,9 +43,10 @@ impl Writer {
     ) -> io::Result<Writer> {
         let [log, queue] = folders;
         folders.iter().try_for_each(|folder| file::create_dir_durable(folder, faults))?;
+        // An attempt before may have left one of them.
+        folders.iter().try_for_each(|folder| file::remove(&folder.join(file::name(base)), faults))?;
         let log = DataFile::create_sparse(&log.join(file::name(base)), log_size, faults)?;
-        let queue = DataFile::create_sparse(&queue.join(file::name(base)), queue_size, faults);
-        let queue = queue.inspect_err(|_| drop(file::remove(log.path(), faults)))?;
+        let queue = DataFile::create_sparse(&queue.join(file::name(base)), queue_size, faults)?;
         folders.iter().try_for_each(|folder| file::sync_dir(folder, faults))?;
         Ok(Writer::new(base, log, queue, [log_size, queue_size], [0; 2]))
     }

@@ -146,6 +146,8 @@ fn a_log_that_is_gone_does_not_let_an_offset_be_used_twice() {
     for gone in ["commitlog", "consumequeue"] {
         std::fs::remove_dir_all(dir.path().join(gone)).unwrap();
     }
+    // Nor does a process that died.
+    std::fs::write(dir.path().join("abort"), "1").unwrap();
     for round in 0..3 {
         let store = open(settings(dir.path(), 3_600_000));
         assert_eq!(all(&store)[..40], before);
