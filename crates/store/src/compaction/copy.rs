@@ -5,8 +5,8 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use ferromq_protocol::record::{BLANK_BYTES, Record};
 use parking_lot::{Mutex, RwLock};
@@ -24,6 +24,8 @@ pub(crate) struct Compacted {
     /// Folders of records and of entries.
     pub(super) log: PathBuf,
     pub(super) queue: PathBuf,
+    /// Of a file of records and one of entries, bytes: what the first ones have.
+    sizes: OnceLock<[u64; 2]>,
     pairs: RwLock<Pairs>,
     /// Where the last pair goes on; `None` until it is needed, and after an error.
     pub(super) writer: Mutex<Option<Writer>>,
@@ -51,6 +53,7 @@ impl Compacted {
             places: Arc::clone(places),
             topic,
             queue_id,
+            sizes: OnceLock::new(),
             pairs: RwLock::default(),
             writer: Mutex::default(),
             end: AtomicI64::new(0),
@@ -60,6 +63,22 @@ impl Compacted {
             replacing: Mutex::default(),
             is_stuck: AtomicBool::new(false),
             told: AtomicI64::new(-1),
+        }
+    }
+
+    /// Bytes of a file of records and of one of entries. RocketMQ does not open files of different sizes, so a queue keeps
+    /// those it has, whatever the settings say later.
+    pub(super) fn sizes(&self) -> [u64; 2] {
+        *self.sizes.get_or_init(|| self.places.sizes)
+    }
+
+    /// Takes over the sizes of files that are there.
+    pub(super) fn keep_sizes(&self, sizes: [u64; 2]) {
+        if *self.sizes.get_or_init(|| sizes) != self.places.sizes {
+            tracing::warn!(
+                ?sizes,
+                "the compacted queue {self:?} keeps the sizes of its files: compactionMappedFileSize and compactionCqMappedFileSize count for new queues"
+            );
         }
     }
 
@@ -156,10 +175,11 @@ impl Compacted {
 
     /// The writer of a pair that has room for a record of `len` bytes, behind the messages before `done`.
     fn writer_for<'a>(&self, slot: &'a mut Option<Writer>, len: usize, done: i64) -> io::Result<&'a mut Writer> {
-        let largest = self.places.sizes[0].saturating_sub(BLANK_BYTES as u64);
+        let largest = self.sizes()[0].saturating_sub(BLANK_BYTES as u64);
         if len as u64 > largest {
-            let why =
-                format!("a record of {len} bytes has no room in a file of records: raise compactionMappedFileSize");
+            let why = format!(
+                "a record of {len} bytes has no room in a file of records: compactionMappedFileSize is too small for maxMessageSize"
+            );
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, why));
         }
         if slot.is_none() {
@@ -169,7 +189,7 @@ impl Compacted {
             full.seal()?;
             self.publish(full, done);
             self.durable.fetch_max(done, Ordering::AcqRel);
-            let next = full.end_of_files().next_multiple_of(self.places.sizes[0]);
+            let next = full.end_of_files().next_multiple_of(self.sizes()[0]);
             *slot = Some(self.begin(next)?);
         }
         let writer = match slot.take() {
@@ -190,7 +210,7 @@ impl Compacted {
 
     fn begin(&self, base: u64) -> io::Result<Writer> {
         let faults = self.places.faults.as_ref();
-        let writer = Writer::create([&self.log, &self.queue], base, self.places.sizes, faults)?;
+        let writer = Writer::create([&self.log, &self.queue], base, self.sizes(), faults)?;
         let pair = Pair::new(&self.log, &self.queue, base, 0);
         let mut pairs = self.pairs.write();
         *pairs = Arc::new(pairs.iter().cloned().chain([Arc::new(pair)]).collect());

@@ -155,7 +155,7 @@ impl Compacted {
 
     /// Writes what stays into new pairs in these folders, on the disk when it returns: where each begins, and its entries.
     fn write_anew(&self, full: &[Arc<Pair>], folders: [&Path; 2], newest: &Newest) -> io::Result<Vec<(u64, usize)>> {
-        let (sizes, faults) = (self.places.sizes, self.places.faults.as_ref());
+        let (sizes, faults) = (self.sizes(), self.places.faults.as_ref());
         let (mut done, mut slot): (Vec<(u64, usize)>, Option<Writer>) = Default::default();
         let seal = |mut full: Writer| full.seal().map(|()| (full.base, full.count()));
         self.each(full, |_, record| {

@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::UNIT;
@@ -26,6 +27,12 @@ impl Compacted {
         commit::settle(&self.log, &self.queue, faults)?;
         let mut pairs = Vec::new();
         let bases = self.bases()?;
+        let size = |path: &Path| fs::metadata(path).map_or(0, |metadata| metadata.len());
+        let sizes = bases.iter().map(|base| Pair::new(&self.log, &self.queue, *base, 0));
+        let mut sizes = sizes.map(|pair| [size(pair.log_path()), size(pair.queue_path())]);
+        if let Some(sizes) = sizes.find(|[_, queue]| *queue >= UNIT as u64) {
+            self.keep_sizes(sizes);
+        }
         for base in &bases {
             let is_last = Some(base) == bases.last();
             let pair = Pair::new(&self.log, &self.queue, *base, 0);
@@ -85,7 +92,7 @@ impl Compacted {
         }
         file::remove(pair.queue_path(), faults)?;
         file::create_dir_durable(&self.queue, faults)?;
-        DataFile::create_sparse(pair.queue_path(), self.places.sizes[1], faults)?;
+        DataFile::create_sparse(pair.queue_path(), self.sizes()[1], faults)?;
         file::sync_dir(&self.queue, faults)?;
         Ok(false)
     }

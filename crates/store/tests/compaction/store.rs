@@ -81,6 +81,32 @@ fn files_are_those_of_rocketmq() {
 }
 
 #[test]
+fn a_queue_keeps_the_sizes_of_its_files() {
+    let dir = tempfile::tempdir().unwrap();
+    for round in 0..2 {
+        let times = 1 + 3 * round as u64;
+        let store = open(StoreConfig {
+            compaction_mapped_file_size: times * (RECORDS - ENTRIES),
+            compaction_cq_mapped_file_size: times * ENTRIES,
+            ..settings(dir.path(), 50)
+        });
+        put(&store, &rounds(round * 100, 100, 60));
+        wait("a pass", || all(&store).len() < 100 + 40 * round);
+        assert!(
+            (100 * round + 40..100 * round + 100)
+                .all(|n| newest(&all(&store))[&format!("k{}", n % 60)].body == body(n))
+        );
+        drop(store);
+        let sizes = copies(dir.path())
+            .map(|files| files.iter().map(|path| std::fs::metadata(path).unwrap().len()).collect::<Vec<_>>());
+        assert!(
+            sizes[0].iter().all(|size| *size == RECORDS) && sizes[1].iter().all(|size| *size == ENTRIES),
+            "{sizes:?}"
+        );
+    }
+}
+
+#[test]
 fn an_empty_body_deletes_its_key() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(settings(dir.path(), 50));
