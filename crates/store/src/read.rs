@@ -20,7 +20,7 @@ use crate::store::{Inner, Store};
 /// Entries fetched from a queue at once.
 const FETCH: usize = 64;
 /// Most messages of one read, whatever is asked for.
-const MAX_MESSAGES: u32 = 1024;
+pub(crate) const MAX_MESSAGES: u32 = 1024;
 
 /// Which end of equal timestamps a search by time wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use ferromq_protocol::record::Record;
 use super::copy::Compacted;
 use super::pair::scan;
 use crate::queue::{CqEntry, Kind, Queue};
-use crate::read::{Boundary, ReadOutcome, ReadStatus};
+use crate::read::{Boundary, MAX_MESSAGES, ReadOutcome, ReadStatus};
 use crate::store::Inner;
 
 /// How often a read begins again because the log became shorter meanwhile.
@@ -59,6 +59,8 @@ impl Inner {
         filter: &mut dyn FnMut(&CqEntry) -> bool,
         out: &mut Vec<u8>,
     ) -> ReadOutcome {
+        // Before the queue's end: what is copied by now is not beyond it.
+        let copied = copy.end();
         let mut result = ReadOutcome {
             status: ReadStatus::NoMatchedMessage,
             next_offset: offset,
@@ -67,10 +69,9 @@ impl Inner {
             count: 0,
             cold: false,
         };
-        let before = out.len();
+        let (before, max_messages) = (out.len(), max_messages.min(MAX_MESSAGES));
         let most = (self.config.max_filter_message_size as usize / Kind::Batch.unit()).max(max_messages as usize);
         let mut seen = 0;
-        let copied = copy.end();
         let read = copy.end_position().and_then(|end| {
             scan(&copy.pairs(), offset, |pair, entry| {
                 let cold = self.is_far(entry.physical_offset as u64, end as u64);
@@ -82,6 +83,10 @@ impl Inner {
                     return Ok(false);
                 }
                 seen += 1;
+                // A damaged entry leads neither back nor beyond the end; what was copied since is read the next time.
+                if !(result.next_offset..result.max_offset).contains(&entry.queue_offset) {
+                    return Ok(true);
+                }
                 if filter(entry) {
                     match pair.record(entry)? {
                         Some(record) => {
@@ -92,7 +97,7 @@ impl Inner {
                         None => copy.tell_damage(pair, entry),
                     }
                 }
-                result.next_offset = entry.end().max(result.next_offset);
+                result.next_offset = entry.end().clamp(result.next_offset, result.max_offset);
                 Ok(true)
             })
             .map(|()| seen)
