@@ -99,6 +99,11 @@ pub fn get<'a>(text: &'a [u8], name: &str) -> Option<&'a [u8]> {
     iter(text).filter(|(found, _)| *found == name.as_bytes()).last().map(|(_, value)| value)
 }
 
+/// Whether the value of `KEYS` names a key: white space is none.
+pub fn names_a_key(keys: &[u8]) -> bool {
+    !String::from_utf8_lossy(keys).trim().is_empty()
+}
+
 /// The value of `name` if it is UTF-8.
 pub fn get_str<'a>(text: &'a [u8], name: &str) -> Option<&'a str> {
     get(text, name).and_then(|value| std::str::from_utf8(value).ok())

@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use ferromq_protocol::properties;
 use ferromq_protocol::record::Record;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use crate::append;
 use crate::background::Bell;
@@ -21,6 +22,7 @@ use crate::config::StoreConfig;
 use crate::error::OpenError;
 use crate::faults::Faults;
 use crate::labels::Labels;
+use crate::mapped;
 use crate::queue::{self, Kind};
 
 mod commit;
@@ -52,6 +54,8 @@ pub(crate) struct Places {
     /// Of a file of records and one of entries, bytes.
     sizes: [u64; 2],
     faults: Option<Arc<Faults>>,
+    /// Pages that could not be read before the store was opened: what they held is not taken for nothing.
+    lost_pages: u64,
     /// The store closes: passes end.
     is_closing: AtomicBool,
 }
@@ -62,7 +66,9 @@ pub(crate) struct Compaction {
     is_enabled: bool,
     places: Arc<Places>,
     positions: position::Positions,
-    topics: RwLock<HashSet<String>>,
+    pub topics: RwLock<HashSet<String>>,
+    /// Held by the one who removes the folders of a topic, until queues may be made there again.
+    pub folders: Mutex<()>,
     bell: Bell,
 }
 
@@ -78,10 +84,12 @@ impl Compaction {
                 queue,
                 sizes,
                 faults: config.faults.clone(),
+                lost_pages: mapped::lost_pages(),
                 is_closing: AtomicBool::new(false),
             }),
             positions: position::Positions::open(&root),
             topics: RwLock::new(config.compacted_topics.clone()),
+            folders: Mutex::default(),
             bell: Bell::default(),
         }
     }
@@ -127,8 +135,7 @@ fn file_sizes(log: u64, queue: u64) -> [u64; 2] {
 
 /// The keys of a message, all of them as one text; `None` if there is nothing but white space.
 fn keys_of<'a>(record: &Record<'a>) -> Option<&'a [u8]> {
-    let keys = Labels::of(record.properties()).keys?;
-    (!String::from_utf8_lossy(keys).trim().is_empty()).then_some(keys)
+    Labels::of(record.properties()).keys.filter(|keys| properties::names_a_key(keys))
 }
 
 fn has_key(record: &Record<'_>) -> bool {

@@ -27,8 +27,8 @@ impl Store {
     pub fn topic_queue(&self, topic: &str, queue_id: u32, kind: TopicKind) -> Arc<Queue> {
         if self.queues(topic).is_empty() {
             self.inner.set_kind(topic, if kind == TopicKind::Batch { Kind::Batch } else { Kind::Simple });
-            self.inner.set_compacted(topic, kind == TopicKind::Compacted);
         }
+        self.inner.set_compacted(topic, kind == TopicKind::Compacted);
         self.queue(topic, queue_id)
     }
 

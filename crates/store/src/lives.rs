@@ -9,13 +9,17 @@ use crate::store::Inner;
 impl Inner {
     /// See [`crate::Store::delete_topic`].
     pub fn delete_topic(&self, topic: &str) -> std::io::Result<()> {
+        // The copies of a topic of this name that is made meanwhile are begun when the old ones are gone.
+        let _folders = self.compaction.folders.lock();
         let queues = {
             let mut progress = self.progress.lock();
             self.forget_snapshot(&mut progress)?;
             // Under the append lock: what is appended afterwards belongs to the topic's next life, so that the records
             // of two lives never mix in the log.
             let _tail = self.log.tail.lock();
-            let Some(queues) = self.topics.write().remove(topic) else { return Ok(()) };
+            // First: queues that are made from here on belong to no compacted topic.
+            self.compaction.topics.write().remove(topic);
+            let Some(queues) = self.topics.write().remove(topic) else { return self.remove_copies(topic) };
             let mut d = self.dispatcher.lock();
             for queue in queues.values() {
                 d.entries -= queue.max_offset();
@@ -25,7 +29,8 @@ impl Inner {
         };
         // Files that come back after a power cut would be taken for those of a topic of this name made later.
         self.set_kind(topic, Kind::Simple);
-        self.delete_compacted(topic, &queues)?;
+        queues.values().filter_map(|queue| queue.compacted()).for_each(|copy| copy.delete());
+        self.remove_copies(topic)?;
         for kind in Kind::ALL {
             file::remove_dir_durable(&self.context.place(kind).dir.join(topic), self.context.faults.as_ref())?;
         }

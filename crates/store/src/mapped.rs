@@ -36,8 +36,8 @@ impl ReadMap {
     pub fn new(file: &File, len: u64) -> io::Result<ReadMap> {
         let len = checked_len(file, len)?;
         // SAFETY: the file is at least `len` bytes long and is never truncated while mapped (see the head of this
-        // file), and bytes that are handed out as slices are never written again: `CommitLog` publishes a position
-        // only when the bytes before it are final.
+        // file), and bytes that are handed out as slices are never written again: `CommitLog` publishes a position,
+        // and a pair of a compacted queue a count, only when the bytes before it are final.
         let map = unsafe { MmapOptions::new().len(len).map(file)? };
         let guard = Guard::new(map.as_ptr() as usize, len)?;
         Ok(ReadMap { _guard: guard, map })

@@ -12,8 +12,8 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use ferromq_protocol::topic::LITE_PREFIX;
 use parking_lot::Mutex;
@@ -105,7 +105,7 @@ pub struct Queue {
     has_leftovers: AtomicBool,
     tail: Mutex<Tail>,
     /// Its copy, if its topic is compacted.
-    compacted: Option<Arc<Compacted>>,
+    compacted: OnceLock<Arc<Compacted>>,
     context: Arc<Context>,
 }
 
@@ -166,7 +166,7 @@ impl Queue {
             deleted: AtomicBool::new(false),
             has_leftovers: AtomicBool::new(false),
             tail: Mutex::default(),
-            compacted,
+            compacted: compacted.map_or_else(OnceLock::new, OnceLock::from),
             context: Arc::clone(context),
         }
     }
@@ -183,7 +183,7 @@ impl Queue {
 
     /// Offset of the first message that still exists.
     pub fn min_offset(&self) -> i64 {
-        let of_copy = self.compacted.as_ref().and_then(|copy| copy.first_offset());
+        let of_copy = self.compacted().and_then(Compacted::first_offset);
         of_copy.unwrap_or_else(|| self.log_min())
     }
 
@@ -194,11 +194,17 @@ impl Queue {
 
     /// Whether outdated messages go and the newest of each key stays (`cleanup.policy=COMPACTION`).
     pub fn is_compacted(&self) -> bool {
-        self.compacted.is_some()
+        self.compacted.get().is_some()
     }
 
     pub(crate) fn compacted(&self) -> Option<&Compacted> {
-        self.compacted.as_deref()
+        self.compacted.get().map(Arc::as_ref)
+    }
+
+    /// It is compacted from now on, unless it is already.
+    pub(crate) fn set_compacted(&self, copy: Arc<Compacted>) {
+        // Whoever was first made the same copy.
+        let _ = self.compacted.set(copy);
     }
 
     /// One more than the offset of the last message consumers can read.

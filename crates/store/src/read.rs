@@ -315,8 +315,14 @@ impl Inner {
             Boundary::Lower => queue.partition(first, end, |e| stored(e).is_some_and(|t| t >= time_ms)),
             Boundary::Upper => {
                 let after = queue.partition(first, end, |e| stored(e).is_some_and(|t| t > time_ms));
-                // RocketMQ's 0, raised to the queue's minimum, if there is none.
-                if after == first { first } else { after - 1 }
+                if after > first {
+                    after - 1
+                } else if let Some(last) = queue.compacted().and_then(|copy| self.last_of_copy(copy)) {
+                    return last;
+                } else {
+                    // RocketMQ's 0, raised to the queue's minimum, if there is none.
+                    first
+                }
             }
         };
         queue.offset_at(index)

@@ -9,6 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::COMPACTING;
+use super::writer::unsynced;
 use crate::file::{self, DataFile, MaybeFaults};
 
 /// Name of the note, in the folder of new files of records.
@@ -33,7 +34,7 @@ impl Commit {
         let folder = log.join(COMPACTING);
         let note = DataFile::create_sparse(&folder.join(NOTE), 0, faults)?;
         note.write_at(&self.encode(), 0)?;
-        note.sync()?;
+        note.sync().map_err(unsynced)?;
         file::sync_dir(&folder, faults)
     }
 

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use ferromq_protocol::record::{BLANK_BYTES, Record};
+use ferromq_protocol::record::Record;
 use parking_lot::{Mutex, RwLock};
 
 use super::pair::{Pair, Pairs, seek};
@@ -175,13 +175,6 @@ impl Compacted {
 
     /// The writer of a pair that has room for a record of `len` bytes, behind the messages before `done`.
     fn writer_for<'a>(&self, slot: &'a mut Option<Writer>, len: usize, done: i64) -> io::Result<&'a mut Writer> {
-        let largest = self.sizes()[0].saturating_sub(BLANK_BYTES as u64);
-        if len as u64 > largest {
-            let why = format!(
-                "a record of {len} bytes has no room in a file of records: compactionMappedFileSize is too small for maxMessageSize"
-            );
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, why));
-        }
         if slot.is_none() {
             *slot = self.reopen()?;
         }
@@ -284,6 +277,13 @@ impl Compacted {
         *self.writer.lock() = None;
         *self.pairs.write() = Arc::default();
         self.first.store(-1, Ordering::Release);
+    }
+
+    /// Says that a read failed, once for the same offset.
+    pub fn tell_unreadable(&self, offset: i64, error: &io::Error) {
+        if self.told.swap(offset, Ordering::Relaxed) != offset {
+            tracing::error!("the compacted queue {self:?} cannot be read at {offset}: {error}");
+        }
     }
 
     /// Says that a record cannot be read, once for the same.

@@ -19,6 +19,7 @@ use super::writer::Writer;
 use super::{COMPACTING, keys_of};
 use crate::file;
 use crate::mapped;
+use crate::queue::CqEntry;
 
 /// What a key takes in memory beyond its text, bytes.
 const KEY_COST: usize = 64;
@@ -70,7 +71,6 @@ impl Compacted {
         let _replacing = self.replacing.lock();
         let pairs = self.pairs();
         let Some((last, full)) = pairs.split_last().filter(|_| !self.is_given_up()) else { return Ok(None) };
-        let lost = mapped::lost_pages();
         let newest = self.gather(full, position, limit)?;
         if newest.last <= position {
             return Ok(None);
@@ -81,7 +81,7 @@ impl Compacted {
             Ok(!drops)
         })?;
         if drops {
-            self.rewrite(full, last.base, &newest, lost)?;
+            self.rewrite(full, last.base, &newest)?;
         }
         Ok((!self.is_given_up()).then_some(newest.last))
     }
@@ -90,7 +90,7 @@ impl Compacted {
     fn gather(&self, full: &[Arc<Pair>], position: i64, limit: usize) -> io::Result<Newest> {
         let mut newest = Newest::new(limit);
         scan(full, position.saturating_add(1), |pair, entry| {
-            let record = pair.record(entry)?;
+            let record = self.readable(pair, entry)?;
             let noted = record.and_then(|record| Some(newest.note(keys_of(&record)?, entry.queue_offset)));
             Ok(noted.unwrap_or(true) && !self.is_given_up())
         })?;
@@ -104,28 +104,30 @@ impl Compacted {
         full: &[Arc<Pair>],
         mut f: impl FnMut(&Pair, Option<Record<'_>>) -> io::Result<bool>,
     ) -> io::Result<()> {
-        scan(full, i64::MIN, |pair, entry| {
-            let record = pair.record(entry)?;
-            if record.is_none() {
-                self.tell_damage(pair, entry);
-            }
-            Ok(f(pair, record)? && !self.is_given_up())
-        })
+        scan(full, i64::MIN, |pair, entry| Ok(f(pair, self.readable(pair, entry)?)? && !self.is_given_up()))
     }
 
-    /// Writes what stays and puts it in the place of the `full` pairs, which end before `boundary`. `lost`: pages that the
-    /// disk could not read before the pass.
-    fn rewrite(&self, full: &[Arc<Pair>], boundary: u64, newest: &Newest, lost: u64) -> io::Result<()> {
+    /// A record, `None` if it is damaged. An error when the disk could not read some page since the start: then it is zeros
+    /// until the next start, and nobody knows what it held.
+    fn readable<'a>(&self, pair: &'a Pair, entry: &CqEntry) -> io::Result<Option<Record<'a>>> {
+        let record = pair.record(entry)?;
+        if record.is_none() {
+            self.tell_damage(pair, entry);
+            if mapped::lost_pages() != self.places.lost_pages {
+                return Err(io::Error::other(
+                    "the disk cannot read pages of it: what they hold would be lost; look at the kernel's log, and replace the disk",
+                ));
+            }
+        }
+        Ok(record)
+    }
+
+    /// Writes what stays and puts it in the place of the `full` pairs, which end before `boundary`.
+    fn rewrite(&self, full: &[Arc<Pair>], boundary: u64, newest: &Newest) -> io::Result<()> {
         let faults = self.places.faults.as_ref();
         commit::settle(&self.log, &self.queue, faults)?;
         let folders = [&self.log, &self.queue].map(|folder| folder.join(COMPACTING));
         let written = self.write_anew(full, [&folders[0], &folders[1]], newest);
-        if mapped::lost_pages() != lost {
-            commit::settle(&self.log, &self.queue, faults)?;
-            return Err(io::Error::other(
-                "the disk cannot read pages of it: what they hold would be lost; look at the kernel's log, and replace the disk",
-            ));
-        }
         let new = match written {
             Ok(new) if !self.is_given_up() => new,
             other => {

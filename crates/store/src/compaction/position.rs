@@ -1,8 +1,8 @@
 //! How far the passes came, by queue (RocketMQ 5.5 `CompactionPositionMgr`, `compaction/position-checkpoint`). When the file
-//! is lost a pass looks at more than it had to, and finds the same: so it is written like the tables of the broker, not
-//! through the door of what must not be lost.
+//! is lost a pass looks at more than it had to, and finds the same; what it says too much is taken back at the start. So it is
+//! written like the tables of the broker, not through the door of what must not be lost.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -44,6 +44,20 @@ impl Positions {
         self.table.lock().queue_offset_map.get(&name(topic, queue_id)).copied().unwrap_or(-1)
     }
 
+    /// Notes that messages behind `most` have not been looked at: they are copied again.
+    pub fn lower(&self, topic: &str, queue_id: u32, most: i64) -> io::Result<()> {
+        if self.of(topic, queue_id) <= most { Ok(()) } else { self.set(topic, queue_id, Some(most)) }
+    }
+
+    /// Forgets all but these queues.
+    pub fn keep(&self, queues: &BTreeSet<(&str, u32)>) -> io::Result<()> {
+        let names: BTreeSet<String> = queues.iter().map(|(topic, id)| name(topic, *id)).collect();
+        let mut table = self.table.lock();
+        let before = table.queue_offset_map.len();
+        table.queue_offset_map.retain(|name, _| names.contains(name));
+        if table.queue_offset_map.len() == before { Ok(()) } else { self.store(&table) }
+    }
+
     /// Notes it, durably.
     pub fn set(&self, topic: &str, queue_id: u32, position: Option<i64>) -> io::Result<()> {
         let mut table = self.table.lock();
@@ -52,7 +66,11 @@ impl Positions {
             Some(position) => table.queue_offset_map.insert(name, position),
             None => table.queue_offset_map.remove(&name),
         };
-        json_file::store(&self.path, &json::to_vec_standard(&*table).map_err(io::Error::other)?)
+        self.store(&table)
+    }
+
+    fn store(&self, table: &Table) -> io::Result<()> {
+        json_file::store(&self.path, &json::to_vec_standard(table).map_err(io::Error::other)?)
     }
 }
 

@@ -33,8 +33,9 @@ impl Compacted {
         if let Some(sizes) = sizes.find(|[_, queue]| *queue >= UNIT as u64) {
             self.keep_sizes(sizes);
         }
-        for base in &bases {
-            let is_last = Some(base) == bases.last();
+        // From the last on: when nothing is left of it, the one before it is the last, and goes on behind what is sound.
+        let mut is_last = true;
+        for base in bases.iter().rev() {
             let pair = Pair::new(&self.log, &self.queue, *base, 0);
             let had_entries = self.complete(&pair, faults)?;
             let counted = if had_entries { pair.found_entries()? } else { 0 };
@@ -46,7 +47,8 @@ impl Compacted {
                 })
             };
             let pair = if counted == 0 || (is_last && !(clean && ends_well()?)) {
-                let found = self.read_again(&pair, in_log, if is_last { in_log } else { i64::MAX })?;
+                let until = if Some(base) == bases.last() { in_log } else { i64::MAX };
+                let found = self.read_again(&pair, in_log, until)?;
                 self.write_entries(&pair, &found, is_last, faults)?;
                 // What was mapped is not looked at again.
                 Pair::new(&self.log, &self.queue, *base, found.len())
@@ -55,10 +57,12 @@ impl Compacted {
             };
             if pair.count() > 0 {
                 pairs.push(Arc::new(pair));
+                is_last = false;
             } else {
                 remove(&pair, faults)?;
             }
         }
+        pairs.reverse();
         self.take_over(pairs)
     }
 
@@ -111,8 +115,10 @@ impl Compacted {
             });
             // The entry leads over a damaged record that the log has no more.
             let is_lost = |entry: &CqEntry| {
+                let room = pair.base + bytes.len() as u64 - position;
+                let fits = entry.size > 0 && entry.size as u64 <= room;
                 let is_own = entry.is_written() && entry.physical_offset as u64 == position;
-                is_own && (next..in_log).contains(&entry.queue_offset)
+                is_own && fits && (next..in_log).contains(&entry.queue_offset)
             };
             let Some(entry) = own.map(|record| entry_of(&record, position)).or_else(|| written.filter(is_lost)) else {
                 break;

@@ -26,7 +26,8 @@ impl Inner {
     ) -> ReadOutcome {
         let (before, mut tries) = (out.len(), 0);
         loop {
-            let (copied, log_start) = (copy.end(), self.log.start());
+            // In this order: what leaves the log between the two is in the copy.
+            let (log_start, copied) = (self.log.start(), copy.end());
             let from = if offset < copied {
                 let outcome = self.read_copy((queue, copy), offset, limits, filter, out);
                 if outcome.status != ReadStatus::NoMatchedMessage || outcome.next_offset < copied {
@@ -107,7 +108,7 @@ impl Inner {
             Ok(seen) if seen < most && result.count == 0 => result.next_offset = copied.max(result.next_offset),
             Ok(_) => {}
             Err(error) => {
-                tracing::error!("the compacted queue {copy:?} cannot be read at {offset}: {error}");
+                copy.tell_unreadable(offset, &error);
                 if result.count == 0 {
                     result.status = ReadStatus::OffsetFoundNull;
                 }
@@ -170,6 +171,12 @@ impl Inner {
             Ok(None)
         };
         self.told(copy, search()).flatten()
+    }
+
+    /// The offset of the last message of the copy.
+    pub fn last_of_copy(&self, copy: &Compacted) -> Option<i64> {
+        let last = copy.pairs().iter().rev().find_map(|pair| pair.last().transpose()).transpose();
+        self.told(copy, last).flatten().map(|entry| entry.queue_offset)
     }
 
     fn told<T>(&self, copy: &Compacted, found: io::Result<T>) -> Option<T> {

@@ -14,6 +14,7 @@ use super::{Compacted, Compaction};
 use crate::append;
 use crate::failure::is_out_of_space;
 use crate::file;
+use crate::mapped;
 use crate::queue::{self, Queue};
 use crate::read::ReadStatus;
 use crate::store::{Inner, Queues};
@@ -28,29 +29,36 @@ const COPY_MESSAGES: u32 = 1024;
 impl Inner {
     /// Opens the copies there are and makes each agree with its queue. After recovery, before any thread.
     pub fn open_compaction(&self, clean: bool) -> io::Result<()> {
-        let topics: Vec<String> = self.compaction.topics.read().iter().cloned().collect();
-        if !self.compaction.is_enabled {
-            if !topics.is_empty() {
-                tracing::warn!(
-                    "enableCompaction=false: topics with cleanup.policy=COMPACTION are kept like others, and lose their messages with the log"
-                );
-            }
-            return Ok(());
+        let Compaction { is_enabled, places, positions, topics, .. } = &self.compaction;
+        let topics: Vec<String> = topics.read().iter().cloned().collect();
+        if !is_enabled && !topics.is_empty() {
+            tracing::warn!(
+                "enableCompaction=false: topics with cleanup.policy=COMPACTION are kept like others, and lose their messages with the log"
+            );
         }
-        let places = &self.compaction.places;
+        let mut known = BTreeSet::new();
         for topic in topics.iter().filter(|topic| append::is_folder_name(topic)) {
             let mut ids: BTreeSet<u32> = queue::queues_of(&places.log.join(topic))?.into_iter().collect();
             ids.extend(queue::queues_of(&places.queue.join(topic))?);
             for id in ids {
                 let queue = self.queue(topic, id);
-                if let Some(copy) = queue.compacted() {
-                    // Without a message in the log nothing can be copied again.
-                    let in_log = if queue.log_min() < queue.max_offset() { queue.log_min() } else { i64::MAX };
-                    copy.open(clean, in_log)?;
-                    self.agree(&queue, copy)?;
+                // Without a message in the log nothing can be copied again.
+                let in_log = if queue.log_min() < queue.max_offset() { queue.log_min() } else { i64::MAX };
+                match queue.compacted() {
+                    Some(copy) => {
+                        copy.open(clean, in_log)?;
+                        self.agree(&queue, copy)?;
+                        positions.lower(topic, id, copy.end() - 1)?;
+                    }
+                    // Not now: but what a crash has torn would not be seen any more when it is.
+                    None if !clean => Compacted::new(places, topic.as_str().into(), id).open(clean, in_log)?,
+                    None => {}
                 }
+                known.insert((topic.as_str(), id));
             }
         }
+        // A position without a copy would let a pass look too late when there is one.
+        positions.keep(&known)?;
         self.dispatcher.lock().entries = self.all_queues().iter().map(|queue| queue.max_offset()).sum();
         Ok(())
     }
@@ -67,12 +75,7 @@ impl Inner {
             return queue.begin_at(copied);
         }
         tracing::warn!("the log has lost messages of {queue:?}: its compacted copy, which goes on to {copied}, is cut");
-        copy.cut(end)?;
-        let position = self.compaction.positions.of(&copy.topic, copy.queue_id);
-        if position >= end {
-            self.compaction.positions.set(&copy.topic, copy.queue_id, Some(end - 1))?;
-        }
-        Ok(())
+        copy.cut(end)
     }
 
     /// The thread's life.
@@ -83,8 +86,8 @@ impl Inner {
             let queues = self.compacted_queues();
             let now = Instant::now();
             self.copy_all(&queues, 0);
-            if now >= pass_at && !self.failure.is_set() {
-                queues.iter().for_each(|queue| self.compact(queue));
+            if now >= pass_at {
+                queues.iter().filter(|_| !self.failure.is_set()).for_each(|queue| self.compact(queue));
                 pass_at = Instant::now() + every;
             }
             let wake_at = if queues.is_empty() { now + IDLE_PERIOD } else { (now + COPY_PERIOD).min(pass_at.max(now)) };
@@ -95,10 +98,11 @@ impl Inner {
     }
 
     fn compacted_queues(&self) -> Vec<Arc<Queue>> {
-        let compacted = self.compaction.topics.read();
+        // One lock after the other: who makes a queue holds the second and wants the first.
+        let compacted: Vec<String> = self.compaction.topics.read().iter().cloned().collect();
         let topics = self.topics.read();
         let queues = compacted.iter().filter_map(|topic| topics.get(topic.as_str())).flat_map(|queues| queues.values());
-        queues.filter(|queue| queue.compacted().is_some()).cloned().collect()
+        queues.filter(|queue| queue.is_compacted()).cloned().collect()
     }
 
     /// Whether the copies have, on the disk, all messages before `position` of the log; copies what they lack.
@@ -133,6 +137,14 @@ impl Inner {
             if outcome.status == ReadStatus::OffsetFoundNull {
                 return Err(io::Error::other(format!("the consume queue cannot be read at {from}")));
             }
+            // A page that could not be read once is zeros until the next start; nobody knows what it held.
+            let copied = records(&bytes).count() as i64;
+            if outcome.next_offset - from > copied && mapped::lost_pages() != self.compaction.places.lost_pages {
+                return Err(io::Error::other(format!(
+                    "the disk cannot read pages of the log, and messages between {from} and {} are missing; look at the kernel's log, and replace the disk",
+                    outcome.next_offset
+                )));
+            }
             // What the disk of the log has not could be lost there and come again with other offsets.
             let end_of = |record: &Record<'_>| record.physical_offset() as u64 + record.bytes().len() as u64;
             let durable = records(&bytes).take_while(|record| end_of(record) <= flushed);
@@ -151,6 +163,11 @@ impl Inner {
         loop {
             let passed = copy.pass(positions.of(&copy.topic, copy.queue_id), self.config.max_offset_map_size);
             let Some(Some(position)) = self.note_outcome("compacting a queue", copy, passed) else { return };
+            // A topic that is deleted meanwhile leaves no position to the next of its name.
+            let _replacing = copy.replacing.lock();
+            if copy.is_given_up() {
+                return;
+            }
             if let Err(error) = positions.set(&copy.topic, copy.queue_id, Some(position)) {
                 tracing::warn!("how far compaction came cannot be noted: {error}; it looks at all messages again");
                 return;
@@ -181,34 +198,39 @@ impl Inner {
         None
     }
 
-    /// Removes the copies of a topic that is deleted; `queues` were its queues.
-    pub fn delete_compacted(&self, topic: &str, queues: &Queues) -> io::Result<()> {
-        if self.compaction.topics.write().remove(topic) {
-            queues.values().filter_map(|queue| queue.compacted()).for_each(|copy| copy.delete());
-            self.remove_copies(topic)?;
-        }
-        Ok(())
-    }
-
-    /// Whether queues of the topic that are made from now on are compacted. What a topic of this name has left, as
-    /// RocketMQ leaves it, goes.
+    /// Whether queues of the topic are compacted from now on, those that are there too. What a topic of this name has left,
+    /// as RocketMQ leaves it, goes.
     pub fn set_compacted(&self, topic: &str, is_compacted: bool) {
         let compaction = &self.compaction;
-        if compaction.topics.read().contains(topic) == is_compacted || !append::is_folder_name(topic) {
+        let is_so = || compaction.topics.read().contains(topic) == is_compacted || !append::is_folder_name(topic);
+        if is_so() {
             return;
         }
-        let mut topics = compaction.topics.write();
+        let _folders = compaction.folders.lock();
+        if is_so() {
+            return;
+        }
         if !is_compacted {
-            topics.remove(topic);
-        } else if topics.insert(topic.to_owned())
-            && compaction.is_enabled
+            compaction.topics.write().remove(topic);
+            return;
+        }
+        if compaction.is_enabled
             && let Err(error) = self.remove_copies(topic)
         {
             self.fail("removing what a deleted topic left in the compaction folder", &error);
         }
+        compaction.topics.write().insert(topic.to_owned());
+        // Whoever sent to it, or delivered a message, before it was known to be compacted has made queues without a copy.
+        let name = Arc::from(topic);
+        for queue in self.topics.read().get(topic).into_iter().flat_map(Queues::values) {
+            if let Some(copy) = compaction.copy_for(&name, queue.id(), queue.kind()) {
+                queue.set_compacted(copy);
+            }
+        }
     }
 
-    fn remove_copies(&self, topic: &str) -> io::Result<()> {
+    /// Removes the copies of a topic whose queues are gone. With `folders` held.
+    pub fn remove_copies(&self, topic: &str) -> io::Result<()> {
         let Compaction { places, positions, .. } = &self.compaction;
         let folders = [&places.log, &places.queue].map(|root| root.join(topic));
         for id in queue::queues_of(&folders[0])? {

@@ -84,6 +84,14 @@ impl Writer {
 
     /// Adds a record for which there is room.
     pub fn add(&mut self, record: &Record<'_>) -> io::Result<()> {
+        let largest = self.log_size.saturating_sub(BLANK_BYTES as u64);
+        if record.bytes().len() as u64 > largest {
+            let why = format!(
+                "a record of {} bytes has no room in a file of records: compactionMappedFileSize is too small for maxMessageSize",
+                record.bytes().len()
+            );
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, why));
+        }
         let position = self.base + self.log_end + self.records.len() as u64;
         let at = self.records.len();
         self.records.extend_from_slice(record.bytes());
@@ -113,9 +121,9 @@ impl Writer {
     }
 
     /// Forces what was written to the disk, records first: an entry never leads to what a power cut took.
+    /// What a failed sync has lost nobody knows: its error is none that passes.
     pub fn sync(&self) -> io::Result<()> {
-        self.log.sync()?;
-        self.queue.sync()
+        self.log.sync().and_then(|()| self.queue.sync()).map_err(unsynced)
     }
 
     /// Says in both files that they are full, and forces them to the disk.
@@ -133,6 +141,11 @@ impl Writer {
         }
         self.sync()
     }
+}
+
+/// The error of a sync, which is final whatever it was: the kernel reports it once and takes the pages for written.
+pub(super) fn unsynced(error: io::Error) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("the disk refused a sync: {error}"))
 }
 
 /// The entry of a record that stands at `position`.

@@ -1,6 +1,8 @@
 //! What stays and what goes, how it is read, and what a start makes of it.
 
+use std::collections::HashSet;
 use std::path::Path;
+use std::sync::Arc;
 
 use ferromq_protocol::properties;
 use ferromq_store::{Boundary, ReadStatus, Severity, StoreConfig, TopicKind, check_store};
@@ -321,4 +323,33 @@ fn damage_costs_the_message_it_hits() {
     let mut batch = ferromq_store::AppendBatch::default();
     batch.push(&queue(&store), &no_key).unwrap();
     store.append(&mut batch).unwrap();
+}
+
+#[test]
+fn queues_that_were_there_before_their_topic_are_compacted_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(StoreConfig { compacted_topics: HashSet::new(), ..settings(dir.path(), 50) });
+    // As a delayed message of a deleted topic makes one, before the topic is made again.
+    let early = [store.queue(TOPIC, 0), store.queue(TOPIC, 3)];
+    assert!(early.iter().all(|queue| !queue.is_compacted()));
+    assert!(Arc::ptr_eq(&queue(&store), &early[0]) && early.iter().all(|queue| queue.is_compacted()));
+    put(&store, &rounds(0, 200, 5));
+    wait("a pass", || all(&store).len() < 60);
+}
+
+#[test]
+fn a_position_that_says_too_much_brings_no_deleted_key_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(settings(dir.path(), 3_600_000));
+    put(&store, &rounds(0, 30, 1));
+    drop(store);
+    // As after a start that has cut the copy, and a second crash.
+    let position = dir.path().join("compaction/position-checkpoint");
+    std::fs::write(&position, format!("{{\"queueOffsetMap\":{{\"{TOPIC}_0\":150,\"{TOPIC}_1\":7}}}}")).unwrap();
+    let store = open(settings(dir.path(), 50));
+    let text = std::fs::read_to_string(&position).unwrap();
+    assert!(!text.contains("150") && !text.contains(&format!("{TOPIC}_1")), "{text}");
+    put(&store, &[("k0".to_owned(), Vec::new())]);
+    put(&store, &rounds(1000, 100, 1_000_000));
+    wait("the key goes", || all(&store).iter().all(|seen| seen.key != "k0"));
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ferromq_protocol::code::response;
 use ferromq_protocol::header::send::SendHeader;
-use ferromq_protocol::topic as names;
+use ferromq_protocol::{properties, topic as names};
 
 use super::Target;
 use crate::broker::Shared;
@@ -57,11 +57,8 @@ fn create(broker: &Shared, call: &Call<'_>, header: &SendHeader<'_>, name: &str)
 
 /// A message of a compacted topic has a key. `text`: its properties.
 pub(super) fn check_key(target: &Target, seen: &Seen, text: &[u8]) -> Result<(), Refusal> {
-    let is_blank = || {
-        let keys = seen.keys.as_ref().and_then(|keys| text.get(keys.clone())).unwrap_or_default();
-        String::from_utf8_lossy(keys).trim().is_empty()
-    };
-    if target.topic.is_compacted() && is_blank() {
+    let has_key = || seen.keys.as_ref().and_then(|keys| text.get(keys.clone())).is_some_and(properties::names_a_key);
+    if target.topic.is_compacted() && !has_key() {
         return Err(Refusal::new(response::MESSAGE_ILLEGAL, "Required message key is missing"));
     }
     Ok(())
