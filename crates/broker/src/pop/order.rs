@@ -5,7 +5,7 @@
 //! pop it meanwhile. The group's offset is moved by the caller, behind what is acknowledged without a gap. The file is
 //! written from time to time; what is newer stands in the revive topic (`log.rs`) and is read back at the start.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,7 +17,7 @@ use ferromq_protocol::pop::{self, Origin};
 use parking_lot::Mutex;
 
 use super::take::PopRequest;
-use crate::offsets::with_pair;
+use crate::offsets::{SEPARATOR, with_pair};
 use crate::persist;
 
 /// File name in the store's `config` folder.
@@ -83,6 +83,12 @@ impl OrderPops {
 
     fn look<R>(&self, topic: &str, group: &str, queue_id: u32, f: impl FnOnce(&OrderInfo) -> Option<R>) -> Option<R> {
         with_pair(topic, group, |pair| self.table.lock().get(pair)?.get(&queue_id).and_then(f))
+    }
+
+    /// Groups with pops.
+    pub(crate) fn groups(&self) -> BTreeSet<String> {
+        let table = self.table.lock();
+        table.keys().filter_map(|pair| pair.split_once(SEPARATOR)).map(|(_, group)| group.to_owned()).collect()
     }
 
     /// Notes a pop; how often each message was popped before, as `orderCountInfo` says it.

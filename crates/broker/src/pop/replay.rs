@@ -42,6 +42,10 @@ pub(crate) fn replay(broker: &Shared) {
     for id in 0..broker.pops.revive_queues() {
         broker.pops.foreign.begin(id, end_of(broker, id));
     }
+    for group in broker.order_pops.groups() {
+        // A pop may have made it that its file does not have yet: without it the next writing of the file would forget what is popped.
+        let _ = broker.groups.find(&group);
+    }
     for ((topic, group, queue_id), mut pops) in newest {
         // What a group popped of one queue stands in several revive queues: the log's order decides.
         pops.sort_unstable();

@@ -167,9 +167,18 @@ pub fn pop_all(bench: &Bench, header: &PopMessageHeader<'_>, n: usize) -> Vec<Me
 }
 
 /// Starts another broker on what a kill at this moment leaves behind.
-pub fn kill(mut bench: Bench, config: BrokerConfig) -> Bench {
+pub fn kill(bench: Bench, config: BrokerConfig) -> Bench {
+    kill_before(bench, config, &[])
+}
+
+/// The same before these files of its tables were written.
+pub fn kill_before(mut bench: Bench, config: BrokerConfig, unwritten: &[&str]) -> Bench {
     let left = tempfile::tempdir().unwrap();
     killed_copy(bench.folder.path(), left.path());
+    for file in unwritten {
+        let path = left.path().join("config").join(file);
+        assert!(!path.exists() || std::fs::remove_file(path).is_ok());
+    }
     // The killed one is put away, its folder is not looked at again.
     bench.client.close();
     bench.broker.take().unwrap().shutdown();

@@ -101,3 +101,15 @@ fn an_acknowledgement_wakes_who_waits_for_the_queue() {
         assert_eq!(bodies(&waiting.join().unwrap()), ["1"]);
     });
 }
+
+#[test]
+fn a_pop_that_made_its_group_is_remembered_when_the_group_was_not_written() {
+    let bench = small();
+    fill(&bench, "T", 0..1);
+    let long = PopMessageHeader { invisible_time: 60_000, ..ordered(1) };
+    assert_eq!(bodies(&pop(&bench, &long).1), ["0"]);
+    let unwritten = ["subscriptionGroup.json", "subscriptionGroup.json.bak", "consumerOrderInfo.json"];
+    let bench = kill_before(bench, config(), &unwritten);
+    let bench = restart(bench, config());
+    assert!(pop(&bench, &long).1.is_empty(), "handed out before its time");
+}

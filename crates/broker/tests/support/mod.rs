@@ -213,9 +213,24 @@ pub fn killed_copy(from: &std::path::Path, to: &std::path::Path) {
         if entry.file_type().unwrap().is_dir() {
             std::fs::create_dir_all(&target).unwrap();
             killed_copy(&entry.path(), &target);
-        } else if let Err(error) = std::fs::copy(entry.path(), target) {
-            // A file may be renamed into its place meanwhile.
-            assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{}: {error}", entry.path().display());
+        } else {
+            copy_while_written(&entry.path(), &target);
         }
     }
+}
+
+/// Copies a file that may be replaced meanwhile: its predecessor is renamed before it is, so that for a moment none bears
+/// the name. A kill in that moment would leave the predecessor, which may not have been there when the folder was listed.
+fn copy_while_written(from: &std::path::Path, to: &std::path::Path) {
+    let is_temporary = from.extension().is_some_and(|extension| extension == "tmp");
+    let gone = |error: &std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
+    for _ in 0..1000 {
+        match std::fs::copy(from, to) {
+            Ok(_) => return,
+            Err(error) if gone(&error) && is_temporary => return,
+            Err(error) => assert!(gone(&error), "{}: {error}", from.display()),
+        }
+        std::thread::yield_now();
+    }
+    // A file of the store that was deleted.
 }
