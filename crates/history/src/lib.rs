@@ -11,12 +11,23 @@
 //! scan     the whole of a queue from an offset on, as it reads now
 //! fault    a kill, a power cut, a failing disk; and how much it may take back
 //! ```
+//!
+//! What consumers are promised beyond that has judges of its own, which are told things as they happen: [`Popped`],
+//! [`Ordered`] and [`Once`], each with a [`Tally`] at the end.
 
 mod checker;
+mod once;
+mod ordered;
+mod popped;
 mod report;
+mod tally;
 
 pub use checker::Checker;
+pub use once::{Must, Once};
+pub use ordered::Ordered;
+pub use popped::Popped;
 pub use report::{Report, Violation};
+pub use tally::Tally;
 
 /// Something a client did or saw.
 #[derive(Clone, Debug, PartialEq, Eq)]
