@@ -136,8 +136,8 @@ impl Lab {
         Ok(path)
     }
 
-    /// Removes what the last case of this thread left: stores take gigabytes.
-    fn sweep(&self) {
+    /// Removes what this thread's case has made, at its end if not before: stores take gigabytes.
+    pub fn sweep(&self) {
         let me = std::thread::current().id();
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         let mine: Vec<PathBuf> = made.extract_if(.., |(id, _)| *id == me).map(|(_, path)| path).collect();
