@@ -274,6 +274,14 @@ func message(m *primitive.MessageExt) lines.Row {
 	return r
 }
 
+// All of a message, or only where it is.
+func shown(m *primitive.MessageExt, brief bool) lines.Row {
+	if brief {
+		return lines.Row{}.Put("queue", m.Queue.QueueId).Put("offset", m.QueueOffset)
+	}
+	return message(m)
+}
+
 func subscribe(args url.Values) error {
 	name := args.Get("name")
 	model := consumer.Clustering
@@ -296,10 +304,13 @@ func subscribe(args url.Values) error {
 	if args.Has("sql") {
 		selector = consumer.MessageSelector{Type: consumer.SQL92, Expression: args.Get("sql")}
 	}
+	// How long the listener takes for a message.
+	pause, brief := time.Duration(lines.Num(args, "pause", 0))*time.Millisecond, args.Get("brief") == "true"
 	err = c.Subscribe(args.Get("topic"), selector, func(_ context.Context, messages ...*primitive.MessageExt) (consumer.ConsumeResult, error) {
 		later := false
 		for _, m := range messages {
-			lines.Line("event %s %s", name, message(m).Put("at", time.Now().UnixMilli()))
+			time.Sleep(pause)
+			lines.Line("event %s %s", name, shown(m, brief).Put("at", time.Now().UnixMilli()))
 			// Every message is asked for again until it has come so often.
 			later = later || int(m.ReconsumeTimes) < lines.Num(args, "fail", 0)
 		}

@@ -17,6 +17,7 @@ mod http;
 mod http_doors;
 mod later;
 mod lmq;
+mod members;
 mod mixed;
 mod mqadmin;
 mod order;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
     cases.extend(fields::cases());
     cases.extend(read::cases());
     cases.extend(consume::cases());
+    cases.extend(members::cases());
     cases.extend(reply::cases());
     cases.extend(order::cases());
     cases.extend(transaction::cases());

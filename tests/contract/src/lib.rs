@@ -9,6 +9,7 @@ pub mod flood;
 pub mod inject;
 mod java;
 pub mod load;
+pub mod owners;
 pub mod proxy;
 pub mod record;
 pub mod runner;

@@ -204,6 +204,7 @@ public final class Driver {
         producer.setCompressMsgBodyOverHowmuch(args.num("compressover", Integer.MAX_VALUE));
         producer.setDefaultTopicQueueNums(args.num("queues", 4));
         producer.setNamespace(args.get("namespace", null));
+        producer.setPollNameServerInterval(args.num("poll", 30_000));
         producer.start();
         PRODUCERS.put(args.need("name"), producer);
     }
@@ -368,6 +369,11 @@ public final class Driver {
         return row;
     }
 
+    /** All of a message, or only where it is. */
+    private static Row shown(MessageExt m, boolean brief) {
+        return brief ? new Row().put("queue", m.getQueueId()).put("offset", m.getQueueOffset()) : message(m);
+    }
+
     private static void consumer(Args args) throws Exception {
         String name = args.need("name");
         DefaultMQPushConsumer consumer = new DefaultMQPushConsumer(args.need("group"),
@@ -382,6 +388,10 @@ public final class Driver {
         Model.set(consumer, args.get("model", "CLUSTERING"));
         consumer.setNamespace(args.get("namespace", null));
         consumer.setUnitMode(Boolean.parseBoolean(args.get("unit", "false")));
+        consumer.setPollNameServerInterval(args.num("poll", 30_000));
+        // At its end it waits so long for its listener.
+        consumer.setAwaitTerminationMillisWhenShutdown(args.num64("await", 0));
+        final boolean brief = Boolean.parseBoolean(args.get("brief", "false"));
         // How long the listener takes for a message.
         final int pause = args.num("pause", 0);
         if (args.keys().contains("pop")) {
@@ -404,11 +414,13 @@ public final class Driver {
         if (args.get("mode", "concurrent").equals("orderly")) {
             consumer.registerMessageListener((MessageListenerOrderly) (messages, context) -> {
                 for (MessageExt m : messages) {
+                    final long from = System.currentTimeMillis();
+                    sleep(pause);
                     if (suspended.size() < suspendFirst && suspended.add(m.getQueueId() + ":" + m.getQueueOffset())) {
                         context.setSuspendCurrentQueueTimeMillis(50);
                         return ConsumeOrderlyStatus.SUSPEND_CURRENT_QUEUE_A_MOMENT;
                     }
-                    Lines.line("event " + name + " " + message(m).put("at", System.currentTimeMillis()));
+                    Lines.line("event " + name + " " + shown(m, brief).put("from", from).put("at", System.currentTimeMillis()));
                 }
                 return ConsumeOrderlyStatus.SUCCESS;
             });
@@ -420,7 +432,7 @@ public final class Driver {
                     if (later.size() < laterFirst && later.add(m.getMsgId())) {
                         return ConsumeConcurrentlyStatus.RECONSUME_LATER;
                     }
-                    Lines.line("event " + name + " " + message(m).put("at", System.currentTimeMillis()));
+                    Lines.line("event " + name + " " + shown(m, brief).put("at", System.currentTimeMillis()));
                     again |= m.getReconsumeTimes() < failing;
                     if (replier != null) {
                         reply(PRODUCERS.get(replier), m);
