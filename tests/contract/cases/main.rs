@@ -23,6 +23,7 @@ mod mqadmin;
 mod order;
 mod pop;
 mod proxy_remoting;
+mod queues;
 mod read;
 mod reply;
 mod retention;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
     cases.extend(read::cases());
     cases.extend(consume::cases());
     cases.extend(members::cases());
+    cases.extend(queues::cases());
     cases.extend(reply::cases());
     cases.extend(order::cases());
     cases.extend(transaction::cases());

@@ -1,0 +1,183 @@
+//! The number of a topic's queues is changed by mqadmin while producers and consumers run: none of them is started anew,
+//! nothing is lost.
+
+use crate::common::{DELIVERY, start};
+use ferromq_contract::driver::{Driver, Msg, Row};
+use ferromq_contract::owners::Owners;
+use ferromq_contract::runner::{Case, Client, Lab};
+use ferromq_contract::wire::{Conn, code};
+use ferromq_contract::{Outcome, ensure, ensure_eq, wait_for};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        Case::waiting("queues::java5::more_and_fewer_under_load", |lab| change(lab, Client::Java5)),
+        Case::waiting("queues::go::more_under_load", |lab| change(lab, Client::Go)),
+    ]
+}
+
+/// More than there are queues at first.
+const MEMBERS: usize = 4;
+/// Messages of one burst.
+const BURST: usize = 16;
+
+/// A topic, a producer of it, and a group of consumers, all running.
+struct Running<'a> {
+    driver: &'a Driver,
+    conn: Conn,
+    topic: String,
+    group: String,
+    producer: String,
+    consumers: Vec<String>,
+    sent: usize,
+    /// Where the acknowledged messages are.
+    acked: BTreeSet<(i32, i64)>,
+}
+
+impl Running<'_> {
+    /// Sends a burst while `meanwhile` happens; which queues its messages went to.
+    fn burst_while(&mut self, meanwhile: impl FnOnce() -> Outcome) -> Outcome<BTreeSet<i32>> {
+        let messages: Vec<Msg> =
+            (self.sent..self.sent + BURST).map(|n| Msg::new(&self.topic, format!("m-{n}"))).collect();
+        self.sent += BURST;
+        let options = [("name", self.producer.as_str()), ("mode", "sync"), ("pace", "5")];
+        let sending = self.driver.begin("send", &options, &messages)?;
+        meanwhile()?;
+        let rows = sending.rows()?;
+        ensure_eq!(rows.len(), BURST, "answers to a burst");
+        let mut queues = BTreeSet::new();
+        for row in &rows {
+            ensure_eq!(row.get("status"), "SEND_OK", "status of {row:?}");
+            let at = place(row)?;
+            queues.insert(at.0);
+            self.acked.insert(at);
+        }
+        Ok(queues)
+    }
+
+    fn burst(&mut self) -> Outcome<BTreeSet<i32>> {
+        self.burst_while(|| Ok(()))
+    }
+
+    /// Sends on until the members share so many queues evenly.
+    fn share_out(&mut self, queues: i32) -> Outcome {
+        wait_for(DELIVERY, format!("{MEMBERS} members share {queues} queues"), || {
+            self.burst()?;
+            let owners = Owners::ask(&mut self.conn, &self.group, &self.topic)?;
+            Ok((owners.members() == MEMBERS && owners.even(queues)).then_some(()))
+        })
+    }
+
+    /// Sends on until a burst goes to all of so many queues and to no other.
+    fn spread(&mut self, queues: i32) -> Outcome {
+        wait_for(DELIVERY, format!("a producer uses {queues} queues"), || {
+            Ok(self.burst()?.into_iter().eq(0..queues).then_some(()))
+        })
+    }
+
+    /// How often each message was consumed.
+    fn consumed(&self) -> Outcome<BTreeMap<(i32, i64), usize>> {
+        let mut consumed = BTreeMap::new();
+        for row in self.consumers.iter().flat_map(|name| self.driver.events(name)) {
+            *consumed.entry(place(&row)?).or_insert(0) += 1;
+        }
+        Ok(consumed)
+    }
+
+    /// Waits until all that was acknowledged is consumed, and that is committed: whoever takes a queue over begins behind it.
+    fn catch_up(&mut self) -> Outcome {
+        wait_for(DELIVERY, "all messages are consumed", || {
+            let consumed = self.consumed()?;
+            Ok(self.acked.iter().all(|at| consumed.contains_key(at)).then_some(()))
+        })?;
+        let ends: BTreeMap<i32, i64> = self.acked.iter().copied().collect();
+        for (queue, last) in ends {
+            let queue_id = queue.to_string();
+            let fields = [("topic", self.topic.as_str()), ("consumerGroup", &self.group), ("queueId", &queue_id)];
+            wait_for(DELIVERY, format!("queue {queue} is committed up to its end"), || {
+                let answer = self.conn.call(code::QUERY_CONSUMER_OFFSET, &fields, &[])?;
+                Ok((answer.code == 0 && answer.num("offset")? > last).then_some(()))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// While nothing changes, each message is consumed once.
+    fn each_once(&mut self) -> Outcome {
+        self.catch_up()?;
+        let before = self.acked.clone();
+        for _ in 0..5 {
+            self.burst()?;
+        }
+        self.catch_up()?;
+        let consumed = self.consumed()?;
+        let twice: Vec<_> = self.acked.difference(&before).filter(|at| consumed[*at] != 1).collect();
+        ensure!(twice.is_empty(), "consumed more than once although nothing changed (queue, offset): {twice:?}");
+        Ok(())
+    }
+}
+
+fn place(row: &Row) -> Outcome<(i32, i64)> {
+    Ok((row.num("queue")? as i32, row.num("offset")?))
+}
+
+/// Two queues become eight: the producer uses them, and all four members get two, of which two had none before. Then, with
+/// Java's client, the queues written become four, and when the others are empty, the queues read as well. Java's client
+/// asks for the route every second here, Go's every 30 s; both share out by a timer of 20 s.
+fn change(lab: &Lab, client: Client) -> Outcome {
+    let (driver, cluster) = (lab.driver(client)?, lab.cluster()?);
+    let (topic, group, producer) = (lab.name("queues"), lab.name("group"), lab.name("producer"));
+    let namesrv = &cluster.namesrv.addr;
+    cluster.create_topic(&topic, 2)?;
+    let consumers: Vec<String> = (0..MEMBERS).map(|_| lab.name("consumer")).collect();
+    for name in &consumers {
+        let options = [("topic", topic.as_str()), ("brief", "true"), ("poll", "1000")];
+        start(driver, "consumer", namesrv, name, &group, &options)?;
+    }
+    start(driver, "producer", namesrv, &producer, "contract-producers", &[("poll", "1000")])?;
+    let conn = cluster.broker.conn()?;
+    let (sent, acked) = (0, BTreeSet::new());
+    let mut running = Running { driver, conn, topic, group, producer, consumers, sent, acked };
+    let topic = running.topic.clone();
+    let set = |read: u32, write: u32| -> Outcome {
+        let command = format!("updateTopic -c DefaultCluster -t {topic} -r {read} -w {write}");
+        let printed = lab.mqadmin(namesrv, &command)?;
+        ensure!(printed.contains("success"), "mqadmin {command}:\n{printed}");
+        Ok(())
+    };
+    running.share_out(2)?;
+    running.each_once()?;
+
+    let begun = Instant::now();
+    running.burst_while(|| set(8, 8))?;
+    running.spread(8)?;
+    let used = begun.elapsed();
+    running.share_out(8)?;
+    let shared = begun.elapsed();
+    running.each_once()?;
+    lab.tell(&format!(
+        "{}: 2 queues become 8: a producer uses them after {:.1} s, {MEMBERS} consumers share them after {:.1} s",
+        client.label(),
+        used.as_secs_f64(),
+        shared.as_secs_f64()
+    ));
+
+    if client == Client::Java5 {
+        let begun = Instant::now();
+        running.burst_while(|| set(8, 4))?;
+        running.spread(4)?;
+        running.catch_up()?;
+        running.burst_while(|| set(4, 4))?;
+        running.share_out(4)?;
+        running.each_once()?;
+        lab.tell(&format!("8 queues become 4 after {:.1} s", begun.elapsed().as_secs_f64()));
+    }
+    let known: BTreeSet<(i32, i64)> = running.consumed()?.into_keys().collect();
+    let foreign: Vec<_> = known.difference(&running.acked).collect();
+    ensure!(foreign.is_empty(), "stored without an acknowledgement although nothing failed: {foreign:?}");
+    for name in running.consumers.iter().chain([&running.producer]) {
+        driver.call("stop", &[("name", name)])?;
+    }
+    Ok(())
+}
