@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"net/url"
+	"reflect"
 	"strconv"
 	"strings"
 	"sync"
@@ -120,6 +121,18 @@ func run(verb string, args url.Values, answer func(lines.Row)) error {
 		status := map[primitive.PullStatus]string{primitive.PullFound: "FOUND", primitive.PullNoNewMsg: "NO_NEW_MSG",
 			primitive.PullNoMsgMatched: "NO_MATCHED_MSG", primitive.PullOffsetIllegal: "OFFSET_ILLEGAL"}[result.Status]
 		answer(lines.Row{}.Put("status", status).Put("next", result.NextBeginOffset).Put("min", result.MinOffset).Put("max", result.MaxOffset))
+		return nil
+	case "owned":
+		c, err := find(consumers, name)
+		if err != nil {
+			return err
+		}
+		// The answer's type is in a package that nobody else may import, and over the wire it is empty while a rate is not a number.
+		info := reflect.ValueOf(c).MethodByName("GetConsumerRunningInfo").Call([]reflect.Value{reflect.ValueOf(false)})[0]
+		for _, key := range info.Elem().FieldByName("MQTable").MapKeys() {
+			queue := key.Interface().(primitive.MessageQueue)
+			answer(lines.Row{}.Put("topic", queue.Topic).Put("queue", queue.QueueId))
+		}
 		return nil
 	case "stop":
 		lock.Lock()

@@ -3,6 +3,7 @@
 
 mod bad;
 mod batch_queue;
+mod churn;
 mod compaction;
 mod consume;
 mod fanout;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
     cases.extend(consume::cases());
     cases.extend(members::cases());
     cases.extend(queues::cases());
+    cases.extend(churn::cases());
     cases.extend(reply::cases());
     cases.extend(order::cases());
     cases.extend(transaction::cases());

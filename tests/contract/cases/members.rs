@@ -1,11 +1,10 @@
 //! Members of a group that die amid their messages: nothing is lost, and what comes again had not been committed.
 
 use crate::common::{DELIVERY, start};
-use ferromq_contract::driver::{Driver, Row};
+use ferromq_contract::driver::{Driver, Place};
 use ferromq_contract::flood::{Message, Width, flood};
-use ferromq_contract::owners::Owners;
+use ferromq_contract::owners::{Owners, committed};
 use ferromq_contract::runner::{Case, Client, Lab};
-use ferromq_contract::wire::{Conn, code};
 use ferromq_contract::{Outcome, While, ensure, ensure_eq, wait_for};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -22,25 +21,6 @@ pub fn cases() -> Vec<Case> {
 
 const QUEUES: i32 = 8;
 
-/// Where a message is: queue and offset.
-type Place = (i32, i64);
-
-fn place(row: &Row) -> Outcome<Place> {
-    Ok((row.num("queue")? as i32, row.num("offset")?))
-}
-
-/// What a group has committed, by queue.
-fn committed(conn: &mut Conn, group: &str, topic: &str) -> Outcome<Vec<i64>> {
-    (0..QUEUES)
-        .map(|queue| {
-            let queue = queue.to_string();
-            let fields = [("topic", topic), ("consumerGroup", group), ("queueId", queue.as_str())];
-            let answer = conn.call(code::QUERY_CONSUMER_OFFSET, &fields, &[])?;
-            if answer.code == 0 { answer.num("offset") } else { Ok(0) }
-        })
-        .collect()
-}
-
 /// Two members share 50,000 messages, and one is killed by kill -9 with messages in hand: the other gets everything that was
 /// not committed. What was committed had gone through a listener, and does not come again.
 fn killed(lab: &Lab, client: Client) -> Outcome {
@@ -55,8 +35,8 @@ fn killed(lab: &Lab, client: Client) -> Outcome {
         start(driver, "consumer", &cluster.namesrv.addr, name, &group, &options)?;
     }
     wait_for(DELIVERY, "two members have half of the queues each", || {
-        let owners = Owners::ask(&mut conn, &group, &topic)?;
-        Ok((owners.members() == 2 && owners.even(QUEUES)).then_some(()))
+        let owners = Owners::ask([(&first, &names[0]), (&second, &names[1])], &topic)?;
+        Ok(owners.even(QUEUES).then_some(()))
     })?;
     flood(&cluster.broker.addr(), Width { connections: 2, under_way: 100 }, 0..MESSAGES, |number| Message {
         topic: topic.clone(),
@@ -66,7 +46,8 @@ fn killed(lab: &Lab, client: Client) -> Outcome {
     })?;
     second.wait_events(&names[1], MESSAGES / 10, DELIVERY)?;
     let before = wait_for(DELIVERY, "each queue has a committed offset", || {
-        Ok(Some(committed(&mut conn, &group, &topic)?).filter(|offsets| offsets.iter().all(|offset| *offset > 0)))
+        Ok(Some(committed(&mut conn, &group, &topic, QUEUES)?)
+            .filter(|offsets| offsets.iter().all(|offset| *offset > 0)))
     })?;
     second.kill()?;
     let died = Instant::now();
@@ -105,7 +86,7 @@ fn places<'n>(members: &[(&Driver, &'n String)]) -> Outcome<BTreeMap<Place, Vec<
     let mut taken: BTreeMap<Place, Vec<&str>> = BTreeMap::new();
     for (driver, name) in members {
         for row in driver.events(name) {
-            taken.entry(place(&row)?).or_default().push(name);
+            taken.entry(row.place()?).or_default().push(name);
         }
     }
     Ok(taken)

@@ -2,10 +2,10 @@
 //! nothing is lost.
 
 use crate::common::{DELIVERY, start};
-use ferromq_contract::driver::{Driver, Msg, Row};
-use ferromq_contract::owners::Owners;
+use ferromq_contract::driver::{Driver, Msg, Place};
+use ferromq_contract::owners::{Owners, committed};
 use ferromq_contract::runner::{Case, Client, Lab};
-use ferromq_contract::wire::{Conn, code};
+use ferromq_contract::wire::Conn;
 use ferromq_contract::{Outcome, ensure, ensure_eq, wait_for};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -32,7 +32,7 @@ struct Running<'a> {
     consumers: Vec<String>,
     sent: usize,
     /// Where the acknowledged messages are.
-    acked: BTreeSet<(i32, i64)>,
+    acked: BTreeSet<Place>,
 }
 
 impl Running<'_> {
@@ -49,7 +49,7 @@ impl Running<'_> {
         let mut queues = BTreeSet::new();
         for row in &rows {
             ensure_eq!(row.get("status"), "SEND_OK", "status of {row:?}");
-            let at = place(row)?;
+            let at = row.place()?;
             queues.insert(at.0);
             self.acked.insert(at);
         }
@@ -64,8 +64,8 @@ impl Running<'_> {
     fn share_out(&mut self, queues: i32) -> Outcome {
         wait_for(DELIVERY, format!("{MEMBERS} members share {queues} queues"), || {
             self.burst()?;
-            let owners = Owners::ask(&mut self.conn, &self.group, &self.topic)?;
-            Ok((owners.members() == MEMBERS && owners.even(queues)).then_some(()))
+            let owners = Owners::ask(self.consumers.iter().map(|name| (self.driver, name)), &self.topic)?;
+            Ok(owners.even(queues).then_some(()))
         })
     }
 
@@ -77,10 +77,10 @@ impl Running<'_> {
     }
 
     /// How often each message was consumed.
-    fn consumed(&self) -> Outcome<BTreeMap<(i32, i64), usize>> {
+    fn consumed(&self) -> Outcome<BTreeMap<Place, usize>> {
         let mut consumed = BTreeMap::new();
         for row in self.consumers.iter().flat_map(|name| self.driver.events(name)) {
-            *consumed.entry(place(&row)?).or_insert(0) += 1;
+            *consumed.entry(row.place()?).or_insert(0) += 1;
         }
         Ok(consumed)
     }
@@ -92,15 +92,11 @@ impl Running<'_> {
             Ok(self.acked.iter().all(|at| consumed.contains_key(at)).then_some(()))
         })?;
         let ends: BTreeMap<i32, i64> = self.acked.iter().copied().collect();
-        for (queue, last) in ends {
-            let queue_id = queue.to_string();
-            let fields = [("topic", self.topic.as_str()), ("consumerGroup", &self.group), ("queueId", &queue_id)];
-            wait_for(DELIVERY, format!("queue {queue} is committed up to its end"), || {
-                let answer = self.conn.call(code::QUERY_CONSUMER_OFFSET, &fields, &[])?;
-                Ok((answer.code == 0 && answer.num("offset")? > last).then_some(()))
-            })?;
-        }
-        Ok(())
+        let queues = ends.keys().last().map_or(0, |queue| queue + 1);
+        wait_for(DELIVERY, "all queues are committed up to their ends", || {
+            let committed = committed(&mut self.conn, &self.group, &self.topic, queues)?;
+            Ok(ends.iter().all(|(queue, last)| committed[*queue as usize] > *last).then_some(()))
+        })
     }
 
     /// While nothing changes, each message is consumed once.
@@ -116,10 +112,6 @@ impl Running<'_> {
         ensure!(twice.is_empty(), "consumed more than once although nothing changed (queue, offset): {twice:?}");
         Ok(())
     }
-}
-
-fn place(row: &Row) -> Outcome<(i32, i64)> {
-    Ok((row.num("queue")? as i32, row.num("offset")?))
 }
 
 /// Two queues become eight: the producer uses them, and all four members get two, of which two had none before. Then, with
@@ -173,7 +165,7 @@ fn change(lab: &Lab, client: Client) -> Outcome {
         running.each_once()?;
         lab.tell(&format!("8 queues become 4 after {:.1} s", begun.elapsed().as_secs_f64()));
     }
-    let known: BTreeSet<(i32, i64)> = running.consumed()?.into_keys().collect();
+    let known: BTreeSet<Place> = running.consumed()?.into_keys().collect();
     let foreign: Vec<_> = known.difference(&running.acked).collect();
     ensure!(foreign.is_empty(), "stored without an acknowledgement although nothing failed: {foreign:?}");
     for name in running.consumers.iter().chain([&running.producer]) {

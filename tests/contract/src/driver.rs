@@ -35,7 +35,15 @@ impl Row {
     pub fn num(&self, key: &str) -> Outcome<i64> {
         self.get(key).parse().map_err(|_| Stop::Failed(format!("no number under '{key}' in {:?}", self.0)))
     }
+
+    /// Where the message is.
+    pub fn place(&self) -> Outcome<Place> {
+        Ok((self.num("queue")? as i32, self.num("offset")?))
+    }
 }
+
+/// Where a message is: queue and offset.
+pub type Place = (i32, i64);
 
 /// One message to send, as the driver understands it.
 #[derive(Clone, Debug)]

@@ -125,3 +125,16 @@ pub fn wait_for<T>(
 pub fn scale(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).ok().and_then(|v| v.replace('_', "").parse().ok()).unwrap_or(otherwise)
 }
+
+/// Numbers that follow from a seed, which is not zero (xorshift).
+pub struct Dice(pub u64);
+
+impl Dice {
+    /// The next one below `limit`.
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) % limit
+    }
+}

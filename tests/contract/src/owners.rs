@@ -1,69 +1,56 @@
-//! Who reads which queue of a topic: the broker tells the members of a group, and each of them, asked through the broker,
-//! what it reads.
+//! Which member of a group reads which queues of a topic, and how far the group has got.
 
+use crate::driver::Driver;
 use crate::wire::{Conn, code};
 use crate::{Outcome, Stop};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-/// GET_CONSUMER_RUNNING_INFO, which the broker hands on to the member.
-const GET_CONSUMER_RUNNING_INFO: i32 = 307;
-
-/// The queues of one topic, by the client ids of a group's members.
+/// The queues of one topic that each member reads.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Owners(BTreeMap<String, BTreeSet<i32>>);
+pub struct Owners(Vec<BTreeSet<i32>>);
 
 impl Owners {
-    /// Asks a broker. A member that does not answer, as one that has just ended, owns nothing.
-    pub fn ask(conn: &mut Conn, group: &str, topic: &str) -> Outcome<Owners> {
-        let mut owners = BTreeMap::new();
-        for id in members(conn, group)? {
-            let fields = [("consumerGroup", group), ("clientId", id.as_str()), ("jstackEnable", "false")];
-            let answer = conn.call(GET_CONSUMER_RUNNING_INFO, &fields, &[])?;
-            let text = String::from_utf8_lossy(&answer.body).into_owned();
-            owners.insert(id, if answer.code == 0 { queues(&text, topic) } else { BTreeSet::new() });
+    /// Asks the clients of push consumers, each by its driver and name.
+    pub fn ask<'a>(members: impl IntoIterator<Item = (&'a Driver, &'a String)>, topic: &str) -> Outcome<Owners> {
+        let mut owners = Vec::new();
+        for (driver, name) in members {
+            let rows = driver.call("owned", &[("name", name)])?;
+            let queues = rows.iter().filter(|row| row.get("topic") == topic).map(|row| Ok(row.num("queue")? as i32));
+            owners.push(queues.collect::<Outcome<_>>()?);
         }
         Ok(Owners(owners))
-    }
-
-    /// How many members there are.
-    pub fn members(&self) -> usize {
-        self.0.len()
     }
 
     /// Whether each of the first `queues` queues has exactly one owner, no further one has any, and the members' shares
     /// differ by one at most.
     pub fn even(&self, queues: i32) -> bool {
-        let mut all: Vec<i32> = self.0.values().flatten().copied().collect();
+        let mut all: Vec<i32> = self.0.iter().flatten().copied().collect();
         all.sort_unstable();
-        let shares = self.0.values().map(BTreeSet::len);
+        let shares = self.0.iter().map(BTreeSet::len);
         let spread = shares.clone().max().unwrap_or(0) - shares.min().unwrap_or(0);
         all.into_iter().eq(0..queues) && spread <= 1
     }
 }
 
-/// The client ids of a group's members; none where the broker knows no such group.
-fn members(conn: &mut Conn, group: &str) -> Outcome<Vec<String>> {
+/// How many members of a group a broker knows.
+pub fn known(conn: &mut Conn, group: &str) -> Outcome<usize> {
     let answer = conn.call(code::GET_CONSUMER_LIST_BY_GROUP, &[("consumerGroup", group)], &[])?;
     if answer.code != 0 {
-        return Ok(Vec::new());
+        return Ok(0);
     }
     let body: serde_json::Value =
         serde_json::from_slice(&answer.body).map_err(|e| Stop::Failed(format!("the list of members: {e}")))?;
-    let ids = body["consumerIdList"].as_array().map(Vec::as_slice).unwrap_or_default();
-    Ok(ids.iter().filter_map(|id| id.as_str().map(str::to_owned)).collect())
+    Ok(body["consumerIdList"].as_array().map_or(0, Vec::len))
 }
 
-/// The queues a member tells: its table has objects for keys, `{"brokerName":..,"queueId":..,"topic":..}:`, and so is no JSON.
-fn queues(told: &str, topic: &str) -> BTreeSet<i32> {
-    let wanted = format!("\"topic\":\"{topic}\"");
-    let number = "\"queueId\":";
-    let mut found = BTreeSet::new();
-    for (at, _) in told.match_indices(number) {
-        let object = (told[..at].rfind('{').unwrap_or(at), at + told[at..].find('}').unwrap_or(0));
-        let digits = told[at + number.len()..].split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default();
-        if told[object.0..object.1].contains(&wanted) {
-            found.extend(digits.parse::<i32>());
-        }
-    }
-    found
+/// What a group has committed, by queue; 0 where it has nothing.
+pub fn committed(conn: &mut Conn, group: &str, topic: &str, queues: i32) -> Outcome<Vec<i64>> {
+    (0..queues)
+        .map(|queue| {
+            let queue = queue.to_string();
+            let fields = [("topic", topic), ("consumerGroup", group), ("queueId", queue.as_str())];
+            let answer = conn.call(code::QUERY_CONSUMER_OFFSET, &fields, &[])?;
+            if answer.code == 0 { answer.num("offset") } else { Ok(0) }
+        })
+        .collect()
 }

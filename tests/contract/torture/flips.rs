@@ -6,7 +6,7 @@ use ferromq_contract::load::{Shape, Workload, message_of};
 use ferromq_contract::record::Stored;
 use ferromq_contract::runner::{Case, Lab};
 use ferromq_contract::server::Broker;
-use ferromq_contract::{Outcome, While, ensure, scale};
+use ferromq_contract::{Dice, Outcome, While, ensure, scale};
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
@@ -44,18 +44,6 @@ struct Sample {
     /// Closed files with their lengths: of the log, of the queues, of the index.
     files: [Vec<(PathBuf, u64)>; 3],
     dice: Dice,
-}
-
-/// Numbers that follow from a seed (xorshift).
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) % limit
-    }
 }
 
 /// A flipped bit.

@@ -102,6 +102,12 @@ public final class Driver {
             case "consumer":
                 consumer(args);
                 break;
+            case "owned":
+                for (MessageQueue mq : CONSUMERS.get(args.need("name")).getDefaultMQPushConsumerImpl().getRebalanceImpl()
+                        .getProcessQueueTable().keySet()) {
+                    answer.row(new Row().put("topic", mq.getTopic()).put("queue", mq.getQueueId()));
+                }
+                break;
             case "puller": {
                 DefaultMQPullConsumer puller = new DefaultMQPullConsumer(args.need("group"));
                 puller.setNamesrvAddr(args.need("namesrv"));
