@@ -1,10 +1,12 @@
 //! What the machine does to a broker: a full or read-only disk, I/O errors, a store in use, a port in use, a torn log.
 //! In each case nothing acknowledged is lost, nothing is acknowledged after a failure, and the reason is told.
 
-use ferromq_contract::cluster::Cluster;
+use crate::common::{ALL, start};
+use ferromq_contract::cluster::{Cluster, wait_route};
+use ferromq_contract::driver::{Driver, Msg};
 use ferromq_contract::inject::Injection;
 use ferromq_contract::load::{Shape, Workload};
-use ferromq_contract::runner::{Case, Lab};
+use ferromq_contract::runner::{Case, Client, Lab};
 use ferromq_contract::server::{Broker, Make, Namesrv};
 use ferromq_contract::tools::present;
 use ferromq_contract::wire::code;
@@ -32,6 +34,7 @@ pub fn cases() -> Vec<Case> {
         Case::alone("faults::eio_on_sync_under_async_flush", |lab| {
             io_error(lab, "ASYNC_FLUSH", "fdatasync,fsync,msync", false)
         }),
+        Case::alone("faults::senders_are_told_of_a_stalled_sync", stalled_sync),
     ]
 }
 
@@ -338,4 +341,43 @@ fn io_error(lab: &Lab, flush: &str, calls: &str, first_must_fail: bool) -> Outco
     workload.probe(&broker.addr(), 0)?.ok().doing("sending after the restart")?;
     broker.stop()?;
     workload.end().map(drop)
+}
+
+/// The disk hangs for seconds under SYNC_FLUSH: the official clients are answered in time, FLUSH_DISK_TIMEOUT, and the
+/// messages are there once when it goes on.
+fn stalled_sync(lab: &Lab) -> Outcome {
+    skip_java(lab, "maps its files: a sync has no file by whose name it could be told from others")?;
+    let folder = lab.folder("stalled")?;
+    let settings = [("flushDiskType", "SYNC_FLUSH"), ("syncFlushTimeout", "500")];
+    let (namesrv, mut broker) = broker_on(lab, &folder.join("broker"), &settings)?;
+    wait_route(&namesrv.addr, TOPIC, "\"writeQueueNums\":1")?;
+    let send = |client: Client, driver: &Driver, name: &String, when: &str| -> Outcome<String> {
+        let rows = driver.send(name, "sync", &[Msg::new(TOPIC, format!("{}-{when}", client.label()))])?;
+        Ok(rows[0].get("status").to_owned())
+    };
+    let mut producers = Vec::new();
+    for client in ALL {
+        let (driver, name) = (lab.driver(client)?, lab.name("producer"));
+        start(driver, "producer", &namesrv.addr, &name, "contract-producers", &[])?;
+        ensure_eq!(send(client, driver, &name, "before")?, "SEND_OK", "{}: status before the stall", client.label());
+        producers.push((client, driver, name));
+    }
+    let pid = broker.process.as_ref().map_or(0, |p| p.pid());
+    let (log, under) = (folder.join("strace.log"), broker.store().join("commitlog"));
+    let injection = Injection::attach(pid, "fdatasync,fsync,msync", "delay_enter=4000000:when=1+", Some(&under), &log)?;
+    for (client, driver, name) in &producers {
+        // The Go driver gives the number of a status.
+        let wanted = if *client == Client::Go { "status 1" } else { "FLUSH_DISK_TIMEOUT" };
+        ensure_eq!(send(*client, driver, name, "stalled")?, wanted, "{}: status during the stall", client.label());
+    }
+    drop(injection);
+    for (client, driver, name) in &producers {
+        ensure_eq!(send(*client, driver, name, "after")?, "SEND_OK", "{}: status after it", client.label());
+        driver.call("stop", &[("name", name)])?;
+    }
+    let stored = broker.conn()?.read_queue(TOPIC, 0, 0)?;
+    let stored: Vec<String> = stored.iter().map(|r| String::from_utf8_lossy(&r.body).into_owned()).collect();
+    let sent = ["before", "stalled", "after"].map(|when| ALL.map(|client| format!("{}-{when}", client.label())));
+    ensure_eq!(stored, sent.concat(), "messages in the queue");
+    broker.stop()
 }
