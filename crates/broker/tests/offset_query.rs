@@ -54,6 +54,48 @@ fn commits_are_kept_over_a_restart() {
 }
 
 #[test]
+fn a_reset_moves_one_group_and_no_other() {
+    let bench = start();
+    let topics = [("T", 0), ("T", 1), ("Other", 0)];
+    for (topic, queue) in topics {
+        for _ in 0..5 {
+            bench.send(topic, queue, "", b"x");
+        }
+        wait_until("dispatch", || bench.ask(request::GET_MAX_OFFSET, topic, queue, "offset", &[]) == Some(5));
+    }
+    let committed = |group: &str| {
+        topics.map(|(topic, queue)| {
+            bench.ask(request::QUERY_CONSUMER_OFFSET, topic, queue, "offset", &[("consumerGroup", group)])
+        })
+    };
+    for (group, offset) in [("A", 3), ("B", 4)] {
+        bench.call(
+            request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP,
+            format!("{{\"groupName\":\"{group}\"}}").as_bytes(),
+            |_| {},
+        );
+        for (topic, queue) in topics {
+            bench.call(request::UPDATE_CONSUMER_OFFSET, b"", |frame| {
+                frame.str("topic", topic).i32("queueId", queue).str("consumerGroup", group).i64("commitOffset", offset);
+            });
+        }
+    }
+    let reset = |queue: i32, timestamp: i64| {
+        let answer = bench.call(request::INVOKE_BROKER_TO_RESET_OFFSET, b"", |frame| {
+            frame.str("topic", "T").str("group", "A").i32("queueId", queue).i64("timestamp", timestamp);
+            frame.bool("isForce", true);
+        });
+        assert_eq!(code(&answer), response::SUCCESS, "{}", remark(&answer));
+    };
+    reset(-1, 0);
+    assert_eq!(committed("A"), [Some(0), Some(0), Some(3)], "its queues of the topic, all of them");
+    assert_eq!(committed("B"), [Some(4); 3]);
+    reset(1, -1);
+    assert_eq!(committed("A"), [Some(0), Some(5), Some(3)], "one queue");
+    assert_eq!(committed("B"), [Some(4); 3]);
+}
+
+#[test]
 fn the_bounds_of_a_queue_are_told() {
     let bench = start();
     for _ in 0..3 {
