@@ -5,7 +5,9 @@
 
 use std::time::Duration;
 
-use ferromq_client::{Ack, Client, ClientConfig, ConsumeFrom, ConsumerConfig, Message, ReceivedMessage, Subscription};
+use ferromq_client::{
+    Ack, Client, ClientConfig, ConsumeFrom, ConsumerConfig, Message, ReceivedMessage, SendStatus, Subscription,
+};
 
 #[tokio::main(flavor = "current_thread")]
 #[allow(clippy::print_stdout, reason = "an example shows what it does")]
@@ -17,7 +19,10 @@ async fn main() -> ferromq_client::Result<()> {
     for step in ["created", "paid", "shipped"] {
         for order in 0..10 {
             let message = Message::new("orders", format!("order {order} is {step}")).tag(step);
-            producer.send_by(&message, |queues| order % queues.len()).await?;
+            let sent = producer.send_by(&message, |queues| order % queues.len()).await?;
+            if sent.status != SendStatus::Ok {
+                println!("order {order} is {step}: stored, but {:?}", sent.status);
+            }
         }
     }
 

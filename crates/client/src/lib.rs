@@ -1,12 +1,15 @@
 //! The Rust client of FerroMQ and Apache RocketMQ: producers, consumers and admin calls over the remoting protocol.
 //!
 //! ```no_run
-//! use ferromq_client::{Ack, Client, ClientConfig, Message, Subscription};
+//! use ferromq_client::{Ack, Client, ClientConfig, Message, SendStatus, Subscription};
 //!
 //! # async fn run() -> ferromq_client::Result<()> {
 //! let client = Client::new(ClientConfig::new("127.0.0.1:9876"))?;
 //! let producer = client.producer("orders-producer")?;
-//! producer.send(&Message::new("orders", "one more").tag("new")).await?;
+//! let sent = producer.send(&Message::new("orders", "one more").tag("new")).await?;
+//! if sent.status != SendStatus::Ok {
+//!     println!("{} is stored, but not as safe as was asked for: {:?}", sent.message_id, sent.status);
+//! }
 //!
 //! let consumer = client
 //!     .consumer("billing")

@@ -58,7 +58,17 @@ impl SendStatus {
     }
 }
 
-/// The acknowledgement of one send.
+/// The acknowledgement of one send. It cannot be dropped unseen:
+///
+/// ```compile_fail
+/// #![deny(unused_must_use)]
+/// # use ferromq_client::{Message, Producer};
+/// # async fn run(producer: &Producer) -> ferromq_client::Result<()> {
+/// producer.send(&Message::new("orders", "one more")).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "a message that is stored may still be less safe than was asked for: look at the status"]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SendResult {
     /// How far it has come.

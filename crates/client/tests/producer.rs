@@ -88,7 +88,8 @@ async fn long_bodies_are_compressed_when_that_helps() {
         })
         .collect();
     for (body, compressed) in [(vec![b'x'; 4096], false), (vec![b'x'; 4097], true), (noise, false)] {
-        producer.send(&Message::new("orders", body.clone())).await.unwrap();
+        let sent = producer.send(&Message::new("orders", body.clone())).await.unwrap();
+        assert_eq!(sent.status, SendStatus::Ok);
         let asked = broker.asked(request::SEND_MESSAGE_V2).pop().unwrap();
         assert_eq!(asked.field("f"), if compressed { "769" } else { "0" });
         assert_eq!(asked.body == body, !compressed);
@@ -249,7 +250,7 @@ async fn the_next_name_server_is_asked_when_one_is_down() {
     let names = namesrv("orders", route(&[("a", &broker.addr)], 1));
     for order in [format!("127.0.0.1:1;{}", names.addr), format!("{};127.0.0.1:1", names.addr)] {
         let producer = Client::new(ClientConfig::new(order)).unwrap().producer("group").unwrap();
-        producer.send(&Message::new("orders", "x")).await.unwrap();
+        assert_eq!(producer.send(&Message::new("orders", "x")).await.unwrap().status, SendStatus::Ok);
     }
     assert!(matches!(Client::new(ClientConfig::new(" ; ")), Err(Error::NoNameServer)));
     let lost = Client::new(ClientConfig::new("127.0.0.1:1")).unwrap();
