@@ -26,6 +26,9 @@ use crate::tls::Tls;
 const QUIET_LOOK: Duration = Duration::from_millis(10);
 const QUIET_LOOKS: u32 = 5;
 
+/// Open files of a connection with TLS: its socket, and both ends of the pair over which it is served.
+const FILES_OF_TLS: usize = 3;
+
 /// What a server needs to know.
 #[derive(Debug)]
 pub struct ServerConfig {
@@ -94,6 +97,9 @@ impl Listeners {
         let listener = listen(addr)?;
         let failed = |source| StartError::Listen { addr, source, advice: "choose another port" };
         let addr = listener.local_addr().map_err(failed)?;
+        if let Some(acceptor) = self.acceptor.upgrade().filter(|_| tls.is_some()) {
+            raise_open_files(acceptor.max_connections.saturating_mul(FILES_OF_TLS));
+        }
         self.run(listener, tls);
         Ok(addr)
     }

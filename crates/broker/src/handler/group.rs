@@ -65,6 +65,7 @@ pub(crate) fn delete(broker: &Arc<Shared>, call: &Call<'_>, _out: &mut Vec<u8>) 
         broadcast_groups::forget(broker, &group)?;
     }
     broker.groups.delete(&group);
+    broker.order_pops.forget_group(&group);
     // Lite topics are too many to be left with offsets that nobody uses.
     if header.clean_offset || has(BIND_TOPIC) {
         broker.broadcast.remove_group(&group);

@@ -68,7 +68,7 @@ pub(crate) struct Sends {
     last_topic: Option<(Arc<Topic>, u64)>,
     /// Where the next message without a queue id goes.
     next_queue: u32,
-    /// Bytes of the requests' bodies by the limits they count against.
+    /// Bytes of the records by the limits they count against.
     in_hand: InHand,
     /// Runs of messages in `batch` and whose topic counts them.
     taken: Vec<(Arc<Flow>, Range<usize>)>,
@@ -137,14 +137,15 @@ impl Sends {
         let (rate, unflushed) = (broker.live.client_send_rate_limit(), broker.live.client_unflushed_limit());
         let of_client = broker.limits.of_connection(call.conn.id(), rate, unflushed);
         within_limits(broker, &target.topic, &of_client, self.body_bytes, &self.in_hand)?;
-        let first = self.batch.len();
+        let (first, bytes) = (self.batch.len(), self.batch.record_bytes());
         let added = if call.request.head.code == request::SEND_BATCH_MESSAGE || header.batch {
             self.add_batch(broker, call, &header, &target)
         } else {
             self.add_one(broker, call, &header, &mut target)
         };
-        let (messages, bytes) = (self.batch.messages_from(first), call.request.body.len());
+        let messages = self.batch.messages_from(first);
         if messages > 0 {
+            let bytes = self.batch.record_bytes() - bytes;
             charge(&target.topic, &of_client, messages, bytes, &mut self.in_hand);
         }
         self.last_topic = Some((target.topic, generation));

@@ -52,7 +52,7 @@ impl Unflushed {
         waiting.bytes += bytes;
         let is_full = waiting.parts.len() >= MAX_PARTS;
         match waiting.parts.back_mut().filter(|last| is_full || last.0 == end) {
-            Some(last) => *last = (end, last.1 + bytes),
+            Some(last) => *last = (end.max(last.0), last.1 + bytes),
             None => waiting.parts.push_back((end, bytes)),
         }
     }
@@ -95,7 +95,7 @@ impl InHand {
 
     /// A message joins.
     pub fn add(&mut self, limit: &Arc<Unflushed>, bytes: u64) {
-        match self.0.last_mut().filter(|(last, _)| Arc::ptr_eq(last, limit)) {
+        match self.0.iter_mut().find(|(other, _)| Arc::ptr_eq(other, limit)) {
             Some((_, sum)) => *sum += bytes,
             None => self.0.push((Arc::clone(limit), bytes)),
         }

@@ -85,6 +85,16 @@ impl OrderPops {
         with_pair(topic, group, |pair| self.table.lock().get(pair)?.get(&queue_id).and_then(f))
     }
 
+    /// A group is deleted.
+    pub(crate) fn forget_group(&self, group: &str) {
+        let mut table = self.table.lock();
+        let before = table.len();
+        table.retain(|pair, _| pair.split_once(SEPARATOR).is_none_or(|(_, of)| of != group));
+        if table.len() != before {
+            self.changes.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     /// Groups with pops.
     pub(crate) fn groups(&self) -> BTreeSet<String> {
         let table = self.table.lock();

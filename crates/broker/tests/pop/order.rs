@@ -113,3 +113,18 @@ fn a_pop_that_made_its_group_is_remembered_when_the_group_was_not_written() {
     let bench = restart(bench, config());
     assert!(pop(&bench, &long).1.is_empty(), "handed out before its time");
 }
+
+#[test]
+fn a_group_that_was_deleted_stays_so() {
+    let bench = small();
+    fill(&bench, "T", 0..1);
+    assert_eq!(bodies(&pop(&bench, &PopMessageHeader { invisible_time: 60_000, ..ordered(1) }).1), ["0"]);
+    // The pop stands in its file when the group goes.
+    let bench = restart(bench, config());
+    let deleted = bench.call(request::DELETE_SUBSCRIPTIONGROUP, b"", |frame| {
+        frame.str("groupName", "G").str("cleanOffset", "true");
+    });
+    assert_eq!(code(&deleted), 0, "{}", remark(&deleted));
+    let bench = restart(bench, config());
+    assert!(bench.broker.as_ref().unwrap().shared().groups.get("G").is_none());
+}

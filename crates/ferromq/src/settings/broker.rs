@@ -389,7 +389,14 @@ mod tests {
 
     #[test]
     fn every_key_of_the_table_is_one_of_rocketmq_or_said_to_be_ours() {
-        let ours = ["clientSendRateLimit", "maxUnflushedBytes", "reactors", "maxConnections", "diskSpaceFloor"];
+        let ours = [
+            "clientSendRateLimit",
+            "clientUnflushedLimit",
+            "maxUnflushedBytes",
+            "reactors",
+            "maxConnections",
+            "diskSpaceFloor",
+        ];
         for key in KEYS {
             let known = super::super::known(Server::Broker).any(|(name, _)| name == key.name);
             assert!(known != ours.contains(&key.name), "{}", key.name);

@@ -40,6 +40,11 @@ impl AppendBatch {
         Ok(at)
     }
 
+    /// Bytes of all records. Only before the append.
+    pub fn record_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// How many messages the records from the `first`-th on hold. Only before the append.
     pub fn messages_from(&self, first: usize) -> usize {
         let records = self.messages.get(first..).unwrap_or_default();

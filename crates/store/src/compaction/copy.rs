@@ -36,6 +36,8 @@ pub(crate) struct Compacted {
     /// Queue offset of the first message, -1 without any.
     first: AtomicI64,
     deleted: AtomicBool,
+    /// The disk could not read all of it at the start: it is neither written to nor passed over.
+    pub(super) unreadable: AtomicBool,
     /// Held by the one who replaces pairs, or takes all away.
     pub(super) replacing: Mutex<()>,
     /// Work on it failed the last time.
@@ -60,6 +62,7 @@ impl Compacted {
             durable: AtomicI64::new(0),
             first: AtomicI64::new(-1),
             deleted: AtomicBool::new(false),
+            unreadable: AtomicBool::new(false),
             replacing: Mutex::default(),
             is_stuck: AtomicBool::new(false),
             told: AtomicI64::new(-1),
@@ -106,6 +109,16 @@ impl Compacted {
         self.is_deleted() || self.places.is_closing.load(Ordering::Acquire)
     }
 
+    /// An error when the disk could not read it at the start: then nobody knows what it has.
+    pub(super) fn check_readable(&self) -> io::Result<()> {
+        match self.unreadable.load(Ordering::Relaxed) {
+            false => Ok(()),
+            true => Err(io::Error::other(
+                "the disk could not read it at the start; look at the kernel's log, replace the disk, and start again",
+            )),
+        }
+    }
+
     /// The pairs as they are.
     pub fn pairs(&self) -> Pairs {
         Arc::clone(&self.pairs.read())
@@ -139,6 +152,7 @@ impl Compacted {
     /// Adds messages in order; those that are there and those without a key are passed over. `end`: queue offset behind
     /// the last one that was looked at. After an error, what was added before it may be there.
     pub fn append<'a>(&self, records: impl Iterator<Item = Record<'a>>, end: i64) -> io::Result<()> {
+        self.check_readable()?;
         let mut writer = self.writer.lock();
         if self.is_deleted() {
             return Ok(());
@@ -196,7 +210,14 @@ impl Compacted {
     fn reopen(&self) -> io::Result<Option<Writer>> {
         let pairs = self.pairs();
         let Some(pair) = pairs.last() else { return Ok(None) };
-        let end = pair.last()?.map_or(0, |last| (last.physical_offset as u64 - pair.base) + last.size as u64);
+        let end = match pair.last()? {
+            None => 0,
+            Some(last) => match pair.record(&last)? {
+                Some(record) => last.physical_offset as u64 - pair.base + record.bytes().len() as u64,
+                // Nobody knows where it ends: to write there could be to write over messages.
+                None => return Err(io::Error::other("its last message cannot be read; look at the kernel's log")),
+            },
+        };
         let paths = [pair.log_path(), pair.queue_path()];
         Writer::open(paths, pair.base, pair.count(), end, self.places.faults.as_ref()).map(Some)
     }

@@ -16,7 +16,7 @@ use super::commit::{self, Commit};
 use super::copy::Compacted;
 use super::pair::{Pair, scan};
 use super::writer::Writer;
-use super::{COMPACTING, keys_of};
+use super::{COMPACTING, has_key, keys_of};
 use crate::file;
 use crate::mapped;
 use crate::queue::CqEntry;
@@ -68,6 +68,7 @@ impl Compacted {
     /// One pass over what came behind the queue offset `position`; up to where it came, `None` when there is nothing to
     /// do. `limit`: bytes that the keys may take.
     pub fn pass(&self, position: i64, limit: usize) -> io::Result<Option<i64>> {
+        self.check_readable()?;
         let _replacing = self.replacing.lock();
         let pairs = self.pairs();
         let Some((last, full)) = pairs.split_last().filter(|_| !self.is_given_up()) else { return Ok(None) };
@@ -111,8 +112,12 @@ impl Compacted {
     /// until the next start, and nobody knows what it held.
     fn readable<'a>(&self, pair: &'a Pair, entry: &CqEntry) -> io::Result<Option<Record<'a>>> {
         let record = pair.record(entry)?;
+        let has_key = record.as_ref().is_some_and(has_key);
         if record.is_none() {
             self.tell_damage(pair, entry);
+        }
+        if !has_key {
+            // A message without a key never came here: its properties may be on such a page.
             if mapped::lost_pages() != self.places.lost_pages {
                 return Err(io::Error::other(
                     "the disk cannot read pages of it: what they hold would be lost; look at the kernel's log, and replace the disk",

@@ -44,18 +44,23 @@ impl Positions {
         self.table.lock().queue_offset_map.get(&name(topic, queue_id)).copied().unwrap_or(-1)
     }
 
-    /// Notes that messages behind `most` have not been looked at: they are copied again.
-    pub fn lower(&self, topic: &str, queue_id: u32, most: i64) -> io::Result<()> {
-        if self.of(topic, queue_id) <= most { Ok(()) } else { self.set(topic, queue_id, Some(most)) }
+    /// Notes that messages behind `most` have not been looked at: they are copied again. At the start, when a full disk
+    /// is no reason to stop: what counts is in memory.
+    pub fn lower(&self, topic: &str, queue_id: u32, most: i64) {
+        if self.of(topic, queue_id) > most {
+            told(self.set(topic, queue_id, Some(most)));
+        }
     }
 
-    /// Forgets all but these queues.
-    pub fn keep(&self, queues: &BTreeSet<(&str, u32)>) -> io::Result<()> {
+    /// Forgets all but these queues. At the start.
+    pub fn keep(&self, queues: &BTreeSet<(&str, u32)>) {
         let names: BTreeSet<String> = queues.iter().map(|(topic, id)| name(topic, *id)).collect();
         let mut table = self.table.lock();
         let before = table.queue_offset_map.len();
         table.queue_offset_map.retain(|name, _| names.contains(name));
-        if table.queue_offset_map.len() == before { Ok(()) } else { self.store(&table) }
+        if table.queue_offset_map.len() != before {
+            told(self.store(&table));
+        }
     }
 
     /// Notes it, durably.
@@ -71,6 +76,12 @@ impl Positions {
 
     fn store(&self, table: &Table) -> io::Result<()> {
         json_file::store(&self.path, &json::to_vec_standard(table).map_err(io::Error::other)?)
+    }
+}
+
+fn told(stored: io::Result<()>) {
+    if let Err(error) = stored {
+        tracing::warn!("how far compaction came cannot be noted: {error}; the next start does it again");
     }
 }
 

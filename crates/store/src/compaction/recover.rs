@@ -10,6 +10,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::UNIT;
 use super::commit;
@@ -17,6 +18,7 @@ use super::copy::Compacted;
 use super::pair::{Pair, sound};
 use super::writer::entry_of;
 use crate::file::{self, DataFile, MaybeFaults};
+use crate::mapped;
 use crate::queue::{CqEntry, Kind};
 
 impl Compacted {
@@ -25,6 +27,7 @@ impl Compacted {
     pub fn open(&self, clean: bool, in_log: i64) -> io::Result<()> {
         let faults = self.places.faults.as_ref();
         commit::settle(&self.log, &self.queue, faults)?;
+        let lost_pages = mapped::lost_pages();
         let mut pairs = Vec::new();
         let bases = self.bases()?;
         let size = |path: &Path| fs::metadata(path).map_or(0, |metadata| metadata.len());
@@ -63,6 +66,7 @@ impl Compacted {
             }
         }
         pairs.reverse();
+        self.unreadable.store(mapped::lost_pages() != lost_pages, Ordering::Relaxed);
         self.take_over(pairs)
     }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use ferromq_protocol::record::{self, Entry, Record};
 use rustix::io::Errno;
 
-use super::{Compacted, Compaction};
+use super::{Compacted, Compaction, has_key};
 use crate::append;
 use crate::failure::is_out_of_space;
 use crate::file;
@@ -48,17 +48,22 @@ impl Inner {
                     Some(copy) => {
                         copy.open(clean, in_log)?;
                         self.agree(&queue, copy)?;
-                        positions.lower(topic, id, copy.end() - 1)?;
+                        positions.lower(topic, id, copy.end() - 1);
                     }
                     // Not now: but what a crash has torn would not be seen any more when it is.
-                    None if !clean => Compacted::new(places, topic.as_str().into(), id).open(clean, in_log)?,
+                    // What it has is not copied again.
+                    None if !clean => {
+                        let copy = Compacted::new(places, topic.as_str().into(), id);
+                        copy.open(clean, i64::MAX)?;
+                        self.agree(&queue, &copy)?;
+                    }
                     None => {}
                 }
                 known.insert((topic.as_str(), id));
             }
         }
         // A position without a copy would let a pass look too late when there is one.
-        positions.keep(&known)?;
+        positions.keep(&known);
         self.dispatcher.lock().entries = self.all_queues().iter().map(|queue| queue.max_offset()).sum();
         Ok(())
     }
@@ -138,10 +143,10 @@ impl Inner {
                 return Err(io::Error::other(format!("the consume queue cannot be read at {from}")));
             }
             // A page that could not be read once is zeros until the next start; nobody knows what it held.
-            let copied = records(&bytes).count() as i64;
+            let copied = records(&bytes).filter(has_key).count() as i64;
             if outcome.next_offset - from > copied && mapped::lost_pages() != self.compaction.places.lost_pages {
                 return Err(io::Error::other(format!(
-                    "the disk cannot read pages of the log, and messages between {from} and {} are missing; look at the kernel's log, and replace the disk",
+                    "the disk cannot read pages of the log, and messages between {from} and {} are missing or have no key; look at the kernel's log, and replace the disk",
                     outcome.next_offset
                 )));
             }
@@ -202,7 +207,13 @@ impl Inner {
     /// as RocketMQ leaves it, goes.
     pub fn set_compacted(&self, topic: &str, is_compacted: bool) {
         let compaction = &self.compaction;
-        let is_so = || compaction.topics.read().contains(topic) == is_compacted || !append::is_folder_name(topic);
+        // A queue that has a copy keeps it until its topic is deleted.
+        let has_copies =
+            || self.topics.read().get(topic).is_some_and(|queues| queues.values().any(|q| q.is_compacted()));
+        let is_so = || {
+            let is_known = compaction.topics.read().contains(topic);
+            is_known == is_compacted || !append::is_folder_name(topic) || (is_known && has_copies())
+        };
         if is_so() {
             return;
         }
@@ -215,6 +226,7 @@ impl Inner {
             return;
         }
         if compaction.is_enabled
+            && !has_copies()
             && let Err(error) = self.remove_copies(topic)
         {
             self.fail("removing what a deleted topic left in the compaction folder", &error);
@@ -231,6 +243,9 @@ impl Inner {
 
     /// Removes the copies of a topic whose queues are gone. With `folders` held.
     pub fn remove_copies(&self, topic: &str) -> io::Result<()> {
+        if !append::is_folder_name(topic) {
+            return Ok(());
+        }
         let Compaction { places, positions, .. } = &self.compaction;
         let folders = [&places.log, &places.queue].map(|root| root.join(topic));
         for id in queue::queues_of(&folders[0])? {

@@ -353,3 +353,25 @@ fn a_position_that_says_too_much_brings_no_deleted_key_back() {
     put(&store, &rounds(1000, 100, 1_000_000));
     wait("the key goes", || all(&store).iter().all(|seen| seen.key != "k0"));
 }
+
+#[test]
+fn whoever_is_called_behind_a_deletion_may_use_a_compacted_topic() {
+    let dir = tempfile::tempdir().unwrap();
+    let (told, heard) = std::sync::mpsc::channel();
+    let config = settings(dir.path(), 50);
+    // Threads of the store that never end must not keep the test from failing.
+    std::thread::spawn(move || {
+        let store = Arc::new(open(config));
+        let caller = Arc::downgrade(&store);
+        store.set_after_dispatch(move || {
+            // As the broker does for a pop that waits.
+            if let Some(store) = caller.upgrade() {
+                store.topic_queue("Another", 0, TopicKind::Compacted);
+            }
+        });
+        put(&store, &rounds(0, 10, 5));
+        store.delete_topic(TOPIC).unwrap();
+        told.send(store.queue("Another", 0).is_compacted()).unwrap();
+    });
+    assert_eq!(heard.recv_timeout(std::time::Duration::from_secs(20)), Ok(true));
+}
