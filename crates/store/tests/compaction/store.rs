@@ -357,7 +357,7 @@ fn a_position_that_says_too_much_brings_no_deleted_key_back() {
 #[test]
 fn whoever_is_called_behind_a_deletion_may_use_a_compacted_topic() {
     let dir = tempfile::tempdir().unwrap();
-    let (told, heard) = std::sync::mpsc::channel();
+    let (told, heard) = std::sync::mpsc::sync_channel(1);
     let config = settings(dir.path(), 50);
     // Threads of the store that never end must not keep the test from failing.
     std::thread::spawn(move || {
