@@ -22,8 +22,8 @@ use std::sync::Arc;
 
 use ferromq_common::clock;
 use ferromq_protocol::properties::{self, names};
-use ferromq_protocol::record::{Entry, Record};
-use ferromq_protocol::{record as stored, topic};
+use ferromq_protocol::record::Record;
+use ferromq_protocol::{records, topic};
 use ferromq_store::{AppendBatch, Appended, Queue, ReadStatus, Reject, Store};
 use parking_lot::Mutex;
 use smallvec::SmallVec;
@@ -281,11 +281,7 @@ fn each_record(store: &Store, queue: &Queue, from: i64, mut f: impl FnMut(&Recor
     while next < queue.max_offset() {
         bytes.clear();
         let outcome = store.read(queue, next, READ_BACK, u32::MAX, &mut |_| true, &mut bytes);
-        let mut rest = &bytes[..];
-        while let Entry::Record(one) = stored::read(rest) {
-            f(&one);
-            rest = &rest[one.bytes().len()..];
-        }
+        records::iter(&bytes).for_each(|record| f(&record));
         if outcome.next_offset <= next || outcome.status == ReadStatus::OffsetOverflowBadly {
             return;
         }

@@ -15,6 +15,7 @@ pub mod json;
 pub mod pop;
 pub mod properties;
 pub mod record;
+pub mod records;
 mod scan;
 pub mod sys_flag;
 pub mod topic;

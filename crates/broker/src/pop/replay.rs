@@ -12,7 +12,8 @@ use std::sync::Arc;
 use ferromq_common::clock;
 use ferromq_protocol::pop::{self, AckMsg, PopCheckPoint};
 use ferromq_protocol::properties::{self, names};
-use ferromq_protocol::record::{self, Entry, Record};
+use ferromq_protocol::record::Record;
+use ferromq_protocol::records;
 use ferromq_protocol::{json, topic};
 use ferromq_store::Queue;
 
@@ -29,14 +30,14 @@ type Newest = HashMap<(Arc<str>, Arc<str>, u32), Vec<(i64, i64, i64)>>;
 /// Fills the table from the revive topic.
 pub(crate) fn replay(broker: &Shared) {
     let mut newest = Newest::new();
-    let mut records = Vec::new();
+    let mut bytes = Vec::new();
     for id in 0..broker.pops.revive_queues() {
         let Some(queue) = broker.store.find_queue(&broker.revive_topic, id) else { continue };
         let committed = broker.offsets.query(&broker.revive_topic, pop::REVIVE_GROUP, id);
         let mut offset = committed.map_or(0, |done| done.saturating_add(1)).max(queue.min_offset());
         while offset < queue.max_offset() {
-            records.clear();
-            offset = read(broker, &queue, offset, &mut newest, &mut records);
+            bytes.clear();
+            offset = read(broker, &queue, offset, &mut newest, &mut bytes);
         }
     }
     for id in 0..broker.pops.revive_queues() {
@@ -89,15 +90,15 @@ pub(crate) fn end_of(broker: &Shared, id: u32) -> i64 {
 
 /// Enters what others than the pops of this broker have appended to the revive topic since the last call.
 pub(super) fn read_foreign(broker: &Shared) {
-    let mut records = Vec::new();
+    let mut bytes = Vec::new();
     for id in 0..broker.pops.revive_queues() {
         let Some(queue) = broker.store.find_queue(&broker.revive_topic, id) else { continue };
         let Some(mut offset) = broker.pops.foreign.next(id, queue.next_offset()) else { continue };
         let mut found = 0;
         while offset < queue.max_offset() {
-            records.clear();
-            let outcome = broker.store.read(&queue, offset, u32::MAX, u32::MAX, &mut |_| true, &mut records);
-            for record in foreign(&records) {
+            bytes.clear();
+            let outcome = broker.store.read(&queue, offset, u32::MAX, u32::MAX, &mut |_| true, &mut bytes);
+            for record in foreign(&bytes) {
                 found += 1;
                 enter(broker, id, &record, &mut Newest::new());
             }
@@ -108,13 +109,8 @@ pub(super) fn read_foreign(broker: &Shared) {
 }
 
 /// Those of the records that a Java broker wrote.
-fn foreign(mut bytes: &[u8]) -> impl Iterator<Item = Record<'_>> {
-    let records = std::iter::from_fn(move || {
-        let Entry::Record(record) = record::read(bytes) else { return None };
-        bytes = &bytes[record.bytes().len()..];
-        Some(record)
-    });
-    records.filter(is_foreign)
+fn foreign(bytes: &[u8]) -> impl Iterator<Item = Record<'_>> {
+    records::iter(bytes).filter(is_foreign)
 }
 
 fn is_foreign(record: &Record<'_>) -> bool {
@@ -122,11 +118,9 @@ fn is_foreign(record: &Record<'_>) -> bool {
 }
 
 /// Reads some records; the offset behind them.
-fn read(broker: &Shared, queue: &Queue, offset: i64, newest: &mut Newest, records: &mut Vec<u8>) -> i64 {
-    let outcome = broker.store.read(queue, offset, u32::MAX, u32::MAX, &mut |_| true, records);
-    let mut bytes = &records[..];
-    while let Entry::Record(record) = record::read(bytes) {
-        bytes = &bytes[record.bytes().len()..];
+fn read(broker: &Shared, queue: &Queue, offset: i64, newest: &mut Newest, bytes: &mut Vec<u8>) -> i64 {
+    let outcome = broker.store.read(queue, offset, u32::MAX, u32::MAX, &mut |_| true, bytes);
+    for record in records::iter(bytes) {
         enter(broker, queue.id(), &record, newest);
     }
     outcome.next_offset.max(offset + 1)

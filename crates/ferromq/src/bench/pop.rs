@@ -7,7 +7,7 @@ use crate::cli::BenchArgs;
 use ferromq_protocol::code::{request, response};
 use ferromq_protocol::header::pop::{AckMessageHeader, PopMessageHeader};
 use ferromq_protocol::pop::{Origin, ReceiptHandle};
-use ferromq_protocol::record::{self, Entry};
+use ferromq_protocol::records;
 use ferromq_protocol::{Encoding, FrameWriter, OwnedCommand, Text};
 use ferromq_remoting::{Client, ClientConfig};
 use std::cell::RefCell;
@@ -134,9 +134,7 @@ fn acks(answer: &OwnedCommand, broker: &Broker) -> Vec<Ack> {
         starts.split(';').find_map(|part| part.strip_prefix(&key)?.parse().ok()).unwrap_or_default()
     };
     let mut found = Vec::new();
-    let mut bytes = answer.body();
-    while let Entry::Record(message) = record::read(bytes) {
-        bytes = &bytes[message.bytes().len()..];
+    for message in records::iter(answer.body()) {
         let given = ferromq_protocol::properties::get_str(message.properties(), "POP_CK").map(str::to_owned);
         let handle = given.unwrap_or_else(|| {
             ReceiptHandle {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::process::{Server, dev_on, ferromq, output_of};
+use crate::process::{Server, dev_on, ferromq, output_of, output_until};
 
 /// Longest time an answer may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -204,10 +204,8 @@ fn dead_letters_can_be_looked_at() {
     let moved = http.post("/v1/topics/Deadly/groups/mourners/dead-letter", &json!([messages[0]["receiptHandle"]]));
     assert_eq!(moved.status, 200, "{moved:?}");
     // The name server hears of the new topic a little later.
-    let deadline = Instant::now() + PATIENCE;
-    while !output_of(["dlq", "list", "-n", &http.namesrv]).contains("mourners") {
-        assert!(Instant::now() < deadline, "no dead letters of the group are listed");
-    }
+    let listed = output_until(&["dlq", "list", "-n", &http.namesrv], |listed| listed.contains("mourners"));
+    assert!(listed.contains("mourners"), "no dead letters of the group are listed: {listed}");
 }
 
 #[test]

@@ -8,7 +8,8 @@ use ferromq_protocol::header::lite::PopLiteMessageHeader;
 use ferromq_protocol::header::pop::{PopMessageHeader, PopMessageResponseHeader};
 use ferromq_protocol::pop::{Origin, ReceiptHandle};
 use ferromq_protocol::properties::{self, names as keys};
-use ferromq_protocol::record::{self, Entry, Record};
+use ferromq_protocol::record::Record;
+use ferromq_protocol::records;
 
 use crate::call::Caller;
 use crate::names;
@@ -134,12 +135,8 @@ pub(crate) fn pop_header<'a>(client_id: &'a str, pop: &PopMessageHeader<'a>) -> 
 
 /// How often the messages of a lite pop were handed out before; nothing for another pop, which has no `records` to count.
 pub(crate) fn counts(header: &PopMessageResponseHeader<'_>, records: Option<&[u8]>) -> Vec<i64> {
-    let Some(mut records) = records else { return Vec::new() };
-    let mut messages = 0;
-    while let Entry::Record(record) = record::read(records) {
-        records = &records[record.bytes().len()..];
-        messages += 1;
-    }
+    let Some(records) = records else { return Vec::new() };
+    let messages = records::iter(records).count();
     parse_counts(&header.order_count_info.map(|text| text.to_lossy()).unwrap_or_default(), messages)
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use ferromq_protocol::body::SubscriptionData;
 use ferromq_protocol::code::{request, response};
 use ferromq_protocol::header::pull::{PullHeader, PullResponseHeader};
-use ferromq_protocol::record::{self, Entry};
+use ferromq_protocol::records;
 use ferromq_protocol::sys_flag::pull as flags;
 use ferromq_protocol::{OwnedCommand, Text};
 
@@ -125,12 +125,6 @@ async fn read(
 }
 
 fn messages(answer: &OwnedCommand, subscription: &SubscriptionData, topic: &str) -> Vec<PullMessageResponse> {
-    let (mut messages, mut rest) = (Vec::new(), answer.command().body);
-    while let Entry::Record(record) = record::read(rest) {
-        rest = &rest[record.bytes().len()..];
-        if is_wanted(subscription, &record) {
-            messages.push(piece(Content::Message(message::of_record(&record, topic, None))));
-        }
-    }
-    messages
+    let wanted = records::iter(answer.command().body).filter(|record| is_wanted(subscription, record));
+    wanted.map(|record| piece(Content::Message(message::of_record(&record, topic, None)))).collect()
 }

@@ -10,7 +10,8 @@ use ferromq_protocol::code::{request, response};
 use ferromq_protocol::header::pop::{PopMessageHeader, PopMessageResponseHeader};
 use ferromq_protocol::pop::{Origin, ReceiptHandle};
 use ferromq_protocol::properties::{self, names as keys};
-use ferromq_protocol::record::{self, Entry, Record};
+use ferromq_protocol::record::Record;
+use ferromq_protocol::records;
 use ferromq_protocol::{OwnedCommand, Text};
 
 use crate::call::Caller;
@@ -226,10 +227,8 @@ async fn hand_out(
     let starts = numbers(header.start_offset_info);
     let counts = numbers(header.order_count_info);
     let mut messages = Vec::new();
-    let mut rest = command.body;
     let mut lite_counts = lite::counts(&header, asked.is_lite.then_some(command.body)).into_iter();
-    while let Entry::Record(record) = record::read(rest) {
-        rest = &rest[record.bytes().len()..];
+    for record in records::iter(command.body) {
         let lite_times = lite_counts.next();
         let of_lite = if asked.is_lite { lite::place(&record, &header, broker_name) } else { None };
         let of_retry = properties::get_str(record.properties(), keys::POP_CK).and_then(ReceiptHandle::parse);

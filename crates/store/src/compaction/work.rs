@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use ferromq_protocol::record::{self, Entry, Record};
+use ferromq_protocol::record::Record;
+use ferromq_protocol::records;
 use rustix::io::Errno;
 
 use super::{Compacted, Compaction, has_key};
@@ -64,7 +65,9 @@ impl Inner {
         }
         // A position without a copy would let a pass look too late when there is one.
         positions.keep(&known);
-        self.dispatcher.lock().entries = self.all_queues().iter().map(|queue| queue.max_offset()).sum();
+        if !known.is_empty() {
+            self.dispatcher.lock().entries = self.all_queues().iter().map(|queue| queue.max_offset()).sum();
+        }
         Ok(())
     }
 
@@ -143,8 +146,9 @@ impl Inner {
                 return Err(io::Error::other(format!("the consume queue cannot be read at {from}")));
             }
             // A page that could not be read once is zeros until the next start; nobody knows what it held.
-            let copied = records(&bytes).filter(has_key).count() as i64;
-            if outcome.next_offset - from > copied && mapped::lost_pages() != self.compaction.places.lost_pages {
+            if mapped::lost_pages() != self.compaction.places.lost_pages
+                && outcome.next_offset - from > records::iter(&bytes).filter(has_key).count() as i64
+            {
                 return Err(io::Error::other(format!(
                     "the disk cannot read pages of the log, and messages between {from} and {} are missing or have no key; look at the kernel's log, and replace the disk",
                     outcome.next_offset
@@ -152,8 +156,8 @@ impl Inner {
             }
             // What the disk of the log has not could be lost there and come again with other offsets.
             let end_of = |record: &Record<'_>| record.physical_offset() as u64 + record.bytes().len() as u64;
-            let durable = records(&bytes).take_while(|record| end_of(record) <= flushed);
-            let pending = records(&bytes).find(|record| end_of(record) > flushed);
+            let durable = records::iter(&bytes).take_while(|record| end_of(record) <= flushed);
+            let pending = records::iter(&bytes).find(|record| end_of(record) > flushed);
             copy.append(durable, pending.map_or(outcome.next_offset, |record| record.queue_offset()))?;
             if let Some(pending) = pending {
                 return Ok(pending.physical_offset() as u64 >= until);
@@ -254,14 +258,4 @@ impl Inner {
         let mut there = folders.iter().filter(|folder| folder.exists());
         there.try_for_each(|folder| file::remove_dir_durable(folder, places.faults.as_ref()))
     }
-}
-
-/// Records that stand one behind the other.
-fn records(bytes: &[u8]) -> impl Iterator<Item = Record<'_>> {
-    let mut rest = bytes;
-    std::iter::from_fn(move || {
-        let Entry::Record(record) = record::read(rest) else { return None };
-        rest = &rest[record.bytes().len()..];
-        Some(record)
-    })
 }
