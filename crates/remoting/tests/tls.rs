@@ -78,7 +78,8 @@ fn what_begins_like_tls_is_served_in_its_plaintext() {
     // The end of either connection is noticed.
     drop((sealed, plain));
     eventually("both are closed", || server.connections() == 0);
-    assert_eq!(service.closed.load(std::sync::atomic::Ordering::SeqCst), 2);
+    // Its place is free before the service hears of it.
+    eventually("the service has heard", || service.closed.load(std::sync::atomic::Ordering::SeqCst) == 2);
     // So is that of the server, for the peer.
     let mut breaker = connect(addr);
     breaker.write_all(&[HANDSHAKE]).unwrap();

@@ -16,6 +16,7 @@ use crate::file;
 use crate::mapped;
 use crate::queue::Queue;
 use crate::snapshot::{self, Taken, Writer};
+use crate::space::queue_name;
 use crate::store::Inner;
 
 /// How often free space is looked at.
@@ -285,30 +286,38 @@ impl Inner {
         }
         for (n, queue) in dirty.iter().enumerate() {
             if let Err(error) = queue.flush() {
-                self.queue_write_failed(queue, &error);
+                self.derived_write_failed(&queue_name(queue), &error);
                 // What is not written stays in memory, and on the list.
                 self.dispatcher.lock().dirty.extend(dirty[n..].iter().cloned());
                 self.dispatch_for_others();
                 return Ok(());
             }
         }
-        self.queues_are_written();
         progress.warm = dirty;
         let behind = progress.durable != built || progress.times.physic != self.log.flushed_timestamp();
         if !(durable && behind) && progress.written == built {
+            self.derived_files_are_written();
             return Ok(());
         }
-        progress.written = built;
-        progress.written_at = Some(Instant::now());
+        let (mut on_disk, mut times) = (progress.durable, progress.times);
         if durable {
             self.sync_built(&built)?;
-            progress.durable = built;
-            progress.times.logics = timestamp;
-            progress.times.index = index_timestamp;
-            progress.times.physic = self.log.flushed_timestamp();
+            on_disk = built;
+            times.logics = timestamp;
+            times.index = index_timestamp;
+            times.physic = self.log.flushed_timestamp();
         }
         let snapshot = progress.snapshot.map_or(0, |taken| taken.at);
-        self.checkpoint.write(&progress.times, &progress.durable, &progress.written, snapshot, durable)?;
+        if let Err(error) = self.checkpoint.write(&times, &on_disk, &built, snapshot) {
+            self.derived_write_failed("the checkpoint", &error);
+            return Ok(());
+        }
+        if durable {
+            self.checkpoint.sync()?;
+        }
+        (progress.durable, progress.times, progress.written) = (on_disk, times, built);
+        progress.written_at = Some(Instant::now());
+        self.derived_files_are_written();
         if progress.warm.len() > MANY_QUEUES || (progress.snapshot.is_none() && self.queue_count() > MANY_QUEUES) {
             self.take_snapshot(progress, durable)?;
         }

@@ -163,13 +163,15 @@ pub(crate) struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens or makes the file. A file that cannot be read is as good as none.
+    /// Opens or makes the file. A file that cannot be read is as good as none. A new one has its block from the start, so
+    /// that a checkpoint can be written on a full volume: without one no log file may go to make room.
     pub fn open(root: &Path, faults: MaybeFaults<'_>) -> io::Result<(Checkpoint, Loaded)> {
         let path = root.join("checkpoint");
         let uptime = Uptime::now(root);
         let file = match DataFile::open(&path, faults) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let file = DataFile::create_sparse(&path, FILE_BYTES, faults)?;
+                file.write_at(&[0; FILE_BYTES as usize], 0)?;
                 let loaded = Loaded { same_boot: true, ..Loaded::default() };
                 return Ok((Checkpoint { file, uptime, is_wiped: Mutex::new(false) }, loaded));
             }
@@ -214,15 +216,8 @@ impl Checkpoint {
         self.file.write_at(&[0; NOTE_BYTES], NOTE_AT as u64)
     }
 
-    /// Writes both parts; with `sync` they are on the disk afterwards. `snapshot`: when the one was taken that holds, or 0.
-    pub fn write(
-        &self,
-        times: &Times,
-        durable: &Built,
-        written: &Built,
-        snapshot: Changed,
-        sync: bool,
-    ) -> io::Result<()> {
+    /// Writes both parts. `snapshot`: when the one was taken that holds, or 0.
+    pub fn write(&self, times: &Times, durable: &Built, written: &Built, snapshot: Changed) -> io::Result<()> {
         let mut bytes = [0; BLOCK_AT + BLOCK_BYTES];
         let java = times.encode();
         bytes[..JAVA_BYTES].copy_from_slice(&java);
@@ -239,8 +234,12 @@ impl Checkpoint {
         block.resize(BLOCK_BYTES - 4, 0);
         block.extend_from_slice(&crc32fast::hash(&block).to_be_bytes());
         bytes[BLOCK_AT..].copy_from_slice(&block);
-        self.file.write_at(&bytes, 0)?;
-        if sync { self.file.sync() } else { Ok(()) }
+        self.file.write_at(&bytes, 0)
+    }
+
+    /// Forces what was written to the disk.
+    pub fn sync(&self) -> io::Result<()> {
+        self.file.sync()
     }
 }
 
@@ -298,7 +297,7 @@ mod tests {
         let (checkpoint, loaded) = Checkpoint::open(dir.path(), None).unwrap();
         assert!(loaded.built.is_none());
         let times = Times { physic: 10_000, logics: 9000, ..Times::default() };
-        checkpoint.write(&times, &built(100), &built(200), 0, true).unwrap();
+        checkpoint.write(&times, &built(100), &built(200), 0).unwrap();
         checkpoint.note_flushed(150).unwrap();
         let (_, loaded) = Checkpoint::open(dir.path(), None).unwrap();
         assert_eq!((loaded.times, loaded.times.recover_from()), (times, 6000));
@@ -318,7 +317,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (mut checkpoint, _) = Checkpoint::open(dir.path(), None).unwrap();
         checkpoint.uptime.boot = [b'x'; 36];
-        checkpoint.write(&Times::default(), &built(100), &built(200), 0, false).unwrap();
+        checkpoint.write(&Times::default(), &built(100), &built(200), 0).unwrap();
         let (_, loaded) = Checkpoint::open(dir.path(), None).unwrap();
         assert_eq!((loaded.built, loaded.trusted), (Some(built(100)), false));
     }
@@ -327,7 +326,7 @@ mod tests {
     fn after_the_disk_failed_the_kernel_is_not_trusted() {
         let dir = tempfile::tempdir().unwrap();
         let (checkpoint, _) = Checkpoint::open(dir.path(), None).unwrap();
-        checkpoint.write(&Times::default(), &built(100), &built(200), 0, false).unwrap();
+        checkpoint.write(&Times::default(), &built(100), &built(200), 0).unwrap();
         checkpoint.note_flushed(150).unwrap();
         checkpoint.wipe_note().unwrap();
         checkpoint.note_flushed(170).unwrap();

@@ -18,6 +18,7 @@ use crate::labels::Labels;
 use crate::lmq;
 use crate::queue::{CqEntry, Kind, Queue};
 use crate::redispatch::Doubts;
+use crate::space::queue_name;
 use crate::store::Inner;
 
 /// Most items that wait; beyond it the log is read again, which costs about three times as much a message. Some 7 MiB,
@@ -253,7 +254,7 @@ impl Inner {
                 d.dirty.push(Arc::clone(queue));
             }
             if let Err(error) = written {
-                self.queue_write_failed(queue, &error);
+                self.derived_write_failed(&queue_name(queue), &error);
             }
             d.entries += queue.max_offset() - before;
         }

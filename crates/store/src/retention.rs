@@ -127,7 +127,7 @@ impl Inner {
 
     /// What lack of room asks for and why, and the oldest file if it may be deleted now.
     fn deletable(&self, hour: bool) -> (Need, String, Option<Arc<Segment>>) {
-        if self.shortage.queue.lock().is_some() {
+        if self.shortage.derived.lock().is_some() {
             // There may be room by now: nothing is deleted for a write that succeeds when it is tried again.
             self.checkpoint(false);
         }

@@ -18,6 +18,11 @@ use crate::store::Inner;
 /// refused.
 const FORCE_FLOORS: u64 = 2;
 
+/// A consume queue as a person knows it.
+pub(crate) fn queue_name(queue: &Queue) -> String {
+    format!("the consume queue {}/{}", queue.topic(), queue.id())
+}
+
 /// How full a volume is.
 #[derive(Clone, Debug)]
 pub(crate) struct Volume {
@@ -60,8 +65,8 @@ pub(crate) enum Need {
 /// Shortages met by a write, in place of the ratio.
 #[derive(Default)]
 pub(crate) struct Shortage {
-    /// Why a consume queue could not be written.
-    pub queue: Mutex<Option<String>>,
+    /// Why a consume queue or the checkpoint could not be written.
+    pub derived: Mutex<Option<String>>,
     /// Why the next log file could not be made.
     pub log: Mutex<Option<String>>,
 }
@@ -87,7 +92,7 @@ impl Inner {
                 format!("{volume}: more than diskSpaceWarningLevelRatio {ratio} %; writes are accepted again when there is space")
             })
         });
-        let verdict = by_ratio.or_else(|| self.shortage.queue.lock().clone());
+        let verdict = by_ratio.or_else(|| self.shortage.derived.lock().clone());
         let mut full = self.disk_full.lock();
         if full.is_some() != verdict.is_some() {
             match &verdict {
@@ -105,7 +110,7 @@ impl Inner {
     /// What lack of room asks for, and why.
     pub fn space_need(&self) -> (Need, String) {
         let config = &self.config;
-        if let Some(reason) = self.shortage.log.lock().clone().or_else(|| self.shortage.queue.lock().clone()) {
+        if let Some(reason) = self.shortage.log.lock().clone().or_else(|| self.shortage.derived.lock().clone()) {
             return (Need::Forced, reason);
         }
         let Some(volume) = self.fullest() else { return (Need::Nothing, String::new()) };
@@ -119,13 +124,13 @@ impl Inner {
         (Need::Nothing, volume.to_string())
     }
 
-    /// A consume queue could not be written. Its entries stay in memory: on a full volume writes are refused until the
-    /// next try succeeds, any other error ends all appends.
-    pub fn queue_write_failed(&self, queue: &Queue, error: &io::Error) {
-        let what = format!("writing to the consume queue {}/{}", queue.topic(), queue.id());
+    /// A consume queue or the checkpoint could not be written. What it lacks stays in memory: on a full volume writes are
+    /// refused until the next try succeeds, any other error ends all appends.
+    pub fn derived_write_failed(&self, file: &str, error: &io::Error) {
+        let what = format!("writing to {file}");
         if is_out_of_space(error) {
             let volume = self.fullest().map(|volume| format!("; {volume}")).unwrap_or_default();
-            *self.shortage.queue.lock() =
+            *self.shortage.derived.lock() =
                 Some(format!("{what} failed: {error}{volume}; writes are accepted again when there is space"));
             self.check_space();
         } else {
@@ -138,15 +143,15 @@ impl Inner {
         if self.shortage.log.lock().take().is_some() {
             self.background.want_segment();
         }
-        if self.shortage.queue.lock().is_some() {
+        if self.shortage.derived.lock().is_some() {
             self.checkpoint(false);
         }
         self.check_space();
     }
 
-    /// All consume queues are written.
-    pub fn queues_are_written(&self) {
-        if self.shortage.queue.lock().take().is_some() {
+    /// All consume queues are written, and the checkpoint that says so.
+    pub fn derived_files_are_written(&self) {
+        if self.shortage.derived.lock().take().is_some() {
             self.check_space();
         }
     }

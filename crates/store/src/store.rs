@@ -360,7 +360,7 @@ impl Store {
         self.inner.dispatch_now();
         self.inner.checkpoint(true);
         let is_copied = self.inner.is_copied(self.inner.log.end());
-        if !is_copied || self.inner.failure.is_set() || self.inner.shortage.queue.lock().is_some() {
+        if !is_copied || self.inner.failure.is_set() || self.inner.shortage.derived.lock().is_some() {
             return;
         }
         if let Err(error) = self.instance.leave_cleanly() {

@@ -62,7 +62,8 @@ fn leave_unbuilt(config: &StoreConfig, report: &Report) -> io::Result<()> {
     let (position, timestamp) = (report.log_end, report.last_timestamp);
     let built = Built { position, entries: -1, index: IndexMark::default(), timestamp };
     let times = Times { physic: report.last_timestamp, logics: 0, index: 0, ..loaded.times };
-    checkpoint.write(&times, &built, &built, 0, true)?;
+    checkpoint.write(&times, &built, &built, 0)?;
+    checkpoint.sync()?;
     report.plan.queues.iter().try_for_each(|folder| remove_dir(folder))?;
     if config.message_index_enable {
         for (_, path) in list(&root.join("index"))? {
