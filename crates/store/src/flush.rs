@@ -3,8 +3,9 @@
 //!
 //! ASYNC_FLUSH: a sync begins a fifth of the flush interval after the first message it covers, so that four fifths are
 //! left for the disk. SYNC_FLUSH: group commit; as long as one sync runs the next ones gather, and one sync serves
-//! them all. After a sync the messages are shown to consumers, then the waiters are called, in the order of their
-//! positions. The first failed sync is the last: nothing is acknowledged after it, because the kernel may have dropped
+//! them all. On a slow disk those who were answered just now are given a part of the time of a sync to send again: else
+//! senders fall into two halves, each of which waits for the sync of the other. After a sync the messages are shown to
+//! consumers, then the waiters are called, in the order of their positions. The first failed sync is the last: nothing is acknowledged after it, because the kernel may have dropped
 //! the pages it could not write.
 
 use std::collections::VecDeque;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::store::{Inner, Store};
 
@@ -22,6 +23,12 @@ const MAX_WAITERS: usize = 1_000_000;
 const NOTE_PERIOD: Duration = Duration::from_millis(50);
 /// Part of the flush interval for which ASYNC_FLUSH messages gather.
 const GATHER_PART: u32 = 5;
+/// SYNC_FLUSH messages gather after a sync that took at least this long: a shorter one is over before 64 senders are back,
+/// and waiting for them would cost the work that is done meanwhile.
+const SLOW_SYNC: Duration = Duration::from_micros(500);
+/// Part of the time of that sync for which they gather, and the longest time.
+const REGATHER_PART: u32 = 2;
+const MAX_REGATHER: Duration = Duration::from_millis(2);
 
 /// Whether a position reached the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +47,14 @@ struct Waiter {
     call: Box<dyn FnOnce(Durability) + Send>,
 }
 
+/// Messages that are likely to come at once.
+struct Expected {
+    /// Where the log ends with them.
+    position: u64,
+    /// So long the next sync waits for them.
+    until: Instant,
+}
+
 /// Who waits for the disk, and how the threads are woken.
 #[derive(Default)]
 pub(crate) struct Flusher {
@@ -56,6 +71,8 @@ struct State {
     /// By position.
     waiters: VecDeque<Waiter>,
     stop: bool,
+    /// Waiters below this position do not end the gathering.
+    gathers_to: u64,
     /// The expiring thread sleeps until a waiter comes.
     expiry_parked: bool,
     /// The flush thread has ended: nobody waits any more.
@@ -140,7 +157,9 @@ impl Inner {
                 let deadline = Instant::now() + Duration::from_millis(self.config.sync_flush_timeout);
                 let at = state.waiters.partition_point(|w| w.position <= position);
                 state.waiters.insert(at, Waiter { position, deadline, call });
-                self.flusher.work.notify_one();
+                if position >= state.gathers_to {
+                    self.flusher.work.notify_one();
+                }
                 if state.expiry_parked {
                     self.flusher.deadlines.notify_one();
                 }
@@ -152,9 +171,9 @@ impl Inner {
 
     /// The flush thread's life.
     pub fn run_flush(self: &Arc<Self>) {
-        let mut noted = Instant::now();
-        while !self.wait_for_flush() {
-            self.flush_once(&mut noted);
+        let (mut noted, mut expected) = (Instant::now(), None);
+        while !self.wait_for_flush(expected) {
+            expected = self.flush_once(&mut noted);
         }
         self.flush_once(&mut noted);
         self.flusher.refuse_all();
@@ -162,16 +181,19 @@ impl Inner {
         self.flusher.deadlines.notify_one();
     }
 
-    /// One sync and what follows from it.
-    fn flush_once(&self, noted: &mut Instant) {
+    /// One sync and what follows from it; whom the next one waits for.
+    fn flush_once(&self, noted: &mut Instant) -> Option<Expected> {
         if self.failure.is_set() {
-            return self.flusher.refuse_all();
+            self.flusher.refuse_all();
+            return None;
         }
-        *self.flusher.syncing.lock() = Some(Instant::now());
+        let (from, began) = (self.log.flushed(), Instant::now());
+        *self.flusher.syncing.lock() = Some(began);
         let synced = self.log.sync();
         *self.flusher.syncing.lock() = None;
         match synced {
             Ok(position) => {
+                let expected = self.expected(from, position, began.elapsed());
                 if self.is_sync_flush() {
                     self.dispatch_now();
                 }
@@ -180,12 +202,22 @@ impl Inner {
                     *noted = Instant::now();
                     self.note_flushed();
                 }
+                expected
             }
             Err(error) => {
                 self.fail("forcing the commit log to the disk", &error);
                 self.flusher.refuse_all();
+                None
             }
         }
+    }
+
+    /// After a sync of `from..to`: as much as was under way while it ran may come once more. A sender alone need not wait
+    /// for others.
+    fn expected(&self, from: u64, to: u64, took: Duration) -> Option<Expected> {
+        let is_worth_it = self.is_sync_flush() && took >= SLOW_SYNC && self.flusher.state.lock().waiters.len() > 1;
+        let until = Instant::now() + (took / REGATHER_PART).min(MAX_REGATHER);
+        is_worth_it.then(|| Expected { position: to + (self.log.end() - from), until })
     }
 
     /// Notes for the next start how far the log is on the disk.
@@ -196,7 +228,7 @@ impl Inner {
     }
 
     /// Sleeps until there is something to force to the disk; `true` when the store closes.
-    fn wait_for_flush(&self) -> bool {
+    fn wait_for_flush(&self, expected: Option<Expected>) -> bool {
         let mut state = self.flusher.state.lock();
         while !state.stop {
             self.flusher.parked.store(true, Ordering::Relaxed);
@@ -207,8 +239,10 @@ impl Inner {
             }
             self.flusher.parked.store(false, Ordering::Relaxed);
             if work {
-                if !self.is_sync_flush() {
-                    self.gather(&mut state);
+                match expected {
+                    Some(expected) => self.regather(&mut state, &expected),
+                    None if self.is_sync_flush() => {}
+                    None => self.gather(&mut state),
                 }
                 break;
             }
@@ -216,8 +250,19 @@ impl Inner {
         state.stop
     }
 
+    /// Lets those send again whom the last sync served.
+    fn regather(&self, state: &mut MutexGuard<'_, State>, expected: &Expected) {
+        state.gathers_to = expected.position;
+        while !state.stop && self.log.end() < expected.position {
+            if self.flusher.work.wait_until(state, expected.until).timed_out() {
+                break;
+            }
+        }
+        state.gathers_to = 0;
+    }
+
     /// Lets more messages come before they are forced to the disk together.
-    fn gather(&self, state: &mut parking_lot::MutexGuard<'_, State>) {
+    fn gather(&self, state: &mut MutexGuard<'_, State>) {
         let end = Instant::now() + Duration::from_millis(self.config.flush_interval_commit_log) / GATHER_PART;
         while !state.stop && !self.flusher.work.wait_until(state, end).timed_out() {}
     }

@@ -129,6 +129,24 @@ fn without_room_for_the_next_file_writes_are_refused_until_there_is() {
     assert_eq!(store.queue("T", 0).next_offset(), stored as i64 + 1);
 }
 
+#[test]
+fn a_checkpoint_that_cannot_be_written_for_lack_of_room_is_written_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let faults = Arc::new(Faults::default());
+    faults.set_volume(10, 1 << 40);
+    let store = open(StoreConfig { faults: Some(Arc::clone(&faults)), ..config(dir.path()) });
+    send(&store, "T", 0, &[b"before"]).unwrap();
+    faults.inject_in("checkpoint", Operation::Write, 0, Fault::NoSpace);
+    store.checkpoint_now();
+    let error = send(&store, "T", 0, &[b"refused"]).unwrap_err();
+    assert!(matches!(&error, AppendError::DiskFull { reason } if reason.contains("the checkpoint")), "{error}");
+    assert_eq!(read_all(&store, "T", 0).len(), 1);
+    faults.heal(Operation::Write);
+    store.checkpoint_now();
+    send(&store, "T", 0, &[b"after"]).unwrap();
+    assert_eq!(read_all(&store, "T", 0).len(), 2);
+}
+
 fn has_key(store: &Store, body: &[u8]) -> bool {
     !store.query_index("T", &String::from_utf8_lossy(body), 1, 0, i64::MAX).physical_offsets.is_empty()
 }
