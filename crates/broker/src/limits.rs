@@ -7,8 +7,9 @@
 //!
 //! A [`Bucket`] is one atomic number: the moment until which its rate is used up. Up to [`BURST`] may be used ahead. A send
 //! beyond it is refused (SYSTEM_BUSY, which clients answer by another broker or a later try, with the time to wait in the
-//! remark); a pull or pop is answered later instead, because a refusal would make consumers ask all the more. Where no limit is
-//! set a request looks at one `Option`.
+//! remark), a moment later: a client that tries again at once would cost the others more than its messages. A pull or pop is
+//! answered later instead, because a refusal would make consumers ask all the more. Where no limit is set a request looks at
+//! one `Option`.
 
 mod unflushed;
 
@@ -44,6 +45,10 @@ const BURST: Duration = Duration::from_secs(1);
 const MAX_HOLD: Duration = Duration::from_secs(10);
 /// Most pulls that limits hold back at a time.
 const MAX_HELD: usize = 10_000;
+/// How long a refusal of a send is held back; RocketMQ refuses after 200 ms in its queue.
+const REFUSAL_HOLD: Duration = Duration::from_millis(100);
+/// Most refusals that are held back at a time; one more is answered at once.
+const MAX_REFUSALS_HELD: usize = 10_000;
 
 /// One limit and how far it is used.
 #[derive(Debug)]
@@ -103,11 +108,17 @@ pub struct Limits {
     groups: Mutex<HashMap<Box<str>, Arc<Bucket>>>,
     connections: Mutex<HashMap<u64, OfConnection>>,
     held: Arc<Semaphore>,
+    refusals: Arc<Semaphore>,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { groups: Mutex::default(), connections: Mutex::default(), held: Arc::new(Semaphore::new(MAX_HELD)) }
+        Self {
+            groups: Mutex::default(),
+            connections: Mutex::default(),
+            held: Arc::new(Semaphore::new(MAX_HELD)),
+            refusals: Arc::new(Semaphore::new(MAX_REFUSALS_HELD)),
+        }
     }
 }
 
@@ -159,6 +170,16 @@ impl Limits {
             answer();
         });
         Ok(())
+    }
+
+    /// Runs `answer`, which refuses a send, after [`REFUSAL_HOLD`].
+    pub(crate) fn hold_refusal(&self, answer: impl FnOnce() + Send + 'static) {
+        let Ok(permit) = Arc::clone(&self.refusals).try_acquire_owned() else { return answer() };
+        tokio::spawn(async move {
+            tokio::time::sleep(REFUSAL_HOLD).await;
+            drop(permit);
+            answer();
+        });
     }
 }
 

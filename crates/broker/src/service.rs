@@ -37,7 +37,7 @@ impl Service for BrokerService {
                     | request::SEND_BATCH_MESSAGE
                     | request::END_TRANSACTION => {
                         if let Err(refusal) = sends.add(broker, &call) {
-                            broker.send.refuse(&command.head, refusal.code, &refusal.remark, out);
+                            self.refuse_send(&call, refusal, out);
                         }
                     }
                     request::ACK_MESSAGE | request::BATCH_ACK_MESSAGE => {
@@ -75,6 +75,19 @@ impl Service for BrokerService {
 }
 
 impl BrokerService {
+    /// Says why a send was not taken: at once what is wrong with it, a moment later that it came too fast.
+    fn refuse_send(&self, call: &Call<'_>, refusal: Refusal, out: &mut Vec<u8>) {
+        let head = call.request.head;
+        if refusal.code != response::SYSTEM_BUSY || head.is_oneway() {
+            return self.shared.send.refuse(&head, refusal.code, &refusal.remark, out);
+        }
+        let (conn, constants) = (Arc::clone(call.conn), Arc::clone(&self.shared.send));
+        self.shared.limits.hold_refusal(move || {
+            // A push fails when the client has gone.
+            let _ = conn.push(|out| constants.refuse(&head, refusal.code, &refusal.remark, out));
+        });
+    }
+
     fn dispatch(&self, code: i32, call: &Call<'_>, out: &mut Vec<u8>) {
         let before = out.len();
         let closed = routes::is_closed_on_fast_port(code) && call.conn.local().port() == self.fast_port;
