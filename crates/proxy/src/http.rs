@@ -33,14 +33,13 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
-use tokio_rustls::TlsAcceptor;
 
 use crate::http::body::Room;
 use crate::patient::Patient;
 use crate::service::Service;
-use crate::tls::{self, Ends};
+use crate::tls::{self, Ends, Tls};
 
 /// Most connections at the same time.
 const MAX_CONNECTIONS: usize = 8192;
@@ -64,8 +63,7 @@ pub(crate) struct Http {
 /// What all requests share.
 pub(crate) struct Endpoint {
     service: Arc<Service>,
-    /// TLS as it is at any time.
-    tls: watch::Receiver<TlsAcceptor>,
+    tls: Tls,
     /// Makes ids of messages: HTTP clients have none of their own.
     ids: UniqueIds,
     /// Places of requests that wait for messages.
@@ -75,14 +73,10 @@ pub(crate) struct Endpoint {
 
 impl Http {
     /// Serves what listens to the service's end.
-    pub async fn start(
-        listen: SocketAddr,
-        tls: watch::Receiver<TlsAcceptor>,
-        service: Arc<Service>,
-    ) -> io::Result<Http> {
+    pub async fn start(listen: SocketAddr, tls: Tls, service: Arc<Service>) -> io::Result<Http> {
         let listener = TcpListener::bind(listen).await?;
         let addr = listener.local_addr()?;
-        tracing::info!("HTTP clients are served on {addr}, in plaintext and with TLS");
+        tracing::info!("HTTP clients are served on {addr}, {}", tls.mode.wanted());
         let endpoint = Arc::new(Endpoint::new(service, tls, addr));
         Ok(Http { addr, served: tokio::spawn(accept(listener, endpoint)) })
     }
@@ -99,7 +93,7 @@ impl Http {
 }
 
 impl Endpoint {
-    fn new(service: Arc<Service>, tls: watch::Receiver<TlsAcceptor>, addr: SocketAddr) -> Self {
+    fn new(service: Arc<Service>, tls: Tls, addr: SocketAddr) -> Self {
         let ip = if addr.ip().is_unspecified() { net::outward_ip() } else { addr.ip() };
         Endpoint {
             service,
@@ -160,10 +154,10 @@ async fn open_connection(socket: TcpStream, endpoint: Arc<Endpoint>) {
     if let Err(error) = socket.set_nodelay(true) {
         tracing::debug!(%error, "an HTTP connection sends its answers late");
     }
-    let tls = tls::speaking(&endpoint.tls.borrow(), Some(b"http/1.1"));
+    let acceptor = endpoint.tls.speaking(Some(b"http/1.1"));
     // A connection that asks nothing for so long is closed, whether it has begun or not.
     let opened = tokio::select! {
-        opened = tokio::time::timeout(HEAD_LIMIT, tls::detect(socket, &tls)) => opened,
+        opened = tokio::time::timeout(HEAD_LIMIT, tls::detect(socket, endpoint.tls.mode, &acceptor)) => opened,
         () = endpoint.stopping() => return,
     };
     match opened {

@@ -55,3 +55,4 @@ pub use cluster::ClusterConfig;
 pub use observe::Node;
 pub use relay::RemotingDoor;
 pub use server::{Proxy, ProxyConfig, StartError};
+pub use tls::TlsMode;

@@ -66,12 +66,17 @@ pub(crate) struct Relay {
 }
 
 impl Relay {
-    pub fn start(door: &RemotingDoor, tls: Tls, cluster: Arc<Cluster>, calls: Arc<Calls>) -> Result<Relay, StartError> {
+    pub fn start(
+        door: &RemotingDoor,
+        tls: Option<Tls>,
+        cluster: Arc<Cluster>,
+        calls: Arc<Calls>,
+    ) -> Result<Relay, StartError> {
         let shared = Arc::new(Shared { cluster, calls, ports: Ports::new(door.clone(), tls.clone()) });
         let service = Arc::new(Wires { shared: Arc::clone(&shared), sessions: Mutex::default() });
         let server = Server::start(ServerConfig::new(Vec::new()), service)?;
         shared.ports.use_listeners(server.listeners());
-        let addr = server.listeners().add(door.listen, Some(tls))?;
+        let addr = server.listeners().add(door.listen, tls)?;
         tracing::info!("remoting clients are served on {addr}");
         Ok(Relay { server, addr })
     }

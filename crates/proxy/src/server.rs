@@ -10,7 +10,6 @@ use ferromq_client::BrokerCall;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
 
@@ -23,7 +22,7 @@ use crate::inbound::Bounded;
 use crate::observe::Node;
 use crate::relay::{Relay, RemotingDoor};
 use crate::service::Service;
-use crate::tls::{self, HANDSHAKE_LIMIT, Stream};
+use crate::tls::{self, HANDSHAKE_LIMIT, Stream, Tls, TlsMode};
 use crate::unsealed;
 
 /// Largest message of a client, bytes, unless it is said otherwise: a few of the largest the broker takes.
@@ -54,6 +53,8 @@ pub struct ProxyConfig {
     pub remoting: Option<RemotingDoor>,
     /// Threads that serve them, at least 1.
     pub threads: usize,
+    /// Who has to speak TLS.
+    pub tls_mode: TlsMode,
     /// The certificate of TLS; without files the proxy makes one.
     pub certificate: Option<CertificateFiles>,
     /// What clients are told instead of the address they used.
@@ -74,6 +75,7 @@ impl ProxyConfig {
             http: None,
             remoting: None,
             threads: THREADS,
+            tls_mode: TlsMode::default(),
             certificate: None,
             access: None,
             node: Node::default(),
@@ -156,16 +158,11 @@ impl Proxy {
         Ok(proxy)
     }
 
-    fn serve(
-        config: &ProxyConfig,
-        runtime: Runtime,
-        tls: watch::Receiver<TlsAcceptor>,
-        door: Door,
-    ) -> Result<Proxy, StartError> {
+    fn serve(config: &ProxyConfig, runtime: Runtime, tls: Tls, door: Door) -> Result<Proxy, StartError> {
         let refused = |source| StartError::Listen { addr: config.listen, source };
         let listener = runtime.block_on(TcpListener::bind(config.listen)).map_err(refused)?;
         let addr = listener.local_addr().map_err(refused)?;
-        tracing::info!("gRPC clients are served on {addr}, in plaintext and with TLS");
+        tracing::info!("gRPC clients are served on {addr}, {}", tls.mode.wanted());
         let (stop, stopped) = watch::channel(false);
         let service = Arc::new(Service::new(door, config.node.clone(), config.access.clone(), stopped.clone()));
         let (opened, connections) = mpsc::channel(BACKLOG);
@@ -226,17 +223,20 @@ impl Proxy {
 }
 
 /// TLS as it is at any time.
-fn start_tls(config: &ProxyConfig, runtime: &Runtime) -> Result<watch::Receiver<TlsAcceptor>, TlsError> {
+fn start_tls(config: &ProxyConfig, runtime: &Runtime) -> Result<Tls, TlsError> {
+    let mode = config.tls_mode;
     let Some(files) = config.certificate.clone() else {
-        tracing::info!(
-            "the certificate of TLS was made by this process: no one can trust it; set tlsCertPath and tlsKeyPath for one of your own"
-        );
-        return Ok(watch::channel(certificate::made()?).1);
+        if mode != TlsMode::Disabled {
+            tracing::info!(
+                "the certificate of TLS was made by this process: no one can trust it; set tlsCertPath and tlsKeyPath for one of your own"
+            );
+        }
+        return Ok(Tls { mode, acceptors: watch::channel(certificate::made()?).1 });
     };
     tracing::info!("the certificate of TLS is from {}", files.certificate.display());
-    let (followed, tls) = Followed::start(files)?;
+    let (followed, acceptors) = Followed::start(files)?;
     runtime.spawn(followed.follow());
-    Ok(tls)
+    Ok(Tls { mode, acceptors })
 }
 
 fn runtime(config: &ProxyConfig) -> Result<Runtime, StartError> {
@@ -262,12 +262,7 @@ async fn serve(service: Bounded, connections: mpsc::Receiver<io::Result<Stream>>
 
 /// Takes connections. Each does its handshake for itself, so that a slow one holds up nobody; its place is its own until it
 /// is closed.
-async fn accept(
-    listener: TcpListener,
-    tls: watch::Receiver<TlsAcceptor>,
-    opened: mpsc::Sender<io::Result<Stream>>,
-    most: usize,
-) {
+async fn accept(listener: TcpListener, tls: Tls, opened: mpsc::Sender<io::Result<Stream>>, most: usize) {
     let places = Arc::new(Semaphore::new(most));
     let mut full = false;
     loop {
@@ -283,7 +278,7 @@ async fn accept(
                 }
                 full = place.is_none();
                 if let Some(place) = place {
-                    tokio::spawn(hand_over(socket, place, tls.borrow().clone(), opened.clone()));
+                    tokio::spawn(hand_over(socket, place, tls.clone(), opened.clone()));
                 }
             }
             Err(error) => {
@@ -295,12 +290,7 @@ async fn accept(
     }
 }
 
-async fn hand_over(
-    socket: TcpStream,
-    place: OwnedSemaphorePermit,
-    tls: TlsAcceptor,
-    opened: mpsc::Sender<io::Result<Stream>>,
-) {
+async fn hand_over(socket: TcpStream, place: OwnedSemaphorePermit, tls: Tls, opened: mpsc::Sender<io::Result<Stream>>) {
     match tokio::time::timeout(HANDSHAKE_LIMIT, tls::open(socket, place, &tls)).await {
         // The server is stopping when nobody takes it.
         Ok(Ok(stream)) => drop(opened.send(Ok(stream)).await),

@@ -1,5 +1,5 @@
-//! TLS and plaintext on one port: the first byte of a connection tells (22 begins a TLS record). `certificate.rs` has
-//! the certificate.
+//! TLS and plaintext on one port: the first byte of a connection tells (22 begins a TLS record), and [`TlsMode`] which of them
+//! is served. `certificate.rs` has the certificate.
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::server::TlsStream;
@@ -22,6 +22,70 @@ const HANDSHAKE: u8 = 22;
 pub(crate) const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// Length of what every client of HTTP/2 says first.
 const PREFACE: usize = 24;
+
+/// Who has to speak TLS, at all doors of a proxy (RocketMQ's system property `tls.server.mode`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TlsMode {
+    /// Nobody can.
+    Disabled,
+    /// Whoever wants to.
+    #[default]
+    Permissive,
+    /// Everybody.
+    Enforcing,
+}
+
+impl TlsMode {
+    /// By RocketMQ's name of it.
+    pub fn named(name: &str) -> Option<TlsMode> {
+        match name {
+            "disabled" => Some(TlsMode::Disabled),
+            "permissive" => Some(TlsMode::Permissive),
+            "enforcing" => Some(TlsMode::Enforcing),
+            _ => None,
+        }
+    }
+
+    /// What clients have to speak, for the log.
+    pub fn wanted(self) -> &'static str {
+        match self {
+            TlsMode::Disabled => "in plaintext only",
+            TlsMode::Permissive => "in plaintext and with TLS",
+            TlsMode::Enforcing => "with TLS only",
+        }
+    }
+
+    fn check(self, is_sealed: bool) -> io::Result<()> {
+        match (self, is_sealed) {
+            (TlsMode::Disabled, true) => Err(io::Error::other("the client speaks TLS, tls.server.mode is disabled")),
+            (TlsMode::Enforcing, false) => {
+                Err(io::Error::other("the client does not speak TLS, tls.server.mode is enforcing"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// TLS of all doors, as it is at any time.
+#[derive(Clone)]
+pub(crate) struct Tls {
+    pub mode: TlsMode,
+    pub acceptors: watch::Receiver<TlsAcceptor>,
+}
+
+impl Tls {
+    /// What gRPC clients get now.
+    pub fn acceptor(&self) -> TlsAcceptor {
+        self.acceptors.borrow().clone()
+    }
+
+    /// The same for clients of another protocol than gRPC's; some have no name to agree on.
+    pub fn speaking(&self, protocol: Option<&[u8]>) -> TlsAcceptor {
+        let mut config = ServerConfig::clone(self.acceptors.borrow().config());
+        config.alpn_protocols = protocol.map(<[u8]>::to_vec).into_iter().collect();
+        Arc::new(config).into()
+    }
+}
 
 /// Both ends of a connection.
 #[derive(Clone, Copy, Debug)]
@@ -45,27 +109,22 @@ pub(crate) enum Socket {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// The same TLS for clients of another protocol than gRPC's; some have no name to agree on.
-pub(crate) fn speaking(tls: &TlsAcceptor, protocol: Option<&[u8]>) -> TlsAcceptor {
-    let mut config = ServerConfig::clone(tls.config());
-    config.alpn_protocols = protocol.map(<[u8]>::to_vec).into_iter().collect();
-    Arc::new(config).into()
-}
-
 /// Looks at the first byte, and does the handshake if it asks for one.
-pub(crate) async fn detect(tcp: TcpStream, tls: &TlsAcceptor) -> io::Result<Socket> {
+pub(crate) async fn detect(tcp: TcpStream, mode: TlsMode, acceptor: &TlsAcceptor) -> io::Result<Socket> {
     let mut first = [0];
-    Ok(match tcp.peek(&mut first).await? {
-        1 if first[0] == HANDSHAKE => Socket::Tls(Box::new(tls.accept(tcp).await?)),
-        _ => Socket::Plain(tcp),
+    let is_sealed = tcp.peek(&mut first).await? == 1 && first[0] == HANDSHAKE;
+    mode.check(is_sealed)?;
+    Ok(match is_sealed {
+        true => Socket::Tls(Box::new(acceptor.accept(tcp).await?)),
+        false => Socket::Plain(tcp),
     })
 }
 
 /// Opens a connection and waits for the preface: from then on the server notices by itself when the other end is gone.
-pub(crate) async fn open(tcp: TcpStream, place: OwnedSemaphorePermit, tls: &TlsAcceptor) -> io::Result<Stream> {
+pub(crate) async fn open(tcp: TcpStream, place: OwnedSemaphorePermit, tls: &Tls) -> io::Result<Stream> {
     let ends = Ends { peer: tcp.peer_addr()?, local: tcp.local_addr()? };
     tcp.set_nodelay(true)?;
-    let mut socket = detect(tcp, tls).await?;
+    let mut socket = detect(tcp, tls.mode, &tls.acceptor()).await?;
     let mut preface = [0; PREFACE];
     socket.read_exact(&mut preface).await?;
     Ok(Stream { socket, ends, preface: (preface, 0), _place: place })

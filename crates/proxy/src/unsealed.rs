@@ -5,27 +5,31 @@ use std::io;
 use std::net::TcpStream as StdTcpStream;
 use std::os::unix::net::UnixStream as StdUnixStream;
 
-use ferromq_remoting::Tls;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::Handle;
-use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 use crate::patient::Patient;
-use crate::tls::{HANDSHAKE_LIMIT, speaking};
+use crate::tls::{HANDSHAKE_LIMIT, Tls, TlsMode};
 
-/// What a remoting server needs to serve TLS, too, with the certificate that there is at any time.
-pub(crate) fn remoting(runtime: Handle, tls: watch::Receiver<TlsAcceptor>) -> Tls {
-    Tls::new(move |sealed, plain| {
+/// What a remoting server needs to serve TLS, with the certificate that there is at any time; nothing if it is disabled.
+pub(crate) fn remoting(runtime: Handle, tls: Tls) -> Option<ferromq_remoting::Tls> {
+    let mode = tls.mode;
+    let take = move |sealed, plain| {
         // RocketMQ's clients name no protocol.
-        let tls = speaking(&tls.borrow(), None);
+        let acceptor = tls.speaking(None);
         runtime.spawn(async move {
-            if let Err(error) = unseal(sealed, plain, &tls).await {
+            if let Err(error) = unseal(sealed, plain, &acceptor).await {
                 tracing::debug!(%error, "a remoting connection with TLS has broken");
             }
         });
-    })
+    };
+    match mode {
+        TlsMode::Disabled => None,
+        TlsMode::Permissive => Some(ferromq_remoting::Tls::new(take)),
+        TlsMode::Enforcing => Some(ferromq_remoting::Tls::enforced(take)),
+    }
 }
 
 /// One connection from its handshake to its end. The server closes it: it sees the end of what the client says, and knows

@@ -17,11 +17,20 @@ const HANDSHAKE: u8 = 22;
 /// Takes connections that begin with a TLS handshake: their socket, and the end of the pair over which the server hears
 /// and says their plaintext. Neither blocks. Runs on a reactor: it must not block either.
 #[derive(Clone)]
-pub struct Tls(Arc<dyn Fn(StdTcpStream, UnixStream) + Send + Sync>);
+pub struct Tls {
+    take: Arc<dyn Fn(StdTcpStream, UnixStream) + Send + Sync>,
+    is_enforced: bool,
+}
 
 impl Tls {
+    /// Plaintext is served, too.
     pub fn new(take: impl Fn(StdTcpStream, UnixStream) + Send + Sync + 'static) -> Self {
-        Tls(Arc::new(take))
+        Tls { take: Arc::new(take), is_enforced: false }
+    }
+
+    /// Plaintext is refused.
+    pub fn enforced(take: impl Fn(StdTcpStream, UnixStream) + Send + Sync + 'static) -> Self {
+        Tls { is_enforced: true, ..Tls::new(take) }
     }
 
     /// What the server is to read and write instead of `socket`: itself, if it is plaintext. A peer has this long for
@@ -31,6 +40,7 @@ impl Tls {
         let seen = tokio::time::timeout(limit, socket.peek(&mut first)).await;
         match seen.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the peer says nothing"))?? {
             1 if first[0] == HANDSHAKE => self.hand_over(socket),
+            _ if self.is_enforced => Err(io::Error::other("the peer does not speak TLS, as it has to here")),
             _ => Ok(socket),
         }
     }
@@ -39,7 +49,7 @@ impl Tls {
         let (ours, theirs) = UnixStream::pair()?;
         ours.set_nonblocking(true)?;
         theirs.set_nonblocking(true)?;
-        (self.0)(socket.into_std()?, theirs);
+        (self.take)(socket.into_std()?, theirs);
         // Bytes come and go through any stream socket in the same way; its addresses are never asked for.
         TcpStream::from_std(OwnedFd::from(ours).into())
     }

@@ -14,15 +14,15 @@ pub(crate) struct FrontDoor {
 }
 
 impl Broker {
-    /// Serves clients at one more address, in plaintext and through `tls`, and tells them routes to what `told` makes of the
+    /// Serves clients at one more address, in plaintext or as `tls` says, and tells them routes to what `told` makes of the
     /// address they reached (`host:port`). It is made once; the address with the port really taken.
     pub fn open_front_door(
         &self,
         listen: SocketAddr,
-        tls: Tls,
+        tls: Option<Tls>,
         told: impl Fn(SocketAddr) -> String + Send + Sync + 'static,
     ) -> Result<SocketAddr, StartError> {
-        let addr = self.server.listeners().add(listen, Some(tls))?;
+        let addr = self.server.listeners().add(listen, tls)?;
         self.shared.front_door.get_or_init(|| FrontDoor { port: addr.port(), told: Box::new(told) });
         Ok(addr)
     }

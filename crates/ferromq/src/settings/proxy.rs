@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use ferromq_common::config;
-use ferromq_proxy::{AccessAddresses, CertificateFiles, ClusterConfig, Node, ProxyConfig, RemotingDoor};
+use ferromq_proxy::{AccessAddresses, CertificateFiles, ClusterConfig, Node, ProxyConfig, RemotingDoor, TlsMode};
 use serde_json::{Map, Value};
 
 use super::{Remarks, Server, SettingsError, known};
@@ -17,8 +17,8 @@ const GRPC_PORT: u16 = 8081;
 /// Port of remoting clients (`remotingListenPort`).
 const REMOTING_PORT: u16 = 8080;
 
-/// Keys of our own.
-const OWN_KEYS: [&str; 2] = ["grpcAccessAddr", "remotingBrokerPorts"];
+/// Keys of our own; the last one is a system property of RocketMQ's.
+const OWN_KEYS: [&str; 3] = ["grpcAccessAddr", "remotingBrokerPorts", "tls.server.mode"];
 
 /// What the file says.
 #[derive(Debug)]
@@ -76,6 +76,10 @@ impl ProxySettings {
                 self.proxy.access = Some(access);
             }
             "tlsTestModeEnable" => tls.made = value.as_bool().ok_or_else(|| not("true or false"))?,
+            "tls.server.mode" => {
+                let mode = TlsMode::named(text()?).ok_or_else(|| not("disabled, permissive or enforcing"))?;
+                self.proxy.tls_mode = mode;
+            }
             "tlsCertPath" => tls.certificate = Some(text()?.into()),
             "tlsKeyPath" => tls.key = Some(text()?.into()),
             "proxyMode" => {
@@ -204,6 +208,7 @@ mod tests {
             r#"{"grpcServerPort": 70000}"#,
             r#"{"tlsTestModeEnable": "no"}"#,
             r#"{"tlsCertPath": 5}"#,
+            r#"{"tls.server.mode": "Enforcing"}"#,
             r#"{"grpcAccessAddr": "nowhere"}"#,
             r#"{"grpcMaxInboundMessageSize": 0}"#,
             r#"{"proxyMode": "both"}"#,
@@ -225,6 +230,14 @@ mod tests {
         let own = read_text(&format!(r#"{{"tlsTestModeEnable": false, {files}}}"#)).unwrap();
         let wanted = CertificateFiles { certificate: "/tls/a.crt".into(), key: "/tls/a.key".into() };
         assert_eq!(own.proxy.certificate, Some(wanted));
+    }
+
+    #[test]
+    fn tls_has_three_modes() {
+        let mode = |text: &str| read_text(text).unwrap().proxy.tls_mode;
+        assert_eq!(mode("{}"), TlsMode::Permissive);
+        assert_eq!(mode(r#"{"tls.server.mode": "disabled"}"#), TlsMode::Disabled);
+        assert_eq!(mode(r#"{"tls.server.mode": "enforcing"}"#), TlsMode::Enforcing);
     }
 
     #[test]

@@ -16,13 +16,13 @@ const MAX_PORTS: usize = 256;
 
 pub(super) struct Ports {
     door: RemotingDoor,
-    tls: Tls,
+    tls: Option<Tls>,
     listeners: OnceLock<Arc<Listeners>>,
     brokers: Mutex<HashMap<u16, Arc<str>>>,
 }
 
 impl Ports {
-    pub fn new(door: RemotingDoor, tls: Tls) -> Self {
+    pub fn new(door: RemotingDoor, tls: Option<Tls>) -> Self {
         Ports { door, tls, listeners: OnceLock::new(), brokers: Mutex::default() }
     }
 
@@ -58,7 +58,7 @@ impl Ports {
         }
         let listeners = self.listeners.get().ok_or("the proxy is starting; ask again")?;
         let wanted = self.door.broker_ports.get(broker).copied().unwrap_or(0);
-        let added = listeners.add(SocketAddr::new(self.door.listen.ip(), wanted), Some(self.tls.clone()));
+        let added = listeners.add(SocketAddr::new(self.door.listen.ip(), wanted), self.tls.clone());
         let port = added.map_err(|error| format!("broker {broker} gets no port: {error}"))?.port();
         tracing::info!("clients that name no broker reach {broker} on port {port}");
         brokers.insert(port, broker.into());

@@ -6,6 +6,8 @@ use std::time::Duration;
 use ferromq_broker::{Broker, BrokerConfig};
 use ferromq_proxy::{Proxy, ProxyConfig};
 use ferromq_store::StoreConfig;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tonic::client::Grpc;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::metadata::MetadataValue;
@@ -80,6 +82,10 @@ impl Bench {
         self.proxy.as_ref().unwrap().remoting_addr().unwrap()
     }
 
+    pub fn http_addr(&self) -> SocketAddr {
+        self.proxy.as_ref().unwrap().http_addr().unwrap()
+    }
+
     pub fn broker(&self) -> &Broker {
         self.broker.as_ref().unwrap()
     }
@@ -97,6 +103,15 @@ impl Bench {
 pub async fn client_of(proxy: SocketAddr, id: &'static str) -> Client {
     let endpoint = Endpoint::from_shared(format!("http://{proxy}")).unwrap();
     Client { grpc: Grpc::new(endpoint.connect().await.unwrap()), id }
+}
+
+/// What `GET /metrics` says at an HTTP port.
+pub async fn figures(http: SocketAddr) -> String {
+    let mut http = TcpStream::connect(http).await.unwrap();
+    http.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut text = String::new();
+    http.read_to_string(&mut text).await.unwrap();
+    text
 }
 
 /// A client with one connection.

@@ -27,6 +27,17 @@ pub async fn connect_to(
     trusted: &[&CertifiedKey<KeyPair>],
     protocols: &[&[u8]],
 ) -> (TlsStream<TcpStream>, CertificateDer<'static>) {
+    let stream = try_connect_to(addr, trusted, protocols).await.unwrap();
+    let shown = stream.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned();
+    (stream, shown)
+}
+
+/// As [`connect_to`], where it may be refused.
+pub async fn try_connect_to(
+    addr: SocketAddr,
+    trusted: &[&CertifiedKey<KeyPair>],
+    protocols: &[&[u8]],
+) -> std::io::Result<TlsStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
     for made in trusted {
         roots.add(made.cert.der().clone()).unwrap();
@@ -38,9 +49,7 @@ pub async fn connect_to(
         .with_no_client_auth();
     config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     let socket = TcpStream::connect(addr).await.unwrap();
-    let stream = TlsConnector::from(Arc::new(config)).connect("localhost".try_into().unwrap(), socket).await.unwrap();
-    let shown = stream.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned();
-    (stream, shown)
+    TlsConnector::from(Arc::new(config)).connect("localhost".try_into().unwrap(), socket).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

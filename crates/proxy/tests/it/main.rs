@@ -13,6 +13,7 @@ mod offsets;
 mod questions;
 mod relay;
 mod remoting_tls;
+mod tls_mode;
 mod wire;
 
 /// The generated server, which no test uses, names it.

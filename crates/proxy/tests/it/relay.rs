@@ -7,9 +7,9 @@ use ferromq_protocol::body::{
 };
 use ferromq_protocol::code::{request, response};
 use ferromq_protocol::{OwnedCommand, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::bench;
 use crate::cluster::Cluster;
 use crate::wire::Wire;
 
@@ -80,15 +80,6 @@ fn has(answer: &OwnedCommand, text: &str) -> bool {
     answer.body().windows(text.len()).any(|part| part == text.as_bytes())
 }
 
-/// What `GET /metrics` says.
-async fn figures(cluster: &Cluster) -> String {
-    let mut http = TcpStream::connect(cluster.http).await.unwrap();
-    http.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
-    let mut text = String::new();
-    http.read_to_string(&mut text).await.unwrap();
-    text
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_are_acknowledged_in_one_request_at_the_broker_it_names() {
     let cluster = Cluster::start(&BROKERS);
@@ -118,7 +109,7 @@ async fn messages_are_acknowledged_in_one_request_at_the_broker_it_names() {
         assert_eq!(refused.head().code, response::SYSTEM_ERROR, "{}", refused.remark_lossy());
     }
 
-    let figures = figures(&cluster).await;
+    let figures = bench::figures(cluster.http).await;
     for (call, code, polls, count) in [
         ("send_message_v2", "success", false, 2),
         ("pop_message", "success", true, 2),
@@ -196,6 +187,11 @@ async fn lite_topics_are_subscribed_to_at_all_brokers_and_popped_from_each() {
     // What a broker says against it is told.
     let refused = wire.ask(request::LITE_SUBSCRIPTION_CTL, &[], b"").await;
     assert_ne!(refused.head().code, response::SUCCESS);
+    // What tools ask about lite topics is asked of brokers, as with RocketMQ's proxy.
+    for code in 200_074..=200_079 {
+        let refused = wire.ask(code, &[("topic", TOPIC), ("parentTopic", TOPIC), ("group", GROUP)], b"").await;
+        assert_eq!(refused.head().code, response::REQUEST_CODE_NOT_SUPPORTED, "{code}");
+    }
 }
 
 /// One request of a tool to a broker, without the proxy.
