@@ -51,6 +51,8 @@ pub(crate) enum Sent {
     Success,
     Oneway,
     WriteChannelFailed,
+    /// The client gave the call up before there was one.
+    Cancelled,
 }
 
 /// A kind of call and what came of it. Names and outcomes are those of the protocols.
@@ -85,7 +87,7 @@ impl Calls {
         Calls { node, table: Mutex::default() }
     }
 
-    /// A call that began then is answered. `who` it was is written down, not counted.
+    /// A call that began then is answered, or given up. `who` it was is written down, not counted.
     pub fn served(&self, outcome: Outcome, who: &dyn fmt::Display, began: Instant) {
         let took = began.elapsed();
         self.count(outcome.named(), took);

@@ -52,12 +52,37 @@ impl Service {
     }
 }
 
-impl Service {
-    /// Counts a call by the name of its answer; one whose answer comes in pieces may have waited for them.
-    fn served(&self, answer: &'static str, code: i32, in_pieces: bool, caller: Option<&Caller>, began: Instant) {
-        let call = answer.strip_suffix("Response").unwrap_or(answer);
-        let outcome = Outcome { protocol: Protocol::Grpc, call, code, polls: Some(in_pieces), sent: Sent::Success };
-        self.calls.served(outcome, &Who(caller), began);
+/// A call that is being served. Dropped without an answer, it was given up by its client: that has cancelled it or is gone, or
+/// the call's deadline is over.
+struct UnderWay<'s> {
+    calls: &'s Calls,
+    /// The name of its answer.
+    answer: &'static str,
+    /// The answer comes in pieces, for which the call may wait.
+    in_pieces: bool,
+    began: Instant,
+    caller: Result<Caller, Refused>,
+    /// The code of its answer, and what became of that.
+    outcome: (i32, Sent),
+}
+
+impl<'s> UnderWay<'s> {
+    fn new(calls: &'s Calls, answer: &'static str, in_pieces: bool, caller: Result<Caller, Refused>) -> Self {
+        let outcome = (Code::Unspecified.into(), Sent::Cancelled);
+        UnderWay { calls, answer, in_pieces, began: Instant::now(), caller, outcome }
+    }
+
+    fn answered(mut self, code: i32) {
+        self.outcome = (code, Sent::Success);
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        let (code, sent) = self.outcome;
+        let call = self.answer.strip_suffix("Response").unwrap_or(self.answer);
+        let outcome = Outcome { protocol: Protocol::Grpc, call, code, polls: Some(self.in_pieces), sent };
+        self.calls.served(outcome, &Who(self.caller.as_ref().ok()), self.began);
     }
 }
 
@@ -66,8 +91,8 @@ pub(crate) type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send
 /// Serves one call: its outcome stands in the answer's status, whatever it is.
 macro_rules! answer {
     ($self:ident, $request:ident, $call:path, $answer:ident) => {{
-        let (began, caller) = (Instant::now(), Caller::of(&$request));
-        let outcome = match &caller {
+        let call = UnderWay::new(&$self.calls, stringify!($answer), false, Caller::of(&$request));
+        let outcome = match &call.caller {
             Ok(caller) => $call($self, caller, $request.into_inner()).await,
             Err(refused) => Err(refused.clone()),
         };
@@ -76,8 +101,7 @@ macro_rules! answer {
             answer.status = Some(refused.into());
             answer
         });
-        let code = answer.status.as_ref().map_or(0, |status| status.code);
-        $self.served(stringify!($answer), code, false, caller.ok().as_ref(), began);
+        call.answered(answer.status.as_ref().map_or(0, |status| status.code));
         Ok(Response::new(answer))
     }};
 }
@@ -85,13 +109,12 @@ macro_rules! answer {
 /// Serves one call whose answer comes in pieces.
 macro_rules! answer_in_pieces {
     ($self:ident, $request:ident, $call:path, $nothing:path, $answer:ident) => {{
-        let (began, caller) = (Instant::now(), Caller::of(&$request));
-        let outcome = match &caller {
+        let call = UnderWay::new(&$self.calls, stringify!($answer), true, Caller::of(&$request));
+        let outcome = match &call.caller {
             Ok(caller) => $call($self, caller, $request.into_inner()).await,
             Err(refused) => Err(refused.clone()),
         };
-        let code = outcome.as_ref().map_or_else(|refused| refused.code, |_| Code::Ok);
-        $self.served(stringify!($answer), code.into(), true, caller.ok().as_ref(), began);
+        call.answered(outcome.as_ref().map_or_else(|refused| refused.code, |_| Code::Ok).into());
         Ok(Response::new(outcome.unwrap_or_else($nothing)))
     }};
 }

@@ -6,6 +6,7 @@ mod access;
 mod bench;
 mod certificate;
 mod cluster;
+mod given_up;
 mod input;
 mod limits;
 mod lite;
