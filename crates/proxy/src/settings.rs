@@ -56,7 +56,7 @@ pub(crate) fn of_receive(asked: &ReceiveMessageRequest, is_lite: bool) -> Settin
 /// The settings with the server's values in them.
 pub(crate) async fn completed(mut settings: Settings, door: &Door) -> Result<Settings, Refused> {
     settings.metric = Some(Metric { on: false, endpoints: None });
-    let is_lite = is_lite(&settings);
+    let (is_lite, client_type) = (is_lite(&settings), settings.client_type());
     match &mut settings.pub_sub {
         Some(PubSub::Publishing(publishing)) => {
             if publishing.topics.len() > MAX_TOPICS {
@@ -69,6 +69,12 @@ pub(crate) async fn completed(mut settings: Settings, door: &Door) -> Result<Set
             publishing.validate_message_type = true;
             let (initial, max) = PRODUCER_BACKOFF_MS;
             settings.backoff_policy = Some(exponential(PRODUCER_ATTEMPTS, initial, max, 2));
+        }
+        Some(PubSub::Subscription(_)) if client_type == ClientType::Producer => {
+            return Err(Refused::new(
+                Code::BadRequest,
+                "the settings are of a consumer, and say that it is a producer",
+            ));
         }
         Some(PubSub::Subscription(subscription)) => {
             if subscription.subscriptions.len() > MAX_TOPICS {

@@ -7,6 +7,13 @@ use crate::pb::*;
 
 const TOPICS: [&str; 5] = ["", "with space", "sla/sh", "TBW102", "SCHEDULE_TOPIC_XXXX"];
 
+/// The code of a call's answer.
+macro_rules! code {
+    ($client:expr, $name:literal, $answer:ident, $request:expr) => {
+        status(&$client, $name, $request, |answer: $answer| answer.status).await
+    };
+}
+
 async fn status<Q, A>(client: &Client, name: &str, request: Q, of: impl Fn(A) -> Option<Status>) -> Code
 where
     Q: prost::Message + Send + Sync + 'static,
@@ -45,14 +52,159 @@ async fn names_that_cannot_be_are_refused_by_every_call() {
             Code::IllegalTopic,
             "{topic:?}"
         );
-        let receive = ReceiveMessageRequest { group: resource("names"), message_queue: queue, ..Default::default() };
+        let receive =
+            ReceiveMessageRequest { group: resource("names"), message_queue: queue.clone(), ..Default::default() };
         assert_eq!(received(&client, receive).await, Code::IllegalTopic, "{topic:?}");
+        let of_queue = of_queue(&client, queue, "names").await;
+        assert_eq!(of_queue, [Code::IllegalTopic; 3], "{topic:?}");
+        let of_group = of_group(&client, topic.clone(), "names").await;
+        assert_eq!(of_group, [Code::IllegalTopic; 5], "{topic:?}");
+        let end = EndTransactionRequest { topic: topic.clone(), ..Default::default() };
+        assert_eq!(code!(client, "EndTransaction", EndTransactionResponse, end), Code::IllegalTopic, "{topic:?}");
+        let recall = RecallMessageRequest { topic: topic.clone(), ..Default::default() };
+        assert_eq!(code!(client, "RecallMessage", RecallMessageResponse, recall), Code::IllegalTopic, "{topic:?}");
     }
+    client.send("Fine", b"makes the topic").await;
     for group in ["", "with space", "CID_RMQ_SYS_x"] {
         let queue = Some(MessageQueue { topic: resource("Fine"), ..MessageQueue::default() });
-        let receive = ReceiveMessageRequest { group: resource(group), message_queue: queue, ..Default::default() };
+        let receive =
+            ReceiveMessageRequest { group: resource(group), message_queue: queue.clone(), ..Default::default() };
         assert_eq!(received(&client, receive).await, Code::IllegalConsumerGroup, "{group}");
+        assert_eq!(of_queue(&client, queue, group).await, [Code::IllegalConsumerGroup; 3], "{group}");
+        let of_group = of_group(&client, resource("Fine"), group).await;
+        assert_eq!(of_group, [Code::IllegalConsumerGroup; 5], "{group}");
+        let beat = HeartbeatRequest { group: resource(group), client_type: ClientType::SimpleConsumer.into() };
+        assert_eq!(code!(client, "Heartbeat", HeartbeatResponse, beat), Code::IllegalConsumerGroup, "{group}");
     }
+}
+
+/// What calls about one queue say of a topic and a group.
+async fn of_queue(client: &Client, queue: Option<MessageQueue>, group: &str) -> [Code; 3] {
+    let group = resource(group);
+    let pull = PullMessageRequest { group: group.clone(), message_queue: queue.clone(), ..Default::default() };
+    let mut pieces = client.stream::<_, PullMessageResponse>("PullMessage", pull).await.unwrap();
+    let pulled = match pieces.message().await.unwrap().unwrap().content {
+        Some(pull_message_response::Content::Status(status)) => status.code(),
+        other => panic!("{other:?}"),
+    };
+    let update = UpdateOffsetRequest { group: group.clone(), message_queue: queue.clone(), offset: 0 };
+    let get = GetOffsetRequest { group, message_queue: queue };
+    [
+        pulled,
+        code!(client, "UpdateOffset", UpdateOffsetResponse, update),
+        code!(client, "GetOffset", GetOffsetResponse, get),
+    ]
+}
+
+/// What calls of members of a group say of a topic and the group.
+async fn of_group(client: &Client, topic: Option<Resource>, group: &str) -> [Code; 5] {
+    let group = resource(group);
+    let assignment = QueryAssignmentRequest { topic: topic.clone(), group: group.clone(), endpoints: None };
+    let ack = AckMessageRequest { group: group.clone(), topic: topic.clone(), entries: Vec::new() };
+    let change = ChangeInvisibleDurationRequest { group: group.clone(), topic: topic.clone(), ..Default::default() };
+    let forward =
+        ForwardMessageToDeadLetterQueueRequest { group: group.clone(), topic: topic.clone(), ..Default::default() };
+    let sync = SyncLiteSubscriptionRequest { group, topic, ..Default::default() };
+    [
+        code!(client, "QueryAssignment", QueryAssignmentResponse, assignment),
+        code!(client, "AckMessage", AckMessageResponse, ack),
+        code!(client, "ChangeInvisibleDuration", ChangeInvisibleDurationResponse, change),
+        code!(client, "ForwardMessageToDeadLetterQueue", ForwardMessageToDeadLetterQueueResponse, forward),
+        code!(client, "SyncLiteSubscription", SyncLiteSubscriptionResponse, sync),
+    ]
+}
+
+/// A message with something wrong in it.
+fn wrong(change: impl FnOnce(&mut Message, &mut SystemProperties)) -> SendMessageRequest {
+    let mut message = bench::message("Checked", b"x");
+    let mut system = message.system_properties.take().unwrap();
+    change(&mut message, &mut system);
+    message.system_properties = Some(system);
+    SendMessageRequest { messages: vec![message] }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_that_cannot_be_are_refused_and_nothing_of_them_is_stored() {
+    let bench = bench::start();
+    let client = bench.client("sender").await;
+    let many = |count: usize| (0..count).map(|n| (format!("p{n}"), "v".to_owned())).collect();
+    let far = prost_types::Timestamp { seconds: 4_102_444_800, nanos: 0 };
+    let text = |text: &str| Some(text.to_owned());
+    let one = || bench::message("Checked", b"x");
+    let elsewhere = bench::message("Elsewhere", b"x");
+    let table = [
+        ("no message", SendMessageRequest::default(), Code::MessageCorrupted),
+        ("two topics", SendMessageRequest { messages: vec![one(), elsewhere] }, Code::MessageCorrupted),
+        ("1025 messages", SendMessageRequest { messages: vec![one(); 1025] }, Code::MessageCorrupted),
+        ("no body", wrong(|message, _| message.body.clear()), Code::MessageBodyEmpty),
+        ("129 properties", wrong(|message, _| message.user_properties = many(129)), Code::MessagePropertiesTooLarge),
+        (
+            "a large property",
+            wrong(|message, _| drop(message.user_properties.insert("p".into(), "v".repeat(16 * 1024)))),
+            Code::MessagePropertiesTooLarge,
+        ),
+        ("large keys", wrong(|_, system| system.keys = vec!["k".repeat(17_000)]), Code::MessagePropertiesTooLarge),
+        (
+            "a property of RocketMQ's own",
+            wrong(|message, _| drop(message.user_properties.insert("KEYS".into(), "v".into()))),
+            Code::IllegalMessagePropertyKey,
+        ),
+        (
+            "a property that would end the text of another",
+            wrong(|message, _| drop(message.user_properties.insert("p".into(), "v\u{2}q\u{1}w".into()))),
+            Code::IllegalMessagePropertyKey,
+        ),
+        ("no id", wrong(|_, system| system.message_id.clear()), Code::IllegalMessageId),
+        ("two tags", wrong(|_, system| system.tag = text("a|b")), Code::IllegalMessageTag),
+        ("an empty tag", wrong(|_, system| system.tag = text(" ")), Code::IllegalMessageTag),
+        ("an empty key", wrong(|_, system| system.keys = vec![String::new()]), Code::IllegalMessageKey),
+        ("a long group", wrong(|_, system| system.message_group = text(&"g".repeat(64))), Code::IllegalMessageGroup),
+        ("an illegal lite topic", wrong(|_, system| system.lite_topic = text("a/b")), Code::IllegalLiteTopic),
+        ("a delivery in 2100", wrong(|_, system| system.delivery_timestamp = Some(far)), Code::IllegalDeliveryTime),
+        ("a negative priority", wrong(|_, system| system.priority = Some(-1)), Code::BadRequest),
+    ];
+    for (what, request, expected) in table {
+        assert_eq!(code!(client, "SendMessage", SendMessageResponse, request), expected, "{what}");
+    }
+    let answer: SendMessageResponse = client.call("SendMessage", wrong(|_, _| {})).await.unwrap();
+    assert_eq!((answer.status.unwrap().code(), answer.entries[0].offset), (Code::Ok, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_that_contradict_themselves_end_their_stream_alone() {
+    let bench = bench::start();
+    let client = bench.client("undecided").await;
+    let of = |client_type: ClientType, pub_sub| Settings {
+        client_type: Some(client_type.into()),
+        pub_sub,
+        ..Settings::default()
+    };
+    let consuming = |group: &str, topics: &[&str]| {
+        let entry = |topic: &&str| SubscriptionEntry { topic: resource(topic), expression: None };
+        let subscriptions = topics.iter().map(entry).collect();
+        let subscription = Subscription { group: resource(group), subscriptions, ..Subscription::default() };
+        Some(settings::PubSub::Subscription(subscription))
+    };
+    let producing = |topics: &[&str]| {
+        let topics = topics.iter().filter_map(|topic| resource(topic)).collect();
+        Some(settings::PubSub::Publishing(Publishing { topics, ..Publishing::default() }))
+    };
+    for (what, settings) in [
+        ("neither producer nor consumer", of(ClientType::PushConsumer, None)),
+        ("a consumer that says it is a producer", of(ClientType::Producer, consuming("fine", &["Fine"]))),
+        ("lite topics of a group that has none", of(ClientType::LitePushConsumer, consuming("fine", &["Fine"]))),
+        ("a consumer of no group", of(ClientType::PushConsumer, consuming("", &["Fine"]))),
+        ("a consumer of a system topic", of(ClientType::PushConsumer, consuming("fine", &["TBW102"]))),
+        ("a producer for no topic's name", of(ClientType::Producer, producing(&["with space"]))),
+        ("too many topics", of(ClientType::Producer, producing(&["Fine"; 1001]))),
+    ] {
+        let refused = client.talk(settings).await.map(drop);
+        assert_eq!(refused.unwrap_err().code(), tonic::Code::InvalidArgument, "{what}");
+    }
+    client.talk(of(ClientType::PushConsumer, consuming("fine", &["Fine"]))).await.unwrap();
+    // A client may change its mind.
+    client.talk(of(ClientType::SimpleConsumer, consuming("other", &["Fine", "Other"]))).await.unwrap();
+    client.send("Fine", b"served").await;
 }
 
 async fn received(client: &Client, request: ReceiveMessageRequest) -> Code {
@@ -76,6 +228,8 @@ async fn receipt_handles_that_were_never_given_are_refused_or_change_nothing() {
         "1 2 3 4 5 6 7 8 9".to_owned(),
         format!("0 {now} 60000 0 0 broker-a"),
         format!("0 {now} 60000 0 0 broker-a {long} 0 0"),
+        // Its time is over.
+        format!("0 {} 10000 0 0 broker-a 0 0 0", now - 10_001),
     ];
     for handle in malformed {
         assert_eq!(forged(&client, &handle).await, [Code::InvalidReceiptHandle; 3], "{handle}");
