@@ -3,14 +3,14 @@
 //! Checks in the order of RocketMQ's `PullMessageProcessor`, then one read of the queue: entries are screened by tag
 //! hash and the stored records go out byte for byte. Nothing there and the client may wait: the pull is parked
 //! (`longpoll.rs`) and answered once, by arrival or deadline, without being parked again. Data that is not in memory
-//! is read by a helper thread, so that the reading of sockets never waits for a disk.
+//! is read by a helper thread, so that the reading of sockets never waits for a disk. A `liteTopic` is read from its light
+//! queue, whose offsets the answer has.
 
 use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ferromq_protocol::body::{MessageModel, SubscriptionGroupConfig};
-use ferromq_protocol::code::{request, response};
+use ferromq_protocol::code::response;
 use ferromq_protocol::header::pull::{PullHeader, PullResponseHeader};
 use ferromq_protocol::sys_flag::pull as flags;
 use ferromq_protocol::{FrameWriter, Head};
@@ -21,7 +21,7 @@ use super::{Call, Refusal};
 use crate::broadcast;
 use crate::broker::Shared;
 use crate::clients::Subscription;
-use crate::filter::{self, Filter};
+use crate::filter::Filter;
 use crate::limits::Bucket;
 use crate::longpoll::Parked;
 use crate::rates::Flow;
@@ -29,21 +29,19 @@ use crate::rates::Flow;
 /// Longest time a pull is parked, whatever its client asks.
 const MAX_SUSPEND: Duration = Duration::from_secs(120);
 
+/// A pull from a lite topic that is not there is answered after this time, at the latest.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
 /// Capacity the record buffer of a thread keeps between pulls, bytes.
 const KEPT_BYTES: usize = 512 * 1024;
+
+mod check;
+
+use check::check;
 
 thread_local! {
     /// The records of the answer in hand; they are read before their frame's header can be written.
     static RECORDS: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-}
-
-/// `forbiddenType` of an answer with code 16 (RocketMQ's `ForbiddenType`).
-mod forbidden {
-    pub const BROKER: i32 = 1;
-    pub const GROUP: i32 = 2;
-    pub const TOPIC: i32 = 3;
-    pub const BROADCASTING: i32 = 4;
-    pub const SUBSCRIPTION: i32 = 5;
 }
 
 /// Where a pull's filter comes from.
@@ -86,8 +84,17 @@ pub(crate) fn pull(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8>) -> 
     let (topic, group) = (header.topic.to_str()?, header.consumer_group.to_str()?);
     let pull = match check(broker, call, &header, &topic, &group) {
         Ok(pull) => pull,
+        Err(refused) if refused.may_wait() && header.sys_flag & flags::SUSPEND != 0 => {
+            // It is asked for again until its lite topic has a first message.
+            let wait = suspend_time(broker, header.suspend_timeout_millis).min(LOOK_AGAIN);
+            let (conn, head) = (Arc::clone(call.conn), call.request.head);
+            return broker.limits.hold(wait, move || {
+                // A push fails when the client has gone.
+                let _ = conn.push(|out| refused.write(&head, out));
+            });
+        }
         Err(refused) => {
-            refused.write(call, out);
+            refused.write(&call.request.head, out);
             return Ok(());
         }
     };
@@ -197,148 +204,6 @@ fn suspend_time(broker: &Shared, asked_millis: i64) -> Duration {
     let asked = || u64::try_from(asked_millis).unwrap_or(0);
     let millis = broker.live.short_polling_mills().unwrap_or_else(asked);
     Duration::from_millis(millis).min(MAX_SUSPEND)
-}
-
-/// A refusal that tells who forbids (RocketMQ's `forbiddenType`, 0 for none).
-struct Refused {
-    refusal: Refusal,
-    forbidden_type: i32,
-}
-
-impl<E: Into<Refusal>> From<E> for Refused {
-    fn from(refusal: E) -> Self {
-        Self { refusal: refusal.into(), forbidden_type: 0 }
-    }
-}
-
-impl Refused {
-    fn forbidden(forbidden_type: i32, remark: String) -> Self {
-        Self { refusal: Refusal::new(response::NO_PERMISSION, remark), forbidden_type }
-    }
-
-    fn write(&self, call: &Call<'_>, out: &mut Vec<u8>) {
-        let mut frame = FrameWriter::response(out, &call.request.head, self.refusal.code);
-        frame.remark(&self.refusal.remark);
-        if self.forbidden_type != 0 {
-            // Clients read the offsets whatever the code.
-            PullResponseHeader { forbidden_type: Some(self.forbidden_type), ..PullResponseHeader::default() }
-                .write(&mut frame);
-        }
-        frame.finish();
-    }
-}
-
-fn check(
-    broker: &Shared,
-    call: &Call<'_>,
-    header: &PullHeader<'_>,
-    topic_name: &str,
-    group_name: &str,
-) -> Result<Pull, Refused> {
-    let config = &broker.config;
-    if broker.live.broker_permission() & 4 == 0 {
-        let remark = format!("the broker[{}] pulling message is forbidden", config.broker_ip1);
-        return Err(Refused::forbidden(forbidden::BROKER, remark));
-    }
-    if call.request.head.code == request::LITE_PULL_MESSAGE && !broker.live.lite_pull_message_enable() {
-        let remark = format!("the broker[{}] for lite pull consumer is forbidden", config.broker_ip1);
-        return Err(Refused::forbidden(forbidden::BROKER, remark));
-    }
-    let group = broker.groups.find(group_name).ok_or_else(|| {
-        let remark = format!("subscription group [{group_name}] does not exist");
-        Refusal::new(response::SUBSCRIPTION_GROUP_NOT_EXIST, remark)
-    })?;
-    if !group.consume_enable {
-        let remark = format!("subscription group no permission, {group_name}");
-        return Err(Refused::forbidden(forbidden::GROUP, remark));
-    }
-    let topic = broker.topics.get(topic_name).ok_or_else(|| {
-        Refusal::new(response::TOPIC_NOT_EXIST, format!("topic[{topic_name}] not exist, apply first please!"))
-    })?;
-    if !topic.is_readable() {
-        let remark = format!("the topic[{topic_name}] pulling message is forbidden");
-        return Err(Refused::forbidden(forbidden::TOPIC, remark));
-    }
-    let queue = u32::try_from(header.queue_id)
-        .ok()
-        .filter(|id| *id < topic.read_queues())
-        .and_then(|id| topic.queue(&broker.store, id))
-        .ok_or_else(|| {
-            let (id, queues, peer) = (header.queue_id, topic.read_queues(), call.conn.peer());
-            let remark = format!(
-                "queueId[{id}] is illegal, topic:[{topic_name}] topicConfig.readQueueNums:[{queues}] consumer:[{peer}]"
-            );
-            Refusal::new(response::INVALID_PARAMETER, remark)
-        })?;
-    let wanted = match header.sys_flag & flags::SUBSCRIPTION != 0 {
-        true => given_subscription(broker, header)?,
-        false => registered_subscription(broker, header, topic_name, &group)?,
-    };
-    Ok(Pull {
-        head: call.request.head,
-        queue: Arc::clone(queue),
-        offset: header.queue_offset,
-        wanted,
-        // The store's own limits for recent and old data come on top.
-        max_messages: u32::try_from(header.max_msg_nums).unwrap_or(0).max(1),
-        topic_sys_flag: topic.config().topic_sys_flag,
-        group_sys_flag: group.group_sys_flag,
-        read: broker.rates.read_by(topic_name, group_name),
-        limit: broker.limits.of_group(group_name, &group.attributes),
-        counted: broker.live.cold_data_flow_control_enable().then(|| group_name.into()),
-    })
-}
-
-/// The subscription written into the request.
-fn given_subscription(broker: &Shared, header: &PullHeader<'_>) -> Result<Wanted, Refused> {
-    let expression_type = header.expression_type.map(|text| text.to_str()).transpose()?.unwrap_or_default();
-    let text = header.subscription.map(|text| text.to_str()).transpose()?.unwrap_or_default();
-    let filter = Filter::parse(&expression_type, &text).map_err(|error| {
-        let remark = format!("parse the consumer's subscription failed: {error}");
-        Refusal::new(response::SUBSCRIPTION_PARSE_FAILED, remark)
-    })?;
-    check_type(broker, &expression_type)?;
-    Ok(Wanted::Given(filter))
-}
-
-/// The subscription that heartbeats of the group have told.
-fn registered_subscription(
-    broker: &Shared,
-    header: &PullHeader<'_>,
-    topic_name: &str,
-    group: &SubscriptionGroupConfig,
-) -> Result<Wanted, Refused> {
-    let group_name = &group.group_name;
-    let absent =
-        |what: &str| Refusal::new(response::SUBSCRIPTION_NOT_EXIST, format!("the consumer's {what} not exist"));
-    let consumer = broker.clients.consumer(group_name, topic_name).ok_or_else(|| absent("group info"))?;
-    if !group.consume_broadcast_enable && consumer.message_model == MessageModel::Broadcasting {
-        let remark = format!("the consumer group[{group_name}] can not consume by broadcast way");
-        return Err(Refused::forbidden(forbidden::BROADCASTING, remark));
-    }
-    if broker.groups.is_read_forbidden(group_name, topic_name) {
-        let remark = format!("the consumer group[{group_name}] is forbidden for topic[{topic_name}]");
-        return Err(Refused::forbidden(forbidden::SUBSCRIPTION, remark));
-    }
-    let subscription = consumer.subscription.ok_or_else(|| absent("subscription"))?;
-    if subscription.data.sub_version < header.sub_version {
-        return Err(Refusal::new(response::SUBSCRIPTION_NOT_LATEST, "the consumer's subscription not latest").into());
-    }
-    if let Some(error) = &subscription.error {
-        let remark = format!("The broker's consumer filter data is not exist!Your expression may be wrong! {error}");
-        return Err(Refusal::new(response::FILTER_DATA_NOT_EXIST, remark).into());
-    }
-    check_type(broker, &subscription.data.expression_type)?;
-    Ok(Wanted::Registered(subscription))
-}
-
-/// Expressions on properties are served when `enablePropertyFilter` says so.
-fn check_type(broker: &Shared, expression_type: &str) -> Result<(), Refused> {
-    if filter::is_tag_type(expression_type) || broker.config.enable_property_filter {
-        return Ok(());
-    }
-    let remark = format!("The broker does not support consumer to filter message by {expression_type}");
-    Err(Refusal::new(response::SYSTEM_ERROR, remark).into())
 }
 
 impl Pull {

@@ -7,9 +7,11 @@ mod support;
 mod tools;
 
 use ferromq_broker::{Broker, LiteConfig};
+use ferromq_protocol::OwnedCommand;
 use ferromq_protocol::body::{LiteSubscription, LiteSubscriptionAction as Action, OffsetOption, OffsetOptionType};
 use ferromq_protocol::code::{request, response};
 use ferromq_protocol::header::lite::PopLiteMessageHeader;
+use ferromq_protocol::header::pull::PullHeader;
 
 use client::*;
 use support::*;
@@ -263,4 +265,38 @@ fn idle_lite_topics_go_with_offsets_and_subscriptions_and_silent_clients_too() {
     assert_eq!(code(&answer), 0, "{}", remark(&answer));
     assert_eq!(shared.offsets.query("%LMQ%$P$old", "G", 0), None);
     assert_eq!(info(&bench, 200_074, &[])["currentLmqNum"], 0);
+}
+
+#[test]
+fn a_lite_topic_is_pulled_from_any_offset_and_waited_for() {
+    let bench = lite(&[]);
+    send_lite(&bench, "other", "x");
+    let pull = |lite: &'static str, offset: i64| PullHeader {
+        lite_topic: Some(lite.into()),
+        consumer_group: "G".into(),
+        ..pull_header(PARENT, 0, offset, "*")
+    };
+    let bodies = |answer: &OwnedCommand| {
+        records(answer.body()).into_iter().map(|record| String::from_utf8(record.body).unwrap()).collect::<Vec<_>>()
+    };
+    // One that is not there is an empty queue.
+    let nothing = bench.pull(&pull("a", 0));
+    assert_eq!((code(&nothing), number(&nothing, "nextBeginOffset")), (response::PULL_NOT_FOUND, Some(0)));
+    assert_eq!(code(&bench.pull(&pull("a", 5))), response::PULL_OFFSET_MOVED);
+    assert_eq!(bench.ask(request::GET_MAX_OFFSET, "%LMQ%$P$a", 0, "offset", &[]), Some(0));
+    for body in ["a0", "a1"] {
+        send_lite(&bench, "a", body);
+    }
+    wait_until("dispatch", || bench.ask(request::GET_MAX_OFFSET, "%LMQ%$P$a", 0, "offset", &[]) == Some(2));
+    assert_eq!(bodies(&bench.pull(&pull("a", 0))), ["a0", "a1"]);
+    assert_eq!(bodies(&bench.pull(&pull("a", 1))), ["a1"]);
+    // One at its end waits for what comes to this lite topic.
+    let header = PullHeader { sys_flag: 6, suspend_timeout_millis: 20_000, ..pull("a", 2) };
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| bench.pull(&header));
+        send_lite(&bench, "other", "y");
+        send_lite(&bench, "a", "a2");
+        let answer = waiting.join().unwrap();
+        assert_eq!((bodies(&answer), number(&answer, "nextBeginOffset")), (vec!["a2".to_owned()], Some(3)));
+    });
 }
