@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use common::{as_slices, config, copy_as_killed, dispatch, expect, numbered, open, read_all, records, send};
+use common::{as_slices, config, copy_as_killed, dispatch, expect, files, numbered, open, read_all, records, send};
 use ferromq_common::clock;
 use ferromq_store::{AppendError, Fault, Faults, Operation, ReadStatus, Store, StoreConfig};
 
@@ -41,12 +41,6 @@ fn log_files(root: &Path) -> Vec<PathBuf> {
 /// Log files with messages; one more may be prepared.
 fn in_use(store: &Store) -> u64 {
     (store.max_physical_offset() - store.min_physical_offset()).div_ceil(64 * 1024)
-}
-
-fn files(dir: &Path) -> Vec<PathBuf> {
-    let mut files: Vec<PathBuf> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
-    files.sort();
-    files
 }
 
 /// Lets files look as if they were last written long ago.
@@ -260,6 +254,29 @@ fn a_queue_write_that_finds_room_when_tried_again_costs_no_messages() {
     std::thread::sleep(Duration::from_millis(100));
     assert_eq!(store.min_physical_offset(), 0);
     assert_eq!(read_all(&store, "T", 0).len(), bodies.len() + 1);
+}
+
+#[test]
+fn a_checkpoint_that_cannot_be_written_for_lack_of_room_is_written_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let faults = roomy();
+    let settings =
+        StoreConfig { flush_interval_consume_queue: 20, faults: Some(Arc::clone(&faults)), ..quiet(dir.path()) };
+    let store = open(settings);
+    faults.inject_in("checkpoint", Operation::Write, 0, Fault::NoSpace);
+    send(&store, "T", 0, &[b"before"]).unwrap();
+    wait("refuses", || store.write_error().is_some());
+    let error = store.write_error();
+    let Some(AppendError::DiskFull { reason }) = &error else { panic!("{error:?}") };
+    assert!(reason.contains("the checkpoint"), "{reason}");
+    assert_eq!(read_all(&store, "T", 0).len(), 1);
+    faults.heal(Operation::Write);
+    wait("resumes", || store.write_error().is_none());
+    send(&store, "T", 0, &[b"after"]).unwrap();
+    let killed = tempfile::tempdir().unwrap();
+    store.checkpoint_now();
+    copy_as_killed(dir.path(), killed.path());
+    assert_eq!(read_all(&open(quiet(killed.path())), "T", 0).len(), 2);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What the tests of the store share.
 #![allow(dead_code, reason = "every test file takes what it needs")]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ferromq_protocol::record::{self, Entry, InnerMessage, MessageParts, Record};
@@ -149,6 +149,13 @@ pub fn copy_as_killed(from: &Path, to: &Path) {
             let _ = std::fs::remove_file(target);
         }
     }
+}
+
+/// What is in a folder, in the order of its names.
+pub fn files(dir: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files
 }
 
 pub fn numbered(count: usize) -> Vec<Vec<u8>> {
