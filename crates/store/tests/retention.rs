@@ -257,29 +257,6 @@ fn a_queue_write_that_finds_room_when_tried_again_costs_no_messages() {
 }
 
 #[test]
-fn a_checkpoint_that_cannot_be_written_for_lack_of_room_is_written_later() {
-    let dir = tempfile::tempdir().unwrap();
-    let faults = roomy();
-    let settings =
-        StoreConfig { flush_interval_consume_queue: 20, faults: Some(Arc::clone(&faults)), ..quiet(dir.path()) };
-    let store = open(settings);
-    faults.inject_in("checkpoint", Operation::Write, 0, Fault::NoSpace);
-    send(&store, "T", 0, &[b"before"]).unwrap();
-    wait("refuses", || store.write_error().is_some());
-    let error = store.write_error();
-    let Some(AppendError::DiskFull { reason }) = &error else { panic!("{error:?}") };
-    assert!(reason.contains("the checkpoint"), "{reason}");
-    assert_eq!(read_all(&store, "T", 0).len(), 1);
-    faults.heal(Operation::Write);
-    wait("resumes", || store.write_error().is_none());
-    send(&store, "T", 0, &[b"after"]).unwrap();
-    let killed = tempfile::tempdir().unwrap();
-    store.checkpoint_now();
-    copy_as_killed(dir.path(), killed.path());
-    assert_eq!(read_all(&open(quiet(killed.path())), "T", 0).len(), 2);
-}
-
-#[test]
 fn without_room_for_the_next_file_the_oldest_makes_place() {
     let dir = tempfile::tempdir().unwrap();
     let faults = roomy();
