@@ -6,6 +6,7 @@
 //! admin request, by a first send (from the default topic's settings), or for retries and dead letters of a group.
 
 mod attributes;
+mod ending;
 mod restore;
 mod system;
 mod topic;
@@ -53,10 +54,15 @@ pub enum TopicError {
     /// Code 1.
     #[error("the broker has {MAX_TOPICS} topics already, delete some before creating another")]
     TooMany,
+    /// Code 1.
+    #[error("topic {0} is being deleted at this moment, try again")]
+    Ending(String),
 }
 
 struct Table {
     topics: HashMap<Arc<str>, Arc<Topic>>,
+    /// Names whose queues are being deleted: no topic is made there meanwhile.
+    ending: HashSet<String>,
     version: DataVersion,
 }
 
@@ -100,7 +106,7 @@ impl Topics {
             }
         }
         Ok(Self {
-            table: RwLock::new(Table { topics, version }),
+            table: RwLock::new(Table { topics, ending: HashSet::new(), version }),
             generation: AtomicU64::new(0),
             system,
             auto_create: config.auto_create_topic_enable.into(),
@@ -249,6 +255,9 @@ impl Topics {
         for mut config in configs {
             self.check(&config)?;
             let current = table.topics.get(config.topic_name.as_str());
+            if current.is_none() && table.ending.contains(&config.topic_name) {
+                return Err(TopicError::Ending(config.topic_name));
+            }
             let now = current.map(|topic| &topic.config.attributes);
             config.attributes = attributes::alter(attributes::TOPIC, now, &config.attributes)?;
             added += usize::from(current.is_none());
@@ -287,17 +296,6 @@ impl Topics {
             return Err(TopicError::Invalid(text));
         }
         Ok(())
-    }
-
-    /// Forgets a topic; whether it was there. Its queues and offsets are the caller's to drop.
-    pub fn delete(&self, name: &str) -> bool {
-        let mut table = self.table.write();
-        let existed = table.topics.remove(name).is_some();
-        if existed {
-            tracing::info!("topic {name} is deleted");
-            self.note_change(&mut table);
-        }
-        existed
     }
 
     /// Marks topics as ordered that the name server's order configuration names (answer of a registration).
@@ -344,6 +342,10 @@ impl Topics {
         let before = table.topics.get(config.topic_name.as_str());
         if before.is_none() && table.topics.len() >= MAX_TOPICS {
             tracing::error!("topic {} is not created: the broker has {MAX_TOPICS} topics already", config.topic_name);
+            return None;
+        }
+        if before.is_none() && table.ending.contains(&config.topic_name) {
+            tracing::info!("topic {} is not created while one of its name is being deleted", config.topic_name);
             return None;
         }
         let name = Arc::from(config.topic_name.as_str());

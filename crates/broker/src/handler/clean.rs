@@ -35,12 +35,13 @@ pub(crate) fn unused_topics(broker: &Arc<Shared>, call: &Call<'_>, _out: &mut Ve
     let peer = call.conn.peer();
     call.answer_later(broker, move |broker, head, out| {
         for name in broker.store.topics() {
-            let is_kept = broker.topics.get(&name).is_some() || broker.topics.is_system(&name);
-            if is_kept || name.starts_with(names::LMQ_PREFIX) {
+            if broker.topics.is_system(&name) || name.starts_with(names::LMQ_PREFIX) {
                 continue;
             }
-            tracing::info!("{peer} has the queues of the unused topic {name} removed");
-            broker.store.delete_topic(&name).map_err(|e| Refusal::new(response::SYSTEM_ERROR, e.to_string()))?;
+            if let Some(deleted) = broker.topics.clear(&name, || broker.store.delete_topic(&name)) {
+                tracing::info!("{peer} has the queues of the unused topic {name} removed");
+                deleted.map_err(|e| Refusal::new(response::SYSTEM_ERROR, e.to_string()))?;
+            }
         }
         FrameWriter::response(out, head, response::SUCCESS).finish();
         Ok(())

@@ -28,7 +28,7 @@ impl From<TopicError> for Refusal {
     fn from(error: TopicError) -> Self {
         let code = match error {
             TopicError::Invalid(_) => response::INVALID_PARAMETER,
-            TopicError::Attribute(_) | TopicError::TooMany => response::SYSTEM_ERROR,
+            TopicError::Attribute(_) | TopicError::TooMany | TopicError::Ending(_) => response::SYSTEM_ERROR,
         };
         Refusal::new(code, error.to_string())
     }
@@ -102,9 +102,11 @@ pub(crate) fn delete(broker: &Arc<Shared>, call: &Call<'_>, _out: &mut Vec<u8>) 
 
 /// Deletes a topic with its queues and its offsets.
 pub(crate) fn forget(broker: &Shared, name: &str) -> Result<(), Refusal> {
-    broker.topics.delete(name);
-    broker.offsets.remove_topic(name);
-    broker.store.delete_topic(name).map_err(|e| Refusal::new(response::SYSTEM_ERROR, e.to_string()))
+    let deleted = broker.topics.delete(name, || {
+        broker.offsets.remove_topic(name);
+        broker.store.delete_topic(name)
+    })?;
+    deleted.map_err(|e| Refusal::new(response::SYSTEM_ERROR, e.to_string()))
 }
 
 /// GET_ALL_TOPIC_CONFIG (21): everything, or a page of it for who asks with `topicSeq`.

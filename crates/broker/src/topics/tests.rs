@@ -1,6 +1,7 @@
 //! Topics made, changed, refused and read back.
 
 use ferromq_common::json_file;
+use ferromq_store::{Store, StoreConfig};
 
 use super::*;
 
@@ -159,8 +160,8 @@ fn the_table_survives_a_restart_and_its_version_goes_on() {
     let topics = open(dir.path(), &BrokerConfig::default());
     topics.update(vec![named("T", 3)]).unwrap();
     topics.set_ordered(["T", "unknown"].into_iter());
-    assert!(topics.delete("SELF_TEST_TOPIC"));
-    assert!(!topics.delete("SELF_TEST_TOPIC"));
+    topics.delete("SELF_TEST_TOPIC", || ()).unwrap();
+    topics.delete("SELF_TEST_TOPIC", || ()).unwrap();
     json_file::store(topics.path(), &topics.encode().unwrap()).unwrap();
     let version = topics.version();
     assert_eq!(version.counter, 3);
@@ -197,4 +198,75 @@ fn who_waits_for_a_change_sees_the_newest_generation() {
     topics.update(vec![named("T", 4), named("U", 4)]).unwrap();
     assert_eq!(*watch.borrow_and_update(), topics.generation());
     assert!(!watch.has_changed().unwrap());
+}
+
+fn open_store(dir: &Path) -> Store {
+    let config = StoreConfig { root: dir.to_owned(), max_hash_slot_num: 100, max_index_num: 100, ..Default::default() };
+    Store::open(config, Arc::new(|_| ())).unwrap()
+}
+
+fn compacted(name: &str) -> TopicConfig {
+    let attributes = [("+cleanup.policy".to_owned(), "COMPACTION".to_owned())].into();
+    TopicConfig { attributes, ..named(name, 2) }
+}
+
+#[test]
+fn while_a_topic_is_deleted_nobody_makes_one_of_its_name_or_uses_what_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let (topics, store) = (open(dir.path(), &BrokerConfig::default()), open_store(dir.path()));
+    topics.update(vec![named("T", 2)]).unwrap();
+    let before = topics.get("T").unwrap();
+    let old = Arc::clone(before.queue(&store, 0).unwrap());
+    topics
+        .delete("T", || {
+            for removed in [false, true] {
+                // The other administrator, a sender, and a request that has the topic in its hand.
+                assert_eq!(topics.update(vec![compacted("T")]), Err(TopicError::Ending("T".into())));
+                assert!(topics.create_on_send("T", "TBW102", 2, 0, peer()).is_none());
+                assert!(topics.create_if_absent("T", 2, 6, false, 0).is_none());
+                assert_eq!(topics.delete("T", || ()), Err(TopicError::Ending("T".into())));
+                assert_eq!(topics.clear("T", || ()), None);
+                assert!(before.queue(&store, 1).is_none());
+                if !removed {
+                    store.delete_topic("T").unwrap();
+                }
+            }
+        })
+        .unwrap();
+    topics.update(vec![compacted("T")]).unwrap();
+    assert_eq!(topics.clear("T", || ()), None, "it is in the table");
+    let after = topics.get("T").unwrap();
+    let new = after.queue(&store, 0).unwrap();
+    assert!(new.is_compacted() && !Arc::ptr_eq(new, &old));
+    assert!(before.queue(&store, 1).is_none());
+    assert!(after.queue(&store, 1).unwrap().is_compacted());
+}
+
+#[test]
+fn administrators_at_once_leave_a_topic_with_the_queues_of_the_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let (topics, store) = (open(dir.path(), &BrokerConfig::default()), open_store(dir.path()));
+    for round in 0..20 {
+        let config = || if round % 2 == 0 { compacted("T") } else { named("T", 2) };
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    let _ = topics.delete("T", || store.delete_topic("T").unwrap());
+                    let _ = topics.update(vec![config()]);
+                });
+            }
+            scope.spawn(|| {
+                for n in 0..2000 {
+                    topics.get("T").inspect(|topic| drop(topic.queue(&store, n % 2).cloned()));
+                }
+            });
+        });
+        let Some(topic) = topics.get("T") else { continue };
+        for id in 0..2 {
+            let queue = topic.queue(&store, id).unwrap();
+            assert!(Arc::ptr_eq(queue, &store.find_queue("T", id).unwrap()), "round {round}");
+            assert_eq!(queue.is_compacted(), topic.is_compacted(), "round {round}");
+        }
+        topics.delete("T", || store.delete_topic("T").unwrap()).unwrap();
+    }
 }

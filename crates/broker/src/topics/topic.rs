@@ -6,6 +6,7 @@ use ferromq_protocol::body::TopicConfig;
 use ferromq_protocol::sys_flag::perm;
 use ferromq_protocol::topic::LMQ_PREFIX;
 use ferromq_store::{Queue, Store, TopicKind};
+use parking_lot::RwLock;
 
 use super::MAX_QUEUES_PER_TOPIC;
 use super::attributes::{BATCH_CQ, CLEANUP_POLICY, COMPACTION, MESSAGE_TYPE, QUEUE_TYPE};
@@ -17,6 +18,8 @@ pub struct Topic {
     pub(super) config: TopicConfig,
     kind: TopicKind,
     queues: Box<[OnceLock<Arc<Queue>>]>,
+    /// It is deleted, in all shapes it had since it was made: it makes no more queues.
+    ended: Arc<RwLock<bool>>,
     taken: Arc<Flow>,
     limit: Option<Arc<Bucket>>,
     unflushed: Option<Arc<Unflushed>>,
@@ -37,13 +40,14 @@ impl Topic {
             (_, true) => TopicKind::Compacted,
             _ => TopicKind::Simple,
         };
+        let ended = before.map_or_else(Arc::default, |topic| Arc::clone(&topic.ended));
         let taken = before.map_or_else(|| Arc::new(Flow::new()), |topic| Arc::clone(&topic.taken));
         let limit = Bucket::of(&config.attributes, limits::SEND_RATE, before.and_then(|topic| topic.limit.as_ref()));
         let unflushed = before.and_then(|topic| topic.unflushed.as_ref());
         let unflushed = Unflushed::of_attribute(&config.attributes, limits::SEND_UNFLUSHED, unflushed);
         let (degradable, by_priority) = (has(limits::DEGRADABLE, "true"), has(MESSAGE_TYPE, "PRIORITY"));
         let lite = has(MESSAGE_TYPE, "LITE");
-        Self { config, kind, queues, taken, limit, unflushed, degradable, by_priority, lite }
+        Self { config, kind, queues, ended, taken, limit, unflushed, degradable, by_priority, lite }
     }
 
     /// A light topic: one queue for everybody (RocketMQ's `LmqTopicConfigManager`).
@@ -132,12 +136,22 @@ impl Topic {
         self.kind == TopicKind::Compacted
     }
 
-    /// The store's handle of queue `id`, made at first use; `None` beyond both queue numbers, and of a light topic when
-    /// the store has as many as it may.
+    /// Waits for whoever makes a queue of it, and lets nobody make another.
+    pub(super) fn end(&self) {
+        *self.ended.write() = true;
+    }
+
+    /// The store's handle of queue `id`, made at first use; `None` beyond both queue numbers, of a light topic when the
+    /// store has as many as it may, and of a topic that is deleted.
     pub fn queue(&self, store: &Store, id: u32) -> Option<&Arc<Queue>> {
         let slot = self.queues.get(id as usize)?;
         if let Some(queue) = slot.get() {
             return Some(queue);
+        }
+        // Held until the queue is in its place: who deletes the topic deletes it too.
+        let ended = self.ended.read();
+        if *ended {
+            return None;
         }
         let queue = match self.name().starts_with(LMQ_PREFIX) {
             true => store.light_queue(self.name()).ok()?,
