@@ -7,6 +7,7 @@ mod support;
 use ferromq_broker::BrokerConfig;
 use ferromq_protocol::body::TopicConfig;
 use ferromq_protocol::code::{request, response};
+use ferromq_protocol::header::pop::PopMessageHeader;
 use ferromq_protocol::header::pull::PullHeader;
 use ferromq_protocol::record::{self, InnerMessage};
 use ferromq_protocol::{Text, header::send::SendHeader};
@@ -156,4 +157,58 @@ fn a_message_cannot_be_sent_back_by_a_place_in_the_copy() {
     });
     assert_eq!(code(&answer), response::SYSTEM_ERROR);
     assert!(remark(&answer).starts_with("look message by offset failed"), "{}", remark(&answer));
+}
+
+#[test]
+fn the_entries_of_a_queue_are_listed_across_its_holes() {
+    let bench = start_compacted(small);
+    assert_eq!(code(&bench.send(TOPIC, 0, "KEYS\u{1}rare\u{2}", b"1000")), response::SUCCESS);
+    fill(&bench, TOPIC, 150, 6);
+    wait_until("a pass", || read(&bench, TOPIC, "*", false).len() < 60);
+    let list = |index: &str, count: &str| {
+        let answer = bench.call(request::QUERY_CONSUME_QUEUE, b"", |frame| {
+            frame.str("topic", TOPIC).str("queueId", "0").str("index", index).str("count", count);
+        });
+        let body: serde_json::Value = serde_json::from_slice(answer.body()).unwrap();
+        let sizes = body["queueData"].as_array().unwrap().iter().map(|one| one["physicSize"].as_i64().unwrap());
+        sizes.collect::<Vec<_>>()
+    };
+    assert_eq!(list("0", "3").len(), 3);
+    wait_until("no pass in between", || {
+        let before = read(&bench, TOPIC, "*", false).len();
+        let listed = list("0", "1000");
+        listed.len() == before && listed.iter().all(|size| *size > 100)
+    });
+    // From within the hole behind the first message.
+    assert_eq!(list("1", "2").len(), 2);
+    assert!(list("151", "10").is_empty() && list("0", "0").is_empty() && list("0", "-1").is_empty());
+}
+
+#[test]
+fn what_a_pass_has_removed_can_still_be_acknowledged_in_a_batch() {
+    let bench = start_compacted(small);
+    fill(&bench, TOPIC, 12, 6);
+    let header = PopMessageHeader {
+        consumer_group: Text::plain("G"),
+        topic: Text::plain(TOPIC),
+        queue_id: 0,
+        max_msg_nums: 32,
+        invisible_time: 600_000,
+        ..PopMessageHeader::default()
+    };
+    let answer = bench.call(request::POP_MESSAGE, b"", |frame| header.write(frame));
+    assert_eq!(records(answer.body()).len(), 12, "{}", remark(&answer));
+    let waiting = || bench.broker.as_ref().unwrap().shared().pops.check_points();
+    assert_eq!(waiting(), 1);
+    fill(&bench, TOPIC, 150, 6);
+    wait_until("the popped messages go", || {
+        bench.ask(request::GET_MIN_OFFSET, TOPIC, 0, "offset", &[]).is_some_and(|min| min >= 12)
+    });
+    let body = format!(
+        r#"{{"brokerName":"broker-a","acks":[{{"c":"G","t":"{TOPIC}","r":"0","so":0,"q":0,"rq":{},"pt":{},"it":600000,"b":"/w8="}}]}}"#,
+        number(&answer, "reviveQid").unwrap(),
+        number(&answer, "popTime").unwrap(),
+    );
+    assert_eq!(code(&bench.call(request::BATCH_ACK_MESSAGE, body.as_bytes(), |_| {})), response::SUCCESS);
+    assert_eq!(waiting(), 0);
 }

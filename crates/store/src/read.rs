@@ -21,6 +21,8 @@ use crate::store::{Inner, Store};
 const FETCH: usize = 64;
 /// Most messages of one read, whatever is asked for.
 pub(crate) const MAX_MESSAGES: u32 = 1024;
+/// Most offsets without an entry that are passed over in search of one.
+const MAX_HOLE: i64 = 1024;
 
 /// Which end of equal timestamps a search by time wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -266,6 +268,19 @@ impl Inner {
         end.saturating_sub(position) > self.recent_bytes
     }
 
+    /// See [`crate::Store::next_entry`].
+    pub fn next_entry(&self, queue: &Queue, offset: i64) -> Option<CqEntry> {
+        let copy = queue.compacted().filter(|copy| offset < copy.end());
+        let copied = copy.map(|copy| (copy.end(), self.next_compacted(copy, offset)));
+        let from = match copied {
+            Some((_, Some(entry))) => return Some(entry),
+            Some((end, None)) => end,
+            None => offset,
+        };
+        let until = from.saturating_add(MAX_HOLE).min(queue.max_offset());
+        (from..until).find_map(|offset| queue.entry(offset).filter(|entry| !entry.is_blank()))
+    }
+
     fn glance(&self, entry: &CqEntry) -> Option<Glance> {
         let position = u64::try_from(entry.physical_offset).ok()?;
         let segment = self.log.segment(position)?;
@@ -331,7 +346,9 @@ impl Inner {
     /// See [`crate::Store::store_time`].
     pub fn store_time(&self, queue: &Queue, offset: i64) -> Option<i64> {
         let in_log = queue.entry(offset).and_then(|entry| self.glance(&entry)).map(|glance| glance.store_timestamp);
-        in_log.or_else(|| queue.compacted().and_then(|copy| self.compacted_store_time(copy, offset)))
+        in_log.or_else(|| {
+            queue.compacted().and_then(|copy| self.next_compacted(copy, offset)).map(|entry| entry.store_timestamp)
+        })
     }
 
     /// See [`crate::Store::is_in_memory`].

@@ -246,6 +246,12 @@ impl Store {
         }
     }
 
+    /// The entry of a queue at `offset` or, across a hole, the next one: all of a hole in a compacted queue's copy, the
+    /// first 1,024 offsets of one that a damaged log has left.
+    pub fn next_entry(&self, queue: &Queue, offset: i64) -> Option<CqEntry> {
+        self.inner.next_entry(queue, offset)
+    }
+
     /// Offset of the first message stored at or after `time_ms` ([`Boundary::Lower`], the queue's end if there is none)
     /// or of the last one stored at or before it ([`Boundary::Upper`], 0 if there is none).
     pub fn search_by_time(&self, queue: &Queue, time_ms: i64, boundary: Boundary) -> i64 {

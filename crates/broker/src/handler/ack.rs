@@ -4,6 +4,7 @@
 //! invisible is answered at once. Under SYNC_FLUSH the answers wait for the disk.
 
 use std::borrow::Cow;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use ferromq_protocol::body::{BatchAck, BatchAckMessageRequestBody};
@@ -12,7 +13,7 @@ use ferromq_protocol::header::pop::{AckMessageHeader, ChangeInvisibleTimeHeader,
 use ferromq_protocol::pop::{ORDER_REVIVE_QUEUE, Origin, ReceiptHandle};
 use ferromq_protocol::{FrameWriter, Head, Text, json};
 use ferromq_remoting::Connection;
-use ferromq_store::Durability;
+use ferromq_store::{Durability, Queue};
 
 use super::{Call, Refusal};
 use crate::broker::Shared;
@@ -115,8 +116,8 @@ impl AckRequests {
         let BatchPart { ack, topic, offsets } = part;
         let Ok(queue_id) = u32::try_from(ack.queue_id) else { return Ok(()) };
         let Some(queue) = broker.store.find_queue(topic, queue_id) else { return Ok(()) };
-        let stored = queue.min_offset()..=queue.max_offset();
-        for &offset in offsets.iter().filter(|offset| stored.contains(offset)) {
+        let known = known_offsets(&queue);
+        for &offset in offsets.iter().filter(|offset| known.contains(offset)) {
             if ack.revive_queue == ORDER_REVIVE_QUEUE {
                 let place = (topic.as_str(), ack.group.as_str(), queue_id);
                 self.ordered(ack::ack_in_order(broker, place, ack.pop_time, offset)?);
@@ -292,12 +293,20 @@ fn check_topic(broker: &Shared, topic_name: &str, queue_id: i32) -> Result<(Arc<
 /// Checks that a message can be in a queue of the topic, in RocketMQ's order; the queue.
 fn check(broker: &Shared, topic_name: &str, queue_id: i32, offset: i64) -> Result<u32, Refusal> {
     let (topic, id) = check_topic(broker, topic_name, queue_id)?;
-    let (min, max) = topic.queue(&broker.store, id).map_or((0, 0), |queue| (queue.min_offset(), queue.max_offset()));
-    if (min..=max).contains(&offset) {
+    let known = topic.queue(&broker.store, id).map_or(0..=0, |queue| known_offsets(queue));
+    if known.contains(&offset) {
         return Ok(id);
     }
+    let (min, max) = known.into_inner();
     let remark = format!("offset is illegal, key:{topic_name}@{id}, commit:{offset}, store:{min}~{max}");
     Err(Refusal::new(response::NO_MESSAGE, remark))
+}
+
+/// Offsets that a message in the hands of a consumer may have. Of a compacted queue it may be gone meanwhile, and the
+/// queue's minimum be beyond it.
+fn known_offsets(queue: &Queue) -> RangeInclusive<i64> {
+    let min = if queue.is_compacted() { 0 } else { queue.min_offset() };
+    min..=queue.max_offset()
 }
 
 fn parse(text: &str) -> Result<ReceiptHandle<'_>, Refusal> {

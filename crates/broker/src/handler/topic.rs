@@ -20,7 +20,7 @@ use crate::broker::Shared;
 use crate::topics::{TopicError, parse_attributes};
 
 /// Most entries in one answer of QUERY_CONSUME_QUEUE.
-const MAX_ENTRIES: i64 = 10_000;
+const MAX_ENTRIES: usize = 10_000;
 /// Most topics in one answer of GET_ALL_TOPIC_CONFIG to who asks for pages (`splitMetadataSize`).
 const PAGE_TOPICS: usize = 2000;
 
@@ -204,10 +204,9 @@ pub(crate) fn consume_queue(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec
             None => body.filter_data = Some(format!("{group}@{name} is not online!")),
         }
     }
-    let first = header.index.max(min);
-    let end = header.index.saturating_add(i64::from(header.count)).min(max).min(first.saturating_add(MAX_ENTRIES));
-    let entry = |offset: i64| if offset < end { broker.store.entry(&queue, offset) } else { None };
-    body.queue_data = std::iter::successors(entry(first), |before| entry(before.end()))
+    let entry = |offset: i64| broker.store.next_entry(&queue, offset);
+    body.queue_data = std::iter::successors(entry(header.index.max(min)), |before| entry(before.end()))
+        .take(usize::try_from(header.count).unwrap_or(0).min(MAX_ENTRIES))
         .map(|entry| ConsumeQueueData {
             physic_offset: entry.physical_offset,
             physic_size: entry.size,

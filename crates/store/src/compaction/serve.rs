@@ -131,13 +131,12 @@ impl Inner {
         if offset >= copy.end() {
             return queue.entry(offset).filter(|entry| !entry.is_blank());
         }
-        let found = self.told(copy, copy.entry_from(offset)).flatten();
-        found.map(|(_, entry)| entry).filter(|entry| entry.queue_offset == offset)
+        self.next_compacted(copy, offset).filter(|entry| entry.queue_offset == offset)
     }
 
-    /// When the message at an offset of a compacted queue was stored, or the next one there is.
-    pub fn compacted_store_time(&self, copy: &Compacted, offset: i64) -> Option<i64> {
-        self.told(copy, copy.entry_from(offset)).flatten().map(|(_, entry)| entry.store_timestamp)
+    /// The entry at an offset of the copy, or the next one there is.
+    pub fn next_compacted(&self, copy: &Compacted, offset: i64) -> Option<CqEntry> {
+        self.told(copy, copy.entry_from(offset)).flatten().map(|(_, entry)| entry)
     }
 
     /// Whether the message at an offset of the copy is probably in memory.
