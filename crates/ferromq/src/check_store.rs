@@ -122,6 +122,9 @@ fn for_people(report: &Report) -> Vec<String> {
         format!("key index        {} entries in {} files", report.index_entries, report.index_files),
         format!("groups           {}", report.groups),
     ];
+    if report.copies > 0 {
+        lines.push(format!("compacted        {} messages in {} queues", report.copied_messages, report.copies));
+    }
     let mut severity = None;
     for (kind, finding) in report.findings.iter() {
         if severity != Some(kind.severity()) {
@@ -190,6 +193,7 @@ fn for_programs(report: &Report) -> serde_json::Value {
         },
         "queues": { "topics": report.topics, "queues": report.queues, "fileBytes": report.queue_file_bytes },
         "index": { "files": report.index_files, "entries": report.index_entries },
+        "compacted": { "queues": report.copies, "messages": report.copied_messages },
         "groups": report.groups,
         "findings": findings,
     })

@@ -1,9 +1,10 @@
 //! Reads a stopped store, ours or a Java broker's, and says whether a broker can take it over: the log record by record,
-//! consume queues and key index against it, the checkpoint, and the tables of `config` against the queues.
+//! consume queues, key index and compacted copies against it, the checkpoint, and the tables of `config` against the queues.
 //!
 //! Nothing is written, and nothing is taken for granted: sizes are those of the files, every record's CRC is checked. It
 //! holds a shared lock meanwhile, so that no broker starts. Memory is bounded by the number of queues, not of messages.
 
+mod copies;
 mod index;
 mod layout;
 mod log;
@@ -33,6 +34,7 @@ use crate::instance::Instance;
 use crate::labels::Labels;
 use crate::lmq;
 use crate::queue::Kind::{Batch, Simple};
+use copies::Copies;
 use index::IndexCheck;
 use layout::LogFiles;
 use log::Event;
@@ -90,8 +92,9 @@ pub fn check_store(
         }
         false => None,
     };
+    let copies = Copies::find(config, &tables, findings).map_err(fail())?;
     let hashes = Vec::new();
-    let mut check = Check { report, queues, index, hashes, log_bytes: log.bytes() };
+    let mut check = Check { report, queues, index, copies, hashes, log_bytes: log.bytes() };
     check.read_log(&log, loaded.as_ref(), progress).map_err(fail())?;
     check.finish(config, &log, &tables, loaded.as_ref(), was_killed);
     if !is_configured {
@@ -106,6 +109,7 @@ struct Check {
     queues: Queues,
     /// `None` when keys are not indexed.
     index: Option<IndexCheck>,
+    copies: Copies,
     /// Hashes of one record's keys.
     hashes: Vec<u32>,
     log_bytes: u64,
@@ -175,6 +179,7 @@ impl Check {
             timestamp: record.store_timestamp(),
         };
         self.queues.record(name, id, &expected);
+        self.copies.record(name, id, record);
         let lights = if labels.fans_out { lmq::stored(record) } else { Vec::new() };
         for (light, offset) in lights {
             self.queues.record(light, lmq::QUEUE_ID, &Expected { offset, messages: 1, ..expected });
@@ -223,13 +228,16 @@ impl Check {
             index.finish(report.log_end, &is_read_again, &mut report.findings);
             (report.index_files, report.index_entries) = (index.files, index.entries);
         }
-        tables.compare(&self.queues, &mut report.findings);
+        tables.compare(&self.queues, &self.copies, &mut report.findings);
         tell_checkpoint(&config.root, loaded, report);
         report.log_file_bytes = log.file_size;
         [report.queue_file_bytes, report.batch_queue_file_bytes] = self.queues.file_sizes;
         report.queues = self.queues.count() as u64;
         report.plan = self.queues.plan(&|name| tables.is_topic(name));
         report.plan.compacted_topics.clone_from(&tables.compacted_topics);
+        report.plan.compacted_topics.extend(self.copies.topics().cloned());
+        report.plan.repairs = self.copies.finish(&self.queues, was_killed, &mut report.findings);
+        (report.copies, report.copied_messages) = self.copies.count();
         report.topics = self.queues.topics().count() as u64;
     }
 

@@ -35,15 +35,20 @@ mod serve;
 mod work;
 mod writer;
 
+pub(crate) use commit::is_pass_to_complete;
 pub(crate) use copy::Compacted;
+pub(crate) use pair::{Pair, is_same, next_sound};
+pub(crate) use recover::{Repair, repair};
+pub(crate) use writer::entry_of;
 
 /// Bytes of an entry.
 const UNIT: usize = Kind::Batch.unit();
 /// Folder of all this in that of the store, and of the files of records in it.
 const FOLDER: &str = "compaction";
 const LOG_FOLDER: &str = "compactionLog";
+const QUEUE_FOLDER: &str = "compactionCq";
 /// Folder of the files a pass writes, in that of the queue (RocketMQ's `COMPACTING_SUB_FOLDER`).
-const COMPACTING: &str = "compacting";
+pub(crate) const COMPACTING: &str = "compacting";
 /// Files of records are at least so many times as large as those of entries (RocketMQ's `getCompactionLogSize`).
 const LEAST_TIMES: u64 = 5;
 
@@ -76,7 +81,7 @@ impl Compaction {
     pub fn new(config: &StoreConfig) -> Compaction {
         let root = config.root.join(FOLDER);
         let sizes = file_sizes(config.compaction_mapped_file_size, config.compaction_cq_mapped_file_size);
-        let (log, queue) = (root.join(LOG_FOLDER), root.join("compactionCq"));
+        let [log, queue] = folders(&config.root);
         Compaction {
             is_enabled: config.enable_compaction,
             places: Arc::new(Places {
@@ -104,6 +109,16 @@ impl Compaction {
         })
     }
 
+    /// The copy of a queue, whatever its topic is; nothing of it is looked at.
+    pub fn copy_of(&self, topic: &str, queue_id: u32) -> Compacted {
+        Compacted::new(&self.places, topic.into(), queue_id)
+    }
+
+    /// Queue offset of the last message that a pass over a queue has looked at, -1 before the first.
+    pub fn position(&self, topic: &str, queue_id: u32) -> i64 {
+        self.positions.of(topic, queue_id)
+    }
+
     /// Ends the thread.
     pub fn stop(&self) {
         self.places.is_closing.store(true, Ordering::Release);
@@ -111,10 +126,20 @@ impl Compaction {
     }
 }
 
+/// Folders of the files of records and of entries below `root`, the folder of a store.
+pub(crate) fn folders(root: &Path) -> [PathBuf; 2] {
+    [LOG_FOLDER, QUEUE_FOLDER].map(|name| root.join(FOLDER).join(name))
+}
+
+/// The file that says how far passes came, below `root`.
+pub(crate) fn positions_path(root: &Path) -> PathBuf {
+    root.join(FOLDER).join(position::FILE)
+}
+
 /// Topics that have compacted queues below `root`, the folder of a store; without a consume queue a topic was deleted, and
 /// RocketMQ has left its copy.
 pub fn copied_topics(root: &Path) -> Result<Vec<String>, OpenError> {
-    let folder = root.join(FOLDER).join(LOG_FOLDER);
+    let [folder, _] = folders(root);
     let mut topics = queue::topics_in(&folder).map_err(OpenError::io("list", &folder))?;
     topics.retain(|topic| root.join(Kind::Simple.folder()).join(topic).is_dir());
     Ok(topics)
@@ -134,11 +159,11 @@ fn file_sizes(log: u64, queue: u64) -> [u64; 2] {
 }
 
 /// The keys of a message, all of them as one text; `None` if there is nothing but white space.
-fn keys_of<'a>(record: &Record<'a>) -> Option<&'a [u8]> {
+pub(crate) fn keys_of<'a>(record: &Record<'a>) -> Option<&'a [u8]> {
     Labels::of(record.properties()).keys.filter(|keys| properties::names_a_key(keys))
 }
 
-fn has_key(record: &Record<'_>) -> bool {
+pub(crate) fn has_key(record: &Record<'_>) -> bool {
     keys_of(record).is_some()
 }
 

@@ -129,7 +129,6 @@ pub(super) fn size_of_most(sizes: impl Iterator<Item = u64>) -> u64 {
 pub(super) fn tell_unchecked(root: &Path, findings: &mut Findings) -> io::Result<()> {
     let parts = [
         ("consumequeue_ext", "the extension of consume queues (enableConsumeQueueExt)"),
-        ("compaction", "the copies that compaction made"),
         ("timerwheel", "the timer wheel; its messages are in the log"),
         ("rocksdbstore", "timer and transaction state in RocksDB (timerRocksDBEnable, transRocksDBEnable)"),
     ];

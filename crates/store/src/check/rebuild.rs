@@ -1,4 +1,5 @@
-//! Builds consume queues and key index of a stopped store again from its log.
+//! Builds consume queues and key index of a stopped store again from its log, and what is wrong in compacted copies from
+//! their records and the log.
 //!
 //! Recovery does the work, as after a crash: this takes away what is to be built and leaves a checkpoint that says how far
 //! the log goes and that nothing is complete. An interruption at any point leaves a store that the next start recovers.
@@ -12,6 +13,7 @@ use std::sync::Arc;
 
 use super::report::Report;
 use crate::checkpoint::{Built, Checkpoint, Times};
+use crate::compaction::{self, Repair};
 use crate::config::StoreConfig;
 use crate::error::OpenError;
 use crate::index::{IndexMark, list};
@@ -27,6 +29,8 @@ pub(super) struct Plan {
     pub batch_topics: HashSet<String>,
     /// Topics whose messages may go with the log only when they are copied.
     pub compacted_topics: HashSet<String>,
+    /// What is wrong in copies.
+    pub repairs: Vec<Repair>,
     /// Topics that were deleted while their records are still in the log.
     pub deleted: Vec<Arc<str>>,
 }
@@ -39,6 +43,8 @@ pub fn rebuild_store(config: &StoreConfig, report: &Report) -> Result<(), OpenEr
         let instance = Instance::enter(root, None)?;
         instance.mark_running()?;
         leave_unbuilt(config, report).map_err(OpenError::io("prepare the rebuilding of", root))?;
+        compaction::repair(config, &report.plan.repairs)
+            .map_err(OpenError::io("rebuild the compacted copies of", root))?;
     }
     let (batch_topics, compacted_topics) = (report.plan.batch_topics.clone(), report.plan.compacted_topics.clone());
     let config = StoreConfig { batch_topics, compacted_topics, ..config.clone() };

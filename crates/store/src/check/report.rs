@@ -42,6 +42,12 @@ pub enum Kind {
     EntryBeyondEnd,
     OffsetTwice,
     OffsetGap,
+    CopyUnreadable,
+    CopyFile,
+    CopyRecord,
+    CopyEntry,
+    CopyMissing,
+    CopyDiffers,
     IndexFile,
     IndexMissing,
     IndexWrong,
@@ -55,6 +61,10 @@ pub enum Kind {
     TornEnd,
     QueuesBehind,
     EntriesAhead,
+    CopyTorn,
+    CopyPass,
+    CopyPosition,
+    CopyUnused,
     IndexBehind,
     TopicUnknown,
     NoCheckpoint,
@@ -70,6 +80,8 @@ impl Kind {
     fn text(self) -> Text {
         use Severity::{Damage, Note, Unusable};
         const REBUILD: &str = "--rebuild builds queues and index again from the log";
+        const COPY: &str =
+            "--rebuild makes entries of the records, and copies again what the log still has; the rest is lost";
         const LOST: &str = "these bytes are lost unless a copy of the file has them; a broker passes over them";
         match self {
             Self::RocksDb => (
@@ -152,6 +164,43 @@ impl Kind {
                 "queue offsets between two records belong to no record",
                 "the records that had them are lost; consumers pass over the gap",
             ),
+            Self::CopyUnreadable => {
+                ("copy-unreadable", Damage, "the disk does not give a part of a compacted queue", COPY)
+            }
+            Self::CopyFile => (
+                "copy-file",
+                Damage,
+                "a file of a compacted queue has a wrong size, or the other one of its pair is missing",
+                COPY,
+            ),
+            Self::CopyRecord => ("copy-record", Damage, "a record of a compacted queue is not sound", COPY),
+            Self::CopyEntry => {
+                ("copy-entry", Damage, "an entry of a compacted queue does not describe its record", COPY)
+            }
+            Self::CopyMissing => (
+                "copy-missing",
+                Damage,
+                "the newest message of a key is in the log, but not in the compacted queue that consumers read",
+                COPY,
+            ),
+            Self::CopyDiffers => {
+                ("copy-differs", Damage, "a message of a compacted queue is another one in the log", COPY)
+            }
+            Self::CopyTorn => {
+                ("copy-torn", Note, "the end of a compacted queue is not as the log says; a start copies it again", "")
+            }
+            Self::CopyPass => {
+                ("copy-pass", Note, "a pass of compaction was interrupted; a start completes or forgets it", "")
+            }
+            Self::CopyPosition => (
+                "copy-position",
+                Note,
+                "how far compaction came cannot be read, or is further than its copy goes; passes look at more messages again",
+                "",
+            ),
+            Self::CopyUnused => {
+                ("copy-unused", Note, "there are copies of a topic that is deleted, or not compacted any more", "")
+            }
             Self::IndexFile => ("index-file", Damage, "an index file contradicts itself", REBUILD),
             Self::IndexMissing => (
                 "index-missing",
@@ -319,6 +368,9 @@ pub struct Report {
     pub queues: u64,
     pub index_files: u64,
     pub index_entries: u64,
+    /// Compacted queues, and their messages.
+    pub copies: u64,
+    pub copied_messages: u64,
     pub groups: u64,
     pub findings: Findings,
     pub(super) plan: Plan,

@@ -14,8 +14,10 @@ use ferromq_protocol::{json, topic};
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
+use super::copies::Copies;
 use super::queues::Queues;
 use super::report::{Findings, Kind};
+use crate::queue::Kind as QueueKind;
 
 /// Tables that are only looked at for being readable. Not `consumerFilter.json`: a broker starts without it, and a killed
 /// Java broker may leave it empty.
@@ -83,8 +85,16 @@ impl Tables {
         is_listed || topic::is_system_topic(name) || name.starts_with(LIGHT_QUEUE_PREFIX)
     }
 
+    /// Whether a broker keeps the newest message of each key of a topic: it is listed so, or it is not listed, has a consume
+    /// queue, and is made again as what it was. Only of topics with copies.
+    pub fn is_compacted(&self, root: &Path, name: &str) -> bool {
+        let is_listed = self.topics.as_ref().is_some_and(|topics| topics.contains(name));
+        let is_made_again = || !is_listed && root.join(QueueKind::Simple.folder()).join(name).is_dir();
+        self.compacted_topics.contains(name) || is_made_again()
+    }
+
     /// Compares with the queues, once their ends are known.
-    pub fn compare(&self, queues: &Queues, findings: &mut Findings) {
+    pub fn compare(&self, queues: &Queues, copies: &Copies, findings: &mut Findings) {
         let of_clients = |name: &&str| !topic::is_system_topic(name) && !name.starts_with(LIGHT_QUEUE_PREFIX);
         let with_files = queues.topics().map(|name| &**name).filter(|name| queues.has_files(name));
         let with_files: BTreeSet<&str> = with_files.filter(of_clients).collect();
@@ -100,7 +110,8 @@ impl Tables {
         let light = self.light_offsets.lmq_offset_table.iter().flatten().map(|(key, offset)| (key, &0, offset));
         for (key, id, offset) in usual.chain(light) {
             let Some((topic, group)) = key.split_once('@') else { continue };
-            let end = u32::try_from(*id).map_or(0, |id| queues.end(topic, id));
+            // A queue that is gone goes on behind its copy.
+            let end = u32::try_from(*id).map_or(0, |id| queues.end(topic, id).max(copies.end(topic, id)));
             if *offset > end && self.is_topic(topic) {
                 findings.add(Kind::ConsumerOffset, || {
                     format!("group {group}, {topic}/{id}: offset {offset}, the queue ends at {end}")

@@ -65,6 +65,11 @@ impl Commit {
     }
 }
 
+/// Whether a pass counts whose files are not all in their places. `log`: folder of a queue's files of records.
+pub(crate) fn is_pass_to_complete(log: &Path) -> io::Result<bool> {
+    Ok(Commit::find(log)?.is_some())
+}
+
 /// Does what is left to do of the last pass, `log` and `queue` being the folders of a queue's pairs: completes it if it
 /// counts, else removes what there is of it.
 pub(super) fn settle(log: &Path, queue: &Path, faults: MaybeFaults<'_>) -> io::Result<()> {

@@ -4,7 +4,7 @@
 //! over. Readers take the list of pairs as it is at one moment, and a pass replaces pairs at its beginning (`pass.rs`).
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -67,6 +67,16 @@ impl Compacted {
             is_stuck: AtomicBool::new(false),
             told: AtomicI64::new(-1),
         }
+    }
+
+    /// Folders of its files of records and of entries.
+    pub fn folders(&self) -> [&Path; 2] {
+        [&self.log, &self.queue]
+    }
+
+    /// Its topic and the number of its queue.
+    pub fn name(&self) -> (&str, u32) {
+        (&self.topic, self.queue_id)
     }
 
     /// Bytes of a file of records and of one of entries. RocketMQ does not open files of different sizes, so a queue keeps

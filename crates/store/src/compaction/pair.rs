@@ -146,6 +146,30 @@ pub(super) fn sound(bytes: &[u8], base: u64, position: i64) -> Option<Record<'_>
     }
 }
 
+/// Whether both are the same record, whatever place each says that it has.
+pub(crate) fn is_same(one: &Record<'_>, other: &Record<'_>) -> bool {
+    let mut moved = one.bytes().to_vec();
+    record::patch(&mut moved, one.queue_offset(), other.physical_offset() as u64, one.store_timestamp());
+    moved == other.bytes()
+}
+
+/// Position and content of the first sound record at or behind `from` that satisfies `is_it`.
+pub(crate) fn next_sound<'a>(
+    bytes: &'a [u8],
+    base: u64,
+    from: u64,
+    is_it: impl Fn(&Record<'_>) -> bool,
+) -> Option<(u64, Record<'a>)> {
+    let stands_there = |at: usize, position: u64| {
+        record::glance(&bytes[at..]).is_some_and(|glance| glance.physical_offset == position as i64)
+    };
+    let first = usize::try_from(from.checked_sub(base)?).ok()?;
+    (first..bytes.len())
+        .zip(from..)
+        .filter(|(at, position)| stands_there(*at, *position))
+        .find_map(|(_, position)| Some((position, sound(bytes, base, position as i64).filter(&is_it)?)))
+}
+
 /// Where the first entry at or behind a queue offset stands: number of the pair, and index there.
 pub(super) fn seek(pairs: &[Arc<Pair>], offset: i64) -> io::Result<(usize, usize)> {
     let (mut low, mut high) = (0, pairs.len());

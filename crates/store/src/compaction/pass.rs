@@ -186,7 +186,11 @@ impl Compacted {
 
 #[cfg(test)]
 mod tests {
+    use ferromq_protocol::record::{self, Entry, MessageParts};
+
+    use super::super::Compaction;
     use super::*;
+    use crate::config::StoreConfig;
 
     #[test]
     fn keys_are_noted_as_long_as_there_is_room_and_at_least_one() {
@@ -196,5 +200,71 @@ mod tests {
         assert_eq!((newest.last, newest.offsets.len()), (3, 2));
         let mut newest = Newest::new(0);
         assert!(newest.note(b"a", 1) && newest.note(b"a", 2) && !newest.note(b"b", 3));
+    }
+
+    fn stored(n: usize) -> Vec<u8> {
+        let (text, host) = (format!("KEYS\u{1}k{}\u{2}", n % 5), "127.0.0.1:1".parse().unwrap());
+        let parts = MessageParts {
+            topic: "T",
+            queue_id: 0,
+            body: &[7; 200],
+            properties: text.as_bytes(),
+            tags: None,
+            keys: None,
+            uniq_key: None,
+            flag: 0,
+            sys_flag: 0,
+            born_timestamp: 1,
+            born_host: host,
+            store_host: host,
+            reconsume_times: 0,
+            prepared_transaction_offset: 0,
+        };
+        let mut bytes = Vec::new();
+        record::encode(&parts, &mut bytes).unwrap();
+        record::patch(&mut bytes, n as i64, 0, 1);
+        bytes
+    }
+
+    #[test]
+    fn a_page_that_cannot_be_read_ends_the_pass_and_all_stays() {
+        const MESSAGES: usize = 100;
+        let dir = tempfile::tempdir().unwrap();
+        let config = StoreConfig {
+            root: dir.path().to_owned(),
+            compaction_mapped_file_size: 8000,
+            compaction_cq_mapped_file_size: 1000,
+            ..StoreConfig::default()
+        };
+        let copy = Compaction::new(&config).copy_of("T", 0);
+        let stored: Vec<Vec<u8>> = (0..MESSAGES).map(stored).collect();
+        let records = stored.iter().filter_map(|bytes| match record::read(bytes) {
+            Entry::Record(record) => Some(record),
+            _ => None,
+        });
+        copy.append(records, MESSAGES as i64).unwrap();
+        copy.sync().unwrap();
+        let there = |copy: &Compacted| {
+            (0..MESSAGES as i64).filter(|n| copy.look(*n, |_| ()).is_ok_and(|found| found.is_some())).count()
+        };
+        assert_eq!(there(&copy), MESSAGES);
+        let files = || file::list(&copy.log).unwrap();
+        let before = files();
+        let (_, path) = &before[1];
+        let whole = std::fs::read(path).unwrap();
+        // Reading behind the end of a mapped file raises the signal that a bad sector raises.
+        std::fs::File::options().write(true).open(path).unwrap().set_len(4096).unwrap();
+        let error = copy.pass(-1, 1 << 20).unwrap_err().to_string();
+        assert!(error.contains("cannot read pages"), "{error}");
+        assert_eq!(files(), before);
+        assert!(!copy.log.join(COMPACTING).exists());
+        assert!((MESSAGES - 20..MESSAGES).contains(&there(&copy)), "{}", there(&copy));
+        // With the disk replaced by one that has all.
+        std::fs::write(path, whole).unwrap();
+        let copy = Compaction::new(&config).copy_of("T", 0);
+        copy.open(true, 0, &|_| true).unwrap();
+        assert_eq!(there(&copy), MESSAGES);
+        copy.pass(-1, 1 << 20).unwrap().unwrap();
+        assert!(there(&copy) < 40, "{}", there(&copy));
     }
 }

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 /// Name of the file.
-const FILE: &str = "position-checkpoint";
+pub(super) const FILE: &str = "position-checkpoint";
 
 /// The file's content; names are topic, `_` and the number of the queue.
 #[derive(Default, Serialize, Deserialize)]

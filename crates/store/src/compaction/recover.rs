@@ -1,30 +1,64 @@
 //! The copy of a queue at the start: a pass that was interrupted is settled, and the end of the last pair is found.
 //!
 //! A pair is forced to the disk before the next one is begun, so only the last can have been torn. And a message leaves
-//! the log only when it is on the disk here. So after a crash the last pair ends before the first message that the log
-//! still has: it, and what follows, is copied again. One that the log has no more was on the disk once: when it cannot be
-//! read it is damaged, and what follows it is kept.
+//! the log only when it is on the disk here. So after a crash the last pair ends at the first message that cannot be read,
+//! or that is another in the log, which still has it: it, and what follows, is copied again. One that the log has no more
+//! was on the disk once: when it cannot be read it is damaged, and what follows it is kept.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::UNIT;
+use ferromq_protocol::record::Record;
+
 use super::commit;
 use super::copy::Compacted;
-use super::pair::{Pair, sound};
+use super::pair::{Pair, next_sound, sound};
 use super::writer::entry_of;
+use super::{Compaction, UNIT};
+use crate::config::StoreConfig;
 use crate::file::{self, DataFile, MaybeFaults};
 use crate::mapped;
 use crate::queue::{CqEntry, Kind};
 
+/// What is to be done about a damaged copy of a stopped store.
+#[derive(Clone, Debug)]
+pub(crate) struct Repair {
+    pub topic: String,
+    pub id: u32,
+    /// Files that lack their end, and the size they get.
+    pub short: Vec<(PathBuf, u64)>,
+    /// Where the pairs begin whose entries are wrong.
+    pub entries: Vec<u64>,
+    /// Queue offset from which on the copy goes, because the log has what it lacks there.
+    pub from: Option<i64>,
+}
+
+/// Makes wrong entries of the records anew, and cuts copies where the next start can copy again what is wrong.
+pub(crate) fn repair(config: &StoreConfig, repairs: &[Repair]) -> io::Result<()> {
+    let compaction = Compaction::new(config);
+    repairs.iter().try_for_each(|repair| {
+        let copy = compaction.copy_of(&repair.topic, repair.id);
+        for (path, size) in &repair.short {
+            DataFile::open(path, None)?.resize(*size)?;
+        }
+        for base in &repair.entries {
+            let pair = Pair::new(&copy.log, &copy.queue, *base, 0);
+            let found = copy.read_again(&pair, i64::MAX, &|_| true)?;
+            copy.write_entries(&pair, &found, false, None)?;
+        }
+        copy.open(false, i64::MAX, &|_| true)?;
+        repair.from.map_or(Ok(()), |from| copy.cut(from))
+    })
+}
+
 impl Compacted {
     /// Finds what is on the disk. `clean`: the last process stopped in order; `in_log`: first queue offset that the log
-    /// still has.
-    pub fn open(&self, clean: bool, in_log: i64) -> io::Result<()> {
+    /// still has; `agrees`: whether it has there the message that it is shown, or none that can be read.
+    pub fn open(&self, clean: bool, in_log: i64, agrees: &dyn Fn(&Record<'_>) -> bool) -> io::Result<()> {
         let faults = self.places.faults.as_ref();
         commit::settle(&self.log, &self.queue, faults)?;
         let lost_pages = mapped::lost_pages();
@@ -50,8 +84,9 @@ impl Compacted {
                 })
             };
             let pair = if counted == 0 || (is_last && !(clean && ends_well()?)) {
-                let until = if Some(base) == bases.last() { in_log } else { i64::MAX };
-                let found = self.read_again(&pair, in_log, until)?;
+                // Of another pair than the last all was on the disk.
+                let in_log = if Some(base) == bases.last() { in_log } else { i64::MAX };
+                let found = self.read_again(&pair, in_log, agrees)?;
                 self.write_entries(&pair, &found, is_last, faults)?;
                 // What was mapped is not looked at again.
                 Pair::new(&self.log, &self.queue, *base, found.len())
@@ -105,32 +140,44 @@ impl Compacted {
         Ok(false)
     }
 
-    /// The entries of a pair by its records, as far as they are before `until`.
-    fn read_again(&self, pair: &Pair, in_log: i64, until: i64) -> io::Result<Vec<CqEntry>> {
+    /// The entries of a pair by its records, up to the first that has to be copied again.
+    fn read_again(&self, pair: &Pair, in_log: i64, agrees: &dyn Fn(&Record<'_>) -> bool) -> io::Result<Vec<CqEntry>> {
         let bytes = pair.log_bytes()?;
         let mut there = pair.raw_entries()?;
         let most = there.size_hint().0;
         let (mut found, mut position, mut next) = (Vec::new(), pair.base, 0);
         while found.len() < most {
             let written = there.next();
-            let own = sound(bytes, pair.base, position as i64).filter(|record| {
-                let is_here = record.topic() == self.topic.as_bytes() && record.queue_id() as u32 == self.queue_id;
-                is_here && (next..until).contains(&record.queue_offset())
-            });
+            let is_own = |record: &Record<'_>| self.is_own(record) && record.queue_offset() >= next;
+            let own = sound(bytes, pair.base, position as i64).filter(is_own);
+            if own.is_some_and(|record| record.queue_offset() >= in_log && !agrees(&record)) {
+                break;
+            }
             // The entry leads over a damaged record that the log has no more.
             let is_lost = |entry: &CqEntry| {
                 let room = pair.base + bytes.len() as u64 - position;
                 let fits = entry.size > 0 && entry.size as u64 <= room;
-                let is_own = entry.is_written() && entry.physical_offset as u64 == position;
-                is_own && fits && (next..in_log).contains(&entry.queue_offset)
+                let is_here = entry.is_written() && entry.physical_offset as u64 == position;
+                is_here && fits && (next..in_log).contains(&entry.queue_offset)
             };
-            let Some(entry) = own.map(|record| entry_of(&record, position)).or_else(|| written.filter(is_lost)) else {
+            // So is one that both are damaged of, and what follows it is found.
+            let follows = || {
+                let was_durable = |record: &Record<'_>| is_own(record) && record.queue_offset() < in_log;
+                next_sound(bytes, pair.base, position, was_durable).filter(|_| next < in_log)
+            };
+            let own = own.map(|record| entry_of(&record, position)).or_else(|| written.filter(is_lost));
+            let Some(entry) = own.or_else(|| follows().map(|(position, record)| entry_of(&record, position))) else {
                 break;
             };
-            (position, next) = (position + entry.size as u64, entry.end());
+            (position, next) = (entry.physical_offset as u64 + entry.size as u64, entry.end());
             found.push(entry);
         }
         Ok(found)
+    }
+
+    /// Whether a record is of this queue.
+    pub(crate) fn is_own(&self, record: &Record<'_>) -> bool {
+        record.topic() == self.topic.as_bytes() && record.queue_id() as u32 == self.queue_id
     }
 
     /// Lets the file of entries say what was found, and nothing stand behind the end of the last pair.

@@ -11,7 +11,7 @@ use ferromq_protocol::record::Record;
 use ferromq_protocol::records;
 use rustix::io::Errno;
 
-use super::{Compacted, Compaction, has_key};
+use super::{Compacted, Compaction, has_key, is_same};
 use crate::append;
 use crate::failure::is_out_of_space;
 use crate::file;
@@ -47,7 +47,7 @@ impl Inner {
                 let in_log = if queue.log_min() < queue.max_offset() { queue.log_min() } else { i64::MAX };
                 match queue.compacted() {
                     Some(copy) => {
-                        copy.open(clean, in_log)?;
+                        copy.open(clean, in_log, &|copied| self.agrees(&queue, copied))?;
                         self.agree(&queue, copy)?;
                         positions.lower(topic, id, copy.end() - 1);
                     }
@@ -55,7 +55,7 @@ impl Inner {
                     // What it has is not copied again.
                     None if !clean => {
                         let copy = Compacted::new(places, topic.as_str().into(), id);
-                        copy.open(clean, i64::MAX)?;
+                        copy.open(clean, i64::MAX, &|_| true)?;
                         self.agree(&queue, &copy)?;
                     }
                     None => {}
@@ -69,6 +69,14 @@ impl Inner {
             self.dispatcher.lock().entries = self.all_queues().iter().map(|queue| queue.max_offset()).sum();
         }
         Ok(())
+    }
+
+    /// Whether the log has the same message as the copy, or none that can be read: then the copy is all there is of it.
+    fn agrees(&self, queue: &Queue, copied: &Record<'_>) -> bool {
+        let offset = copied.queue_offset();
+        let entry = queue.entry(offset).filter(|entry| !entry.is_blank());
+        let in_log = entry.and_then(|entry| self.look(entry.physical_offset as u64, |record| is_same(record, copied)));
+        offset < queue.max_offset() && in_log.unwrap_or(true)
     }
 
     /// A copy does not go beyond its queue: an offset is used once.

@@ -149,7 +149,7 @@ pub(super) fn unsynced(error: io::Error) -> io::Error {
 }
 
 /// The entry of a record that stands at `position`.
-pub(super) fn entry_of(record: &Record<'_>, position: u64) -> CqEntry {
+pub(crate) fn entry_of(record: &Record<'_>, position: u64) -> CqEntry {
     CqEntry {
         queue_offset: record.queue_offset(),
         messages: 1,

@@ -375,3 +375,26 @@ fn whoever_is_called_behind_a_deletion_may_use_a_compacted_topic() {
     });
     assert_eq!(heard.recv_timeout(std::time::Duration::from_secs(20)), Ok(true));
 }
+
+#[test]
+fn what_has_rotted_in_the_log_survives_a_crash_in_the_copy() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(settings(dir.path(), 3_600_000));
+    put(&store, &rounds(0, 15, 100));
+    let before = all(&store);
+    drop(store);
+    assert_eq!(copies(dir.path())[0].len(), 1, "all of it is in the last pair");
+    let path = dir.path().join("commitlog/00000000000000000000");
+    let mut log = std::fs::read(&path).unwrap();
+    let at = log.windows(7).position(|bytes| bytes == b"body-5-").unwrap();
+    log[at] ^= 1;
+    std::fs::write(path, log).unwrap();
+    std::fs::write(dir.path().join("abort"), "1").unwrap();
+    let store = open(settings(dir.path(), 3_600_000));
+    assert_eq!(all(&store), before);
+    put(&store, &rounds(15, 15, 100));
+    drop(store);
+    std::fs::write(dir.path().join("abort"), "1").unwrap();
+    let now = all(&open(settings(dir.path(), 3_600_000)));
+    assert_eq!((&now[..15], now.len()), (&before[..], 30));
+}
