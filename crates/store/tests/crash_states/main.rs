@@ -10,6 +10,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod disk;
+mod kinds;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
