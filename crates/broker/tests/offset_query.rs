@@ -162,3 +162,35 @@ fn messages_are_found_by_key_and_by_place() {
         assert_eq!(code(&answer), response::SYSTEM_ERROR, "{offset}");
     }
 }
+
+#[test]
+fn queries_have_limits_whatever_is_asked_for() {
+    let bench = start();
+    for n in 0..70 {
+        bench.send("T", 0, "UNIQ_KEY\u{1}same\u{2}KEYS\u{1}many\u{2}", format!("{n}").as_bytes());
+    }
+    for _ in 0..4 {
+        bench.send("T", 0, "KEYS\u{1}large\u{2}", &vec![b'x'; 3 << 20]);
+    }
+    let query = |key: &str, max: i32, unique: bool, (begin, end): (i64, i64)| {
+        let answer = bench.call(request::QUERY_MESSAGE, b"", |frame| {
+            frame.str("topic", "T").str("key", key).i32("maxNum", max);
+            frame.i64("beginTimestamp", begin).i64("endTimestamp", end).bool("_UNIQUE_KEY_QUERY", unique);
+        });
+        (code(&answer), records(answer.body()).len())
+    };
+    let ever = (0, i64::MAX);
+    // The answer ends before 8 MiB.
+    wait_until("the index", || query("large", 100, false, ever) == (response::SUCCESS, 2));
+    assert_eq!(query("many", 3, false, ever), (response::SUCCESS, 3));
+    for most in [65, i32::MAX] {
+        assert_eq!(query("many", most, false, ever), (response::SUCCESS, 64));
+        assert_eq!(query("same", most, true, ever), (response::SUCCESS, 32));
+    }
+    for none in [0, -1, i32::MIN] {
+        assert_eq!(query("many", none, false, ever), (response::QUERY_NOT_FOUND, 0));
+    }
+    for range in [(i64::MAX, 0), (0, 1), (i64::MIN, -1)] {
+        assert_eq!(query("many", 64, false, range), (response::QUERY_NOT_FOUND, 0), "{range:?}");
+    }
+}

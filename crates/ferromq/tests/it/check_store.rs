@@ -58,6 +58,7 @@ fn a_store_is_checked_and_rebuilt_by_exit_code_and_report() {
     let damage = json["findings"].as_array().unwrap().iter().find(|finding| finding["severity"] == "damage").unwrap();
     assert_eq!((damage["kind"].as_str(), damage["count"].as_u64()), (Some("entry-wrong"), Some(1)), "{json}");
     assert_eq!(json["log"]["records"], 10);
+    assert_eq!(json["compacted"], serde_json::json!({ "queues": 0, "messages": 0 }));
 
     let (code, report, _) = check(&store, &["--rebuild"]);
     assert_eq!(code, 0, "{report}");
