@@ -2,7 +2,7 @@
 //! messages and with batches that are one record, read from any offset, also when the store goes to a broker of the other
 //! make and back.
 
-use crate::common::{each_once, numbered, start};
+use crate::common::{check_store, each_once, numbered, start};
 use ferromq_contract::cluster::wait_route;
 use ferromq_contract::driver::{Msg, Row};
 use ferromq_contract::runner::{Case, Client, Lab};
@@ -42,7 +42,10 @@ fn there_and_back(lab: &Lab, first: Make, second: Make) -> Outcome {
         send(lab, &broker, round)?;
         read(lab, &broker, round + 1).doing(format!("the queue of {make:?}"))?;
         broker.stop()?;
-        check_store(lab, &broker).doing(format!("check-store after {make:?}"))?;
+        let (code, report) = check_store(lab, &broker, &[])?;
+        let findings = report["findings"].as_array().ok_or("a report without findings")?;
+        let are_notes = findings.iter().all(|finding| finding["kind"] == "not-checked");
+        ensure!(are_notes && code == Some(0), "check-store after {make:?}: {report}");
     }
     Ok(())
 }
@@ -109,16 +112,5 @@ fn read(lab: &Lab, broker: &Broker, rounds: usize) -> Outcome {
     let mut conn = broker.conn()?;
     let bounds = (conn.bound(code::GET_MIN_OFFSET, TOPIC, 0)?, conn.bound(code::GET_MAX_OFFSET, TOPIC, 0)?);
     ensure_eq!(bounds, (0, sent.len() as i64), "bounds of the queue");
-    Ok(())
-}
-
-fn check_store(lab: &Lab, broker: &Broker) -> Outcome {
-    let mut command = std::process::Command::new(lab.tools.ferromq()?);
-    command.arg("check-store").arg(broker.store()).arg("-c").arg(broker.folder.join("broker.conf"));
-    let output = command.args(["--output", "json"]).output()?;
-    let report: serde_json::Value = serde_json::from_slice(&output.stdout).map_err(|e| e.to_string())?;
-    let findings = report["findings"].as_array().ok_or("a report without findings")?;
-    let are_notes = findings.iter().all(|finding| finding["kind"] == "not-checked");
-    ensure!(are_notes && report["exitCode"] == 0, "{report}");
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Compaction topics (`cleanup.policy=COMPACTION`) with official tools and clients: made by mqadmin, filled by the Java
 //! client, compacted, and read from the beginning; also when the store goes to a broker of the other make and back.
 
-use crate::common::start;
+use crate::common::{check_store, start};
 use ferromq_contract::cluster::wait_route;
 use ferromq_contract::driver::Msg;
 use ferromq_contract::runner::{Case, Client, Lab};
@@ -49,6 +49,9 @@ fn there_and_back(lab: &Lab, first: Make, second: Make) -> Outcome {
         send(lab, &broker, round)?;
         read(lab, &broker, round + 1).doing(format!("the topic of {make:?}"))?;
         broker.stop()?;
+        let (code, report) = check_store(lab, &broker, &[])?;
+        let copied = report["compacted"]["messages"].as_u64();
+        ensure!(code == Some(0) && copied > Some(0), "check-store of a store of {make:?}: {report}");
     }
     Ok(())
 }

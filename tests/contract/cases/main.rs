@@ -75,6 +75,7 @@ mod common {
     use ferromq_contract::driver::{Driver, Row};
     use ferromq_contract::record::Stored;
     use ferromq_contract::runner::{Client, Lab};
+    use ferromq_contract::server::Broker;
     use ferromq_contract::{Outcome, ensure_eq, wait_for};
     use std::collections::BTreeMap;
     use std::time::Duration;
@@ -94,6 +95,16 @@ mod common {
         pub topic: String,
         pub client: Client,
         lab: &'a Lab,
+    }
+
+    /// Runs `ferromq check-store` with the broker's own settings: exit code and report.
+    pub fn check_store(lab: &Lab, broker: &Broker, options: &[&str]) -> Outcome<(Option<i32>, serde_json::Value)> {
+        let mut command = std::process::Command::new(lab.tools.ferromq()?);
+        command.arg("check-store").arg(broker.store()).arg("-c").arg(broker.folder.join("broker.conf"));
+        let output = command.args(["--output", "json"]).args(options).output()?;
+        let errors = String::from_utf8_lossy(&output.stderr);
+        let report = serde_json::from_slice(&output.stdout).map_err(|e| format!("check-store: {e}: {errors}"))?;
+        Ok((output.status.code(), report))
     }
 
     impl<'a> Stage<'a> {

@@ -1,7 +1,7 @@
 //! A stopped or killed store of one make is served by the other: every record byte for byte, ids, keys and consumer
 //! offsets. `ferromq check-store` must find nothing against it each time.
 
-use crate::common::start;
+use crate::common::{check_store, start};
 use ferromq_contract::cluster::create_topic;
 use ferromq_contract::driver::Msg;
 use ferromq_contract::flood::{Message, Width, flood};
@@ -205,16 +205,6 @@ fn end(lab: &Lab, broker: &mut Broker, topics: Topics, between: Between, round: 
         ensure_eq!(code, Some(0), "check-store --rebuild: {report}");
     }
     Ok(())
-}
-
-/// Runs `ferromq check-store` with the broker's own settings: exit code and report.
-fn check_store(lab: &Lab, broker: &Broker, options: &[&str]) -> Outcome<(Option<i32>, serde_json::Value)> {
-    let mut command = std::process::Command::new(lab.tools.ferromq()?);
-    command.arg("check-store").arg(broker.store()).arg("-c").arg(broker.folder.join("broker.conf"));
-    let output = command.args(["--output", "json"]).args(options).output()?;
-    let errors = String::from_utf8_lossy(&output.stderr);
-    let report = serde_json::from_slice(&output.stdout).map_err(|e| format!("check-store: {e}: {errors}"))?;
-    Ok((output.status.code(), report))
 }
 
 fn there_and_back(lab: &Lab, first: Make, second: Make, between: Between) -> Outcome {

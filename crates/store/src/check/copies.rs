@@ -95,7 +95,9 @@ impl Copies {
                 copies.by_topic.entry(topic.clone()).or_default().insert(id, copy);
             }
         }
-        tell_positions(root, findings);
+        if !copies.by_topic.is_empty() {
+            tell_positions(root, findings);
+        }
         Ok(copies)
     }
 

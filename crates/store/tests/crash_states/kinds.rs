@@ -127,7 +127,8 @@ fn check(events: &[Event], all: &[Sent], root: &Path, sync: bool, (cut, fate): (
     assert_eq!(found.len(), before.iter().map(Vec::len).sum::<usize>(), "{what}: an offset has two messages");
     let mut known = BTreeSet::new();
     for sent in all.iter().filter(|sent| sent.begun < cut) {
-        let places = sent.places.iter().flat_map(|(name, first)| (*first..).zip(&sent.bodies).map(move |at| (*name, at)));
+        let places =
+            sent.places.iter().flat_map(|(name, first)| (*first..).zip(&sent.bodies).map(move |at| (*name, at)));
         let is_there = |(name, (offset, body)): (&'static str, (i64, &Vec<u8>))| {
             let is_it = found.get(&(name, offset)).is_some_and(|found| *found == body);
             known.extend(is_it.then_some((name, offset)));
