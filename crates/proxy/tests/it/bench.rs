@@ -33,8 +33,17 @@ pub fn start() -> Bench {
 
 /// `adjust` may change the proxy's settings and sees the folder.
 pub fn start_with(adjust: impl FnOnce(&mut ProxyConfig, &std::path::Path)) -> Bench {
+    start_beside(|_| {}, adjust)
+}
+
+/// The same with a broker of other settings.
+pub fn start_beside(
+    of_broker: impl FnOnce(&mut BrokerConfig),
+    adjust: impl FnOnce(&mut ProxyConfig, &std::path::Path),
+) -> Bench {
     let folder = tempfile::tempdir().unwrap();
-    let (broker, store) = broker_in(folder.path());
+    let (mut broker, store) = broker_in(folder.path());
+    of_broker(&mut broker);
     let mut config = ProxyConfig::new(SocketAddr::from(([127, 0, 0, 1], 0)));
     adjust(&mut config, folder.path());
     // They block, which a test's runtime does not like: so at the end, too.

@@ -48,7 +48,7 @@ pub async fn try_connect_to(
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
-    let socket = TcpStream::connect(addr).await.unwrap();
+    let socket = TcpStream::connect(addr).await?;
     TlsConnector::from(Arc::new(config)).connect("localhost".try_into().unwrap(), socket).await
 }
 

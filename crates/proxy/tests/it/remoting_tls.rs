@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use ferromq_broker::BrokerConfig;
 use ferromq_protocol::body::{HeartbeatData, ProducerData, TopicRouteData};
 use ferromq_protocol::code::{request, response};
 use ferromq_protocol::{json, version};
@@ -13,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 use crate::bench::{self, Bench};
-use crate::certificate::{connect_to, put};
+use crate::certificate::{connect_to, put, try_connect_to};
 use crate::cluster::Cluster;
 use crate::wire::Wire;
 
@@ -28,7 +29,12 @@ fn made() -> CertifiedKey<KeyPair> {
 
 /// A broker that has a door for remoting clients, and this certificate.
 fn start(certificate: &CertifiedKey<KeyPair>) -> Bench {
-    bench::start_with(|config, folder| {
+    start_beside(certificate, |_| {})
+}
+
+/// The same with a broker of other settings.
+fn start_beside(certificate: &CertifiedKey<KeyPair>, of_broker: impl FnOnce(&mut BrokerConfig)) -> Bench {
+    bench::start_beside(of_broker, |config, folder| {
         let files = CertificateFiles { certificate: folder.join("a.crt"), key: folder.join("a.key") };
         put(&files, certificate);
         config.certificate = Some(files);
@@ -138,6 +144,35 @@ async fn what_is_no_handshake_ends_nothing_but_itself() {
     leaver.socket.shutdown().await.unwrap();
     let left = tokio::time::timeout(SOON, leaver.socket.read_to_end(&mut Vec::new())).await.expect("it is closed");
     assert_eq!(left.unwrap(), 0);
+}
+
+/// Each takes three descriptors: that is what the limit of connections bounds.
+#[tokio::test(flavor = "multi_thread")]
+async fn handshakes_that_nobody_ends_are_bounded_and_give_their_places_back() {
+    const PLACES: usize = 12;
+    let certificate = made();
+    let bench = start_beside(&certificate, |broker| broker.max_connections = PLACES);
+    let mut half = Vec::new();
+    for _ in 0..PLACES {
+        let mut socket = TcpStream::connect(bench.remoting_addr()).await.unwrap();
+        socket.write_all(&[22, 3, 1]).await.unwrap();
+        half.push(socket);
+    }
+    assert!(try_connect_to(bench.remoting_addr(), &[&certificate], &[]).await.is_err(), "all places are taken");
+    for socket in &mut half {
+        let end = tokio::time::timeout(SOON, socket.read_to_end(&mut Vec::new())).await;
+        end.expect("it is closed").unwrap_or(0);
+    }
+    let served = async {
+        loop {
+            match try_connect_to(bench.remoting_addr(), &[&certificate], &[]).await {
+                Ok(socket) => break socket,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+    };
+    let socket = tokio::time::timeout(SOON, served).await.expect("the places are free");
+    store_and_read(&mut Wire::over(socket), 0, b"served afterwards").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
