@@ -29,7 +29,7 @@ fn pull(bench: &Bench, client: Option<&str>, offset: i64) -> Result<Vec<String>,
 
 #[test]
 fn consumers_of_a_proxy_go_on_where_they_were_and_new_ones_where_the_slowest_was() {
-    let quick = || ferromq_broker::BrokerConfig { channel_expired_timeout: 400, ..config() };
+    let quick = || ferromq_broker::BrokerConfig { channel_expired_timeout: 3000, ..config() };
     let mut bench = start_with(quick(), |_| {});
     for n in 0..10 {
         assert_eq!(code(&bench.send("T", 0, "", n.to_string().as_bytes())), 0);
@@ -82,7 +82,11 @@ fn consumers_that_are_gone_are_forgotten_and_none_is_remembered_where_that_is_sw
     wait_until("dispatch", || bench.ask(request::GET_MAX_OFFSET, "T", 0, "offset", &[]) == Some(4));
     assert_eq!(pull(&bench, Some("a"), 1).unwrap().len(), 3);
     let shared = bench.broker.as_ref().unwrap().shared();
-    wait_until("what is kept", || shared.offsets.query("T", "CG@broadcast", 0) == Some(1));
+    // It pulls on, so that it is not forgotten before.
+    wait_until("what is kept", || {
+        assert_eq!(pull(&bench, Some("a"), 1).unwrap().len(), 3);
+        shared.offsets.query("T", "CG@broadcast", 0) == Some(1)
+    });
     // The next one is the slowest as soon as the first is gone.
     wait_until("another slowest", || {
         assert_eq!(pull(&bench, Some("b"), 3).unwrap(), ["3"]);

@@ -107,15 +107,21 @@ fn the_newest_of_each_key_is_served_with_filters_and_after_a_restart() {
     fill(&bench, TOPIC, 150, 6);
     wait_until("a pass", || read(&bench, TOPIC, "*", false).len() < 60);
     let check = |bench: &Bench| {
-        let all = read(bench, TOPIC, "*", false);
+        // What was seen while no pass came in between.
+        let (mut all, mut odd, mut above, mut min) = (Vec::new(), Vec::new(), Vec::new(), None);
+        wait_until("reads without a pass", || {
+            all = read(bench, TOPIC, "*", false);
+            odd = read(bench, TOPIC, "t1", false);
+            above = read(bench, TOPIC, "n > 120", true);
+            min = bench.ask(request::GET_MIN_OFFSET, TOPIC, 0, "offset", &[]);
+            read(bench, TOPIC, "*", false) == all
+        });
         assert!((144..150).all(|n| all.contains(&n)) && !all.contains(&0) && !all.contains(&50), "{all:?}");
-        let odd: Vec<usize> = all.iter().copied().filter(|n| n % 2 == 1).collect();
-        assert_eq!(read(bench, TOPIC, "t1", false), odd);
-        assert_eq!(read(bench, TOPIC, "n > 120", true), all.iter().copied().filter(|n| *n > 120).collect::<Vec<_>>());
-        let min = all[0] as i64;
-        assert_eq!(bench.ask(request::GET_MIN_OFFSET, TOPIC, 0, "offset", &[]), Some(min));
+        assert_eq!(odd, all.iter().copied().filter(|n| n % 2 == 1).collect::<Vec<_>>());
+        assert_eq!(above, all.iter().copied().filter(|n| *n > 120).collect::<Vec<_>>());
+        assert_eq!(min, Some(all[0] as i64));
         let answer = bench.pull(&pull_header(TOPIC, 0, 0, "*"));
-        assert_eq!((number(&answer, "minOffset"), number(&answer, "maxOffset")), (Some(min), Some(150)));
+        assert!(number(&answer, "minOffset") >= min && number(&answer, "maxOffset") == Some(150));
         // The offsets of records are those of the queue.
         assert!(records(answer.body()).iter().all(|one| one.queue_offset.to_string().as_bytes() == one.body));
     };

@@ -18,6 +18,7 @@ fn synced_sends_are_answered_and_seen_after_the_sync() {
         let answer = bench.send("T", 0, "", b"x");
         assert_eq!((code(&answer), number(&answer, "queueOffset")), (response::SUCCESS, Some(n)));
     }
+    bench.wait_dispatched();
     let pulled = bench.pull(&pull_header("T", 0, 0, "*"));
     assert_eq!(records(pulled.body()).len(), 20);
     let relaxed = bench.send("T", 0, "WAIT\u{1}false\u{2}", b"x");

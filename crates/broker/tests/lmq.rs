@@ -54,7 +54,7 @@ fn one_message_is_read_from_its_topic_and_from_each_light_queue() {
 fn a_pull_of_a_light_queue_that_has_no_message_yet_waits_for_the_first() {
     let bench = bench(100);
     let header = pull_header("%LMQ%new", 0, 0, "*");
-    let waiting = PullHeader { sys_flag: header.sys_flag | SUSPEND, suspend_timeout_millis: 20_000, ..header };
+    let waiting = PullHeader { sys_flag: header.sys_flag | SUSPEND, suspend_timeout_millis: 60_000, ..header };
     std::thread::scope(|scope| {
         let pull = scope.spawn(|| bench.pull(&waiting));
         wait_until("the pull waits", || bench.broker.as_ref().unwrap().shared().polls.len() == 1);

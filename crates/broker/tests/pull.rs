@@ -95,15 +95,14 @@ fn refusals_have_the_codes_java_users_know() {
 #[test]
 fn a_waiting_pull_is_answered_when_a_message_arrives() {
     let bench = filled("T", 1);
+    // Longer than the client waits.
     let waiting =
-        PullHeader { sys_flag: SUSPEND | SUBSCRIPTION, suspend_timeout_millis: 8000, ..pull_header("T", 0, 1, "*") };
-    let began = Instant::now();
+        PullHeader { sys_flag: SUSPEND | SUBSCRIPTION, suspend_timeout_millis: 60_000, ..pull_header("T", 0, 1, "*") };
     let pull = start_pull(&bench, waiting);
     wait_until("parking", || bench.broker.as_ref().unwrap().shared().polls.len() == 1);
     bench.send("T", 0, "", b"new");
     let answer = bench.runtime.block_on(pull).unwrap();
     assert_eq!((code(&answer), bodies(&answer)), (response::SUCCESS, vec!["new".to_owned()]));
-    assert!(began.elapsed() < Duration::from_secs(5));
     assert!(bench.broker.as_ref().unwrap().shared().polls.is_empty());
 }
 
@@ -111,7 +110,7 @@ fn a_waiting_pull_is_answered_when_a_message_arrives() {
 fn a_waiting_pull_is_not_woken_by_other_tags_or_queues() {
     let bench = filled("T", 1);
     let waiting =
-        PullHeader { sys_flag: SUSPEND | SUBSCRIPTION, suspend_timeout_millis: 1000, ..pull_header("T", 0, 1, "a") };
+        PullHeader { sys_flag: SUSPEND | SUBSCRIPTION, suspend_timeout_millis: 3000, ..pull_header("T", 0, 1, "a") };
     let began = Instant::now();
     let pull = start_pull(&bench, waiting);
     wait_until("parking", || bench.broker.as_ref().unwrap().shared().polls.len() == 1);
@@ -120,7 +119,7 @@ fn a_waiting_pull_is_not_woken_by_other_tags_or_queues() {
     let answer = bench.runtime.block_on(pull).unwrap();
     // At its deadline it reads once more and skips what is not for it.
     assert_eq!((code(&answer), number(&answer, "nextBeginOffset")), (response::PULL_RETRY_IMMEDIATELY, Some(2)));
-    assert!(began.elapsed() >= Duration::from_millis(950), "{:?}", began.elapsed());
+    assert!(began.elapsed() >= Duration::from_millis(2950), "{:?}", began.elapsed());
 }
 
 #[test]

@@ -104,7 +104,8 @@ fn a_policy_of_the_group_decides_how_long_the_next_try_waits() {
     let begun = std::time::Instant::now();
     assert_eq!(code(&send_back(&bench, first.physical_offset, "G", 0, None)), response::SUCCESS);
     let retry = wait_for(&bench, "%RETRY%G", 1);
-    assert!((150..900).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
+    // The other times of the policy are hours.
+    assert!(begun.elapsed() >= Duration::from_millis(150), "{:?}", begun.elapsed());
     assert_eq!(retry[0].property("RETRY_TOPIC").as_deref(), Some("T"));
 }
 
@@ -188,7 +189,7 @@ fn a_timer_message_is_taken_back_by_its_handle() {
     let fine = BrokerConfig { timer_precision_ms: 20, recall_message_enable: true, ..config() };
     let bench = start_with(fine, levels);
     let send = |key: &str, topic: &str| {
-        let properties = format!("UNIQ_KEY\u{1}{key}\u{2}TIMER_DELAY_MS\u{1}800\u{2}");
+        let properties = format!("UNIQ_KEY\u{1}{key}\u{2}TIMER_DELAY_MS\u{1}3000\u{2}");
         let answer = bench.send(topic, 0, &properties, key.as_bytes());
         assert_eq!(code(&answer), response::SUCCESS, "{}", remark(&answer));
         field(&answer, "recallHandle").unwrap()

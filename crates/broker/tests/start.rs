@@ -12,20 +12,23 @@ use ferromq_protocol::FrameWriter;
 use ferromq_protocol::code::{request, response};
 use support::*;
 
-/// A port whose second lower neighbour is free too.
-fn free_pair() -> u16 {
-    (0..100)
-        .find_map(|_| {
-            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-            TcpListener::bind(("127.0.0.1", port - 2)).is_ok().then_some(port)
-        })
-        .unwrap()
+/// A broker on a port that was free with its second lower neighbour a moment ago, and still was.
+fn start_on_a_pair() -> Bench {
+    let start = |_| {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        match start_in(tempfile::tempdir().unwrap(), BrokerConfig { listen_port: port, ..config() }, |_| {}) {
+            Ok(bench) => Some(bench),
+            Err(StartError::Listen { .. }) => None,
+            Err(error) => panic!("{error}"),
+        }
+    };
+    (0..100).find_map(start).unwrap()
 }
 
 #[test]
 fn the_fast_port_takes_sends_and_no_pulls() {
-    let port = free_pair();
-    let bench = start_with(BrokerConfig { listen_port: port, ..config() }, |_| {});
+    let bench = start_on_a_pair();
+    let port = bench.broker.as_ref().unwrap().addr().port();
     let fast = format!("127.0.0.1:{}", port - 2);
     let ask = |code: i32, write: &dyn Fn(&mut FrameWriter<'_>)| {
         let answer = bench.client.invoke(&fast, TIMEOUT, |out, opaque| {

@@ -9,9 +9,9 @@ mod fake_broker;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use fake::{Fake, namesrv, route};
+use fake::{Fake, WAIT, namesrv, route};
 use fake_broker::Broker;
 use ferromq_client::{
     Ack, Client, ClientConfig, ConsumeFrom, ConsumerConfig, Error, MessageQueue, PullStatus, ReceivedMessage,
@@ -33,13 +33,11 @@ fn client(names: &Fake) -> Client {
 }
 
 async fn until(what: &str, mut reached: impl FnMut() -> bool) {
-    for _ in 0..500 {
-        if reached() {
-            return;
-        }
+    let deadline = Instant::now() + WAIT;
+    while !reached() {
+        assert!(Instant::now() < deadline, "never: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("never: {what}");
 }
 
 #[tokio::test]

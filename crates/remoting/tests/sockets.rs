@@ -148,7 +148,7 @@ fn shutdown_sends_new_clients_away_and_closes_everything() {
     socket.write_all(&request(ECHO, 1, b"before")).unwrap();
     assert_eq!(read_frame(&mut socket).head().code, 0);
     // While this answer cannot be written, the server drains.
-    let mut stuck = connect(addr);
+    let mut stuck = connect_narrow(addr);
     stuck.write_all(&request(ECHO, 2, &vec![1; 12 << 20])).unwrap();
     eventually("served", || service.served.load(Ordering::SeqCst) == 2);
     let stopping = std::thread::spawn(move || server.shutdown(WAIT));
@@ -303,8 +303,8 @@ fn callers_share_one_failed_attempt_to_connect() {
     let addr = listener.local_addr().unwrap().as_socket().unwrap();
     let _fills_the_queue = TcpStream::connect(addr).unwrap();
     runtime().block_on(async {
-        let config = ClientConfig { connect_timeout: Duration::from_millis(400), ..ClientConfig::default() };
-        let client = Client::new(config, None);
+        let attempt = Duration::from_millis(400);
+        let client = Client::new(ClientConfig { connect_timeout: attempt, ..ClientConfig::default() }, None);
         let from = Instant::now();
         let calls: Vec<_> = (0..10)
             .map(|_| {
@@ -316,11 +316,11 @@ fn callers_share_one_failed_attempt_to_connect() {
             let error = call.await.unwrap();
             assert!(matches!(error, InvokeError::Connect { .. }), "{error}");
         }
-        assert!(from.elapsed() < Duration::from_secs(2), "{:?}", from.elapsed());
-        let from = Instant::now();
+        assert!(from.elapsed() < 10 * attempt, "{:?}", from.elapsed());
+        // Who has less time does not wait for the end of the attempt.
+        let client = Client::new(ClientConfig { connect_timeout: WAIT, ..ClientConfig::default() }, None);
         let error = client.invoke(&addr.to_string(), Duration::from_millis(50), |_, _| {}).await.unwrap_err();
         assert_eq!(error, InvokeError::Timeout(Duration::from_millis(50)));
-        assert!(from.elapsed() < Duration::from_millis(350));
     });
 }
 
@@ -358,7 +358,7 @@ fn a_client_leaves_a_server_that_sends_it_away() {
     let echo = |out: &mut Vec<u8>, opaque: i32| FrameWriter::request(out, Encoding::Json, ECHO, opaque, false).finish();
     runtime.block_on(client.invoke(&name, WAIT, echo)).unwrap();
     // An answer that cannot be written keeps the server from ending.
-    let mut stuck = connect(addr);
+    let mut stuck = connect_narrow(addr);
     stuck.write_all(&request(ECHO, 2, &vec![1; 12 << 20])).unwrap();
     eventually("served", || service.served.load(Ordering::SeqCst) == 2);
     let stopping = std::thread::spawn(move || server.shutdown(WAIT));

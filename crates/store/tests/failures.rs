@@ -53,7 +53,8 @@ fn after_a_failed_sync_nothing_is_acknowledged_but_reads_go_on() {
         faults.inject_in("commitlog", Operation::Sync, at, Fault::Io);
         let queue = store.queue("T", 0);
         let (mut acknowledged, mut refused) = (0_u64, 0);
-        for _ in 0..1000 {
+        // Until the flush thread has met it.
+        for _ in 0..30_000 {
             let mut batch = AppendBatch::default();
             batch.push(&queue, &parts("T", 0, b"after", b"")).unwrap();
             match store.append(&mut batch) {

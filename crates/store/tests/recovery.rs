@@ -11,6 +11,9 @@ use std::path::Path;
 use common::{as_slices, config, copy_as_killed, expect, numbered, open, read_all, send, sync_config};
 use ferromq_store::{Event, Faults, StoreConfig};
 
+/// Where the checkpoint says how far the log is on the disk.
+const NOTED: usize = 1032;
+
 /// A store with messages in three queues, as it is on the disk after a kill.
 fn killed(to: &Path, bodies: &[Vec<u8>]) {
     let dir = tempfile::tempdir().unwrap();
@@ -88,7 +91,7 @@ fn a_store_killed_between_syncs_knows_when_its_last_message_came() {
         open(StoreConfig { flush_interval_consume_queue: 10, flush_interval_commit_log: 5, ..config(from.path()) });
     let checkpoint = |at: usize| fs::read(from.path().join("checkpoint")).unwrap()[at..][..8].to_vec();
     // Until it says how far the log is on the disk,
-    while checkpoint(1032) == [0; 8] {
+    while checkpoint(NOTED) == [0; 8] {
         send(&store, "T", 0, &[b"one more"]).unwrap();
         std::thread::park_timeout(std::time::Duration::from_millis(10));
     }
@@ -345,14 +348,16 @@ fn what_was_not_forced_to_the_disk_before_a_kill_is_written_again() {
             // The checkpoint that the first start makes, and a note of what is forced to the disk.
             send(&store, "T", 0, &as_slices(&bodies[..100])).unwrap();
             store.checkpoint_now();
-            std::thread::sleep(std::time::Duration::from_millis(100));
             send(&store, "T", 0, &as_slices(&bodies[100..])).unwrap();
-            while store.flushed_position() < store.max_physical_offset() {
-                std::thread::yield_now();
+            let most = store.max_physical_offset() * 3 / 4;
+            let noted = || {
+                let checkpoint = fs::read(made.path().join("checkpoint")).unwrap();
+                u64::from_be_bytes(*checkpoint[NOTED..].first_chunk().unwrap())
+            };
+            while noted() < most {
+                send(&store, "T", 0, &[b"last"]).unwrap();
+                std::thread::park_timeout(std::time::Duration::from_millis(10));
             }
-            std::thread::sleep(std::time::Duration::from_millis(100));
-            send(&store, "T", 0, &[b"last"]).unwrap();
-            std::thread::sleep(std::time::Duration::from_millis(100));
         } else {
             send(&store, "T", 0, &as_slices(&bodies)).unwrap();
         }

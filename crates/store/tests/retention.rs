@@ -54,7 +54,7 @@ fn age(files: &[PathBuf]) {
 fn wait(what: &str, mut done: impl FnMut() -> bool) {
     let began = Instant::now();
     while !done() {
-        assert!(began.elapsed() < Duration::from_secs(20), "{what}");
+        assert!(began.elapsed() < Duration::from_secs(60), "{what}");
         std::thread::sleep(Duration::from_millis(2));
     }
 }
@@ -122,7 +122,9 @@ fn the_hour_deletes_by_itself_and_never_the_last_or_a_young_file() {
     std::thread::sleep(Duration::from_millis(100));
     assert!(in_use(&store) > 6, "not its hour");
     drop(store);
-    let store = open(hourly(vec![another_hour(), clock::local_hour()], 72));
+    // The next one, too: it may begin while the test runs.
+    let now = clock::local_hour();
+    let store = open(hourly(vec![another_hour(), now, (now + 1) % 24], 72));
     wait("old files go at the hour", || in_use(&store) == 3);
     std::thread::sleep(Duration::from_millis(100));
     assert_eq!(in_use(&store), 3, "young files stay");
@@ -141,7 +143,7 @@ fn one_look_deletes_no_more_than_the_batch() {
     let faults = roomy();
     let settings = StoreConfig {
         delete_file_batch_max: 2,
-        clean_resource_interval: 300,
+        clean_resource_interval: 3000,
         faults: Some(Arc::clone(&faults)),
         ..quiet(dir.path())
     };

@@ -12,7 +12,8 @@ use ferromq_store::StoreConfig;
 use parking_lot::Mutex;
 use serde_json::Value;
 
-pub const WAIT: Duration = Duration::from_secs(10);
+/// Longest wait for what must come; shorter than the period of registrations.
+pub const WAIT: Duration = Duration::from_secs(25);
 
 pub fn start(dir: &Path, change: impl FnOnce(&mut BrokerConfig)) -> Broker {
     start_with(dir, change, |_| {})

@@ -44,6 +44,7 @@ pub fn fill(bench: &Bench, topic: &str, bodies: impl Iterator<Item = u32>) {
             bench.send(topic, 0, &format!("TAGS\u{1}{tag}\u{2}UNIQ_KEY\u{1}id{n}\u{2}"), n.to_string().as_bytes());
         assert_eq!(code(&answer), 0, "{}", remark(&answer));
     }
+    bench.wait_dispatched();
 }
 
 pub fn pop(bench: &Bench, header: &PopMessageHeader<'_>) -> (OwnedCommand, Vec<Message>) {

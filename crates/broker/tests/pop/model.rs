@@ -122,7 +122,8 @@ fn run(steps: &[Step]) {
         }
         model.acked.union(&model.late).count() == model.sent as usize
     });
-    assert_eq!(bench.broker.as_ref().unwrap().shared().pops.check_points(), 0);
+    // Of one that was acknowledged late the check point ends a moment later.
+    wait_until("the end of all check points", || bench.broker.as_ref().unwrap().shared().pops.check_points() == 0);
 }
 
 /// Whether the handle has so much time left that the acknowledgement before came in time.

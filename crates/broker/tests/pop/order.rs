@@ -8,7 +8,7 @@ use crate::client::*;
 use crate::support::*;
 
 fn ordered(max_msg_nums: i32) -> PopMessageHeader<'static> {
-    PopMessageHeader { order: Some(true), max_msg_nums, invisible_time: 800, ..pop_header("T") }
+    PopMessageHeader { order: Some(true), max_msg_nums, invisible_time: 2500, ..pop_header("T") }
 }
 
 fn committed(bench: &Bench) -> Option<i64> {
@@ -19,6 +19,7 @@ fn committed(bench: &Bench) -> Option<i64> {
 fn a_queue_is_blocked_until_all_of_its_pop_is_acknowledged() {
     let bench = small();
     fill(&bench, "T", 0..5);
+    let ordered = |max_msg_nums| PopMessageHeader { invisible_time: 60_000, ..ordered(max_msg_nums) };
     let (answer, first) = pop(&bench, &ordered(3));
     assert_eq!((bodies(&first), number(&answer, "reviveQid")), (vec!["0", "1", "2"], Some(999)));
     assert_eq!(field(&answer, "orderCountInfo").unwrap(), "0 0 0");
@@ -39,7 +40,7 @@ fn what_is_not_acknowledged_comes_again_from_its_queue_with_a_count() {
     let first = pop(&bench, &ordered(2)).1;
     ack(&bench, &first[0]);
     // The one that waits is told when the queue comes free.
-    let patient = PopMessageHeader { poll_time: 8000, ..ordered(2) };
+    let patient = PopMessageHeader { poll_time: 25_000, ..ordered(2) };
     let (answer, again) = pop(&bench, &patient);
     assert_eq!(bodies(&again), ["1", "2"]);
     assert_eq!(field(&answer, "orderCountInfo").unwrap(), "0 qo0%1 1;0 0 0");
@@ -49,7 +50,7 @@ fn what_is_not_acknowledged_comes_again_from_its_queue_with_a_count() {
     // One more time, later.
     let later = change(&bench, &again[0], 60_000).unwrap();
     ack(&bench, &again[1]);
-    sleep(1000);
+    sleep(2700);
     assert!(pop(&bench, &ordered(2)).1.is_empty());
     ack(&bench, &later);
     assert_eq!(committed(&bench), Some(3));
@@ -80,7 +81,7 @@ fn a_kill_takes_no_acknowledgement_of_an_ordered_pop_and_leaves_the_queue_blocke
 fn the_same_attempt_gets_the_same_messages() {
     let bench = small();
     fill(&bench, "T", 0..3);
-    let attempt = |id| PopMessageHeader { attempt_id: Some(Text::plain(id)), ..ordered(2) };
+    let attempt = |id| PopMessageHeader { attempt_id: Some(Text::plain(id)), invisible_time: 60_000, ..ordered(2) };
     assert_eq!(bodies(&pop(&bench, &attempt("a")).1), ["0", "1"]);
     assert!(pop(&bench, &attempt("b")).1.is_empty());
     let (answer, again) = pop(&bench, &attempt("a"));
@@ -94,7 +95,7 @@ fn an_acknowledgement_wakes_who_waits_for_the_queue() {
     let long = PopMessageHeader { invisible_time: 60_000, ..ordered(1) };
     let first = pop(&bench, &long).1;
     std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| pop(&bench, &PopMessageHeader { poll_time: 8000, ..long }).1);
+        let waiting = scope.spawn(|| pop(&bench, &PopMessageHeader { poll_time: 25_000, ..long }).1);
         let shared = bench.broker.as_ref().unwrap().shared();
         wait_until("parking", || shared.pops.waiting() == 1);
         ack(&bench, &first[0]);

@@ -33,7 +33,7 @@ fn pops_out_of_bounds_get_the_codes_java_users_know() {
 fn handles_that_are_none_or_others_change_nothing() {
     let bench = small();
     fill(&bench, "T", 0..3);
-    let header = PopMessageHeader { invisible_time: 500, ..pop_header("T") };
+    let header = PopMessageHeader { invisible_time: 3000, ..pop_header("T") };
     let popped = pop(&bench, &header).1;
     let with = |handle: &str| Message { handle: handle.to_owned(), ..popped[0].clone() };
     for handle in ["", "1 2 3", "x 2 3 4 0 b", "0 0 0 0 7 b 0 0"] {

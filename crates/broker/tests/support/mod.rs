@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ferromq_broker::{Broker, BrokerConfig};
+use ferromq_broker::{Broker, BrokerConfig, StartError};
 use ferromq_protocol::code::request;
 use ferromq_protocol::header::pull::PullHeader;
 use ferromq_protocol::header::send::SendHeader;
@@ -14,7 +14,8 @@ use ferromq_protocol::{Encoding, FrameWriter, OwnedCommand, Text, record};
 use ferromq_remoting::{Client, ClientConfig, Connection};
 use ferromq_store::StoreConfig;
 
-pub const TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest wait for what must come.
+pub const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A running broker with a client connected to it.
 pub struct Bench {
@@ -38,13 +39,21 @@ pub fn start() -> Bench {
 }
 
 pub fn start_with(config: BrokerConfig, adjust: impl Fn(&mut StoreConfig)) -> Bench {
-    let folder = tempfile::tempdir().unwrap();
+    start_in(tempfile::tempdir().unwrap(), config, adjust).unwrap()
+}
+
+/// On what stands in a folder.
+pub fn start_in(
+    folder: tempfile::TempDir,
+    config: BrokerConfig,
+    adjust: impl Fn(&mut StoreConfig),
+) -> Result<Bench, StartError> {
     let mut store = store_config(folder.path());
     adjust(&mut store);
-    let broker = Broker::start(config, store).unwrap();
+    let broker = Broker::start(config, store)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let addr = broker.addr().to_string();
-    Bench { broker: Some(broker), runtime, client: Client::new(ClientConfig::default(), None), addr, folder }
+    Ok(Bench { broker: Some(broker), runtime, client: Client::new(ClientConfig::default(), None), addr, folder })
 }
 
 impl Drop for Bench {
@@ -86,6 +95,12 @@ impl Bench {
 
     pub fn send_as(&self, header: &SendHeader<'_>, body: &[u8]) -> OwnedCommand {
         self.call(request::SEND_MESSAGE_V2, body, |frame| header.write_short(frame))
+    }
+
+    /// Waits until all that is stored can be read: a thread of the store may be at it when a send is answered.
+    pub fn wait_dispatched(&self) {
+        let store = &self.broker.as_ref().unwrap().shared().store;
+        wait_until("dispatch", || store.dispatch_behind_bytes() == 0);
     }
 
     pub fn pull(&self, header: &PullHeader<'_>) -> OwnedCommand {

@@ -93,3 +93,13 @@ pub fn end_as(bench: &Bench, half: Half, outcome: i32, checked: bool, group: &st
 pub fn end(bench: &Bench, half: Half, outcome: i32, checked: bool) -> (i32, String) {
     end_as(bench, half, outcome, checked, GROUP)
 }
+
+/// The same again as long as the half is being checked at this moment.
+pub fn end_between_checks(bench: &Bench, half: Half, outcome: i32, checked: bool) -> (i32, String) {
+    let mut answer = (0, String::new());
+    wait_until("the end of a check", || {
+        answer = end(bench, half, outcome, checked);
+        !answer.1.contains("at this moment")
+    });
+    answer
+}

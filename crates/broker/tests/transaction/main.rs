@@ -137,7 +137,7 @@ fn an_end_after_the_immunity_time_waits_for_the_check() {
     let age = ferromq_common::clock::now_millis() - check.record.born_timestamp;
     assert!(age >= 1000, "asked within the immunity time, after {age} ms");
     assert_eq!(end(&bench, half, COMMIT, false).0, response::ILLEGAL_OPERATION);
-    assert_eq!(end(&bench, check.half, COMMIT, true).0, 0);
+    assert_eq!(end_between_checks(&bench, check.half, COMMIT, true).0, 0);
     wait_until("dispatch", || bodies(&bench) == ["x"]);
 }
 
@@ -156,7 +156,7 @@ fn a_half_without_an_end_is_asked_about_and_the_answer_counts() {
     );
     assert_eq!(check.record.property("TRANSACTION_CHECK_TIMES").as_deref(), Some("2"));
     // A late end of the first copy ends the newest, too.
-    assert_eq!(end(&bench, half, COMMIT, false).0, 0);
+    assert_eq!(end_between_checks(&bench, half, COMMIT, false).0, 0);
     assert_eq!(end(&bench, check.half, COMMIT, true).0, 1);
     let count = checks.0.lock().len();
     std::thread::sleep(Duration::from_millis(400));
@@ -171,7 +171,7 @@ fn after_the_last_check_the_message_goes_to_its_topic_of_the_given_up() {
     wait_until("giving up", || {
         bench.ask(request::GET_MAX_OFFSET, topic::TRANS_CHECK_MAX_TIME, 0, "offset", &[]) == Some(1)
     });
-    assert_eq!(checks.0.lock().len(), 3);
+    assert_eq!(wait_for_checks(&checks, 3).len(), 3);
     let given_up = &all(&bench, topic::TRANS_CHECK_MAX_TIME, 0)[0];
     assert_eq!(given_up.property("REAL_TOPIC").as_deref(), Some("Orders"));
     assert_eq!(given_up.property("TRANSACTION_CHECK_TIMES").as_deref(), Some("3"));
@@ -190,7 +190,7 @@ fn after_the_last_check_the_message_goes_to_its_topic_of_the_given_up() {
     assert_eq!(shared.transactions.metrics.count("Orders"), 1);
     let check = &wait_for_checks(&checks, 4)[3];
     assert_eq!(check.record.property("TRANSACTION_CHECK_TIMES").as_deref(), Some("1"));
-    assert_eq!(end(&bench, check.half, COMMIT, true).0, 0);
+    assert_eq!(end_between_checks(&bench, check.half, COMMIT, true).0, 0);
     wait_until("the message", || bodies(&bench) == ["x"]);
     assert!(resume(check.half.position as u64).1.contains("not one of those"));
     assert!(resume(u64::MAX >> 1).1.contains("no message there"));
@@ -207,7 +207,7 @@ fn without_a_producer_no_check_is_counted() {
     let checks = connect(&mut bench);
     let check = &wait_for_checks(&checks, 1)[0];
     assert_eq!(check.half.queue_offset, 1);
-    assert_eq!(end(&bench, check.half, ROLLBACK, true).0, 0);
+    assert_eq!(end_between_checks(&bench, check.half, ROLLBACK, true).0, 0);
     assert!(bodies(&bench).is_empty());
 }
 
@@ -216,10 +216,14 @@ fn a_restart_knows_what_has_ended_and_goes_on_with_the_rest() {
     let (mut bench, checks) = with_producer(quick());
     let halves: Vec<Half> =
         (0..6).map(|n| send_half(&bench, &format!("U{n}"), format!("{n}").as_bytes(), "")).collect();
-    assert_eq!(end(&bench, halves[0], COMMIT, false).0, 0);
-    assert_eq!(end(&bench, halves[3], ROLLBACK, false).0, 0);
-    let asked = wait_for_checks(&checks, 4);
-    assert_eq!(end(&bench, asked[0].half, COMMIT, true).0, 0);
+    assert_eq!(end_between_checks(&bench, halves[0], COMMIT, false).0, 0);
+    assert_eq!(end_between_checks(&bench, halves[3], ROLLBACK, false).0, 0);
+    let mut asked = None;
+    wait_until("a check of the second", || {
+        asked = checks.0.lock().iter().find(|check| check.transaction_id == "U1").cloned();
+        asked.is_some()
+    });
+    assert_eq!(end_between_checks(&bench, asked.unwrap().half, COMMIT, true).0, 0);
     restart(&mut bench, config());
     let shared = Arc::clone(bench.broker.as_ref().unwrap().shared());
     assert_eq!((shared.transactions.waiting(), shared.transactions.metrics.count("Orders")), (3, 3));

@@ -1,12 +1,15 @@
 //! A server that answers as a test tells it to, and remembers what it was asked.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ferromq_protocol::code::request;
 use ferromq_protocol::{Command, FrameWriter};
 use ferromq_remoting::{Connection, Requests, Server, ServerConfig, Service};
 use parking_lot::Mutex;
+
+/// Longest wait for what must come.
+pub const WAIT: Duration = Duration::from_secs(30);
 
 /// One request as the fake saw it.
 #[derive(Clone, Debug)]
@@ -83,14 +86,15 @@ impl Fake {
 
     /// Waits until a code has been asked `count` times.
     pub async fn wait_asked(&self, code: i32, count: usize) -> Vec<Asked> {
-        for _ in 0..500 {
+        let deadline = Instant::now() + WAIT;
+        loop {
             let asked = self.asked(code);
             if asked.len() >= count {
                 return asked;
             }
+            assert!(Instant::now() < deadline, "code {code} was asked {} times, not {count}", asked.len());
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!("code {code} was asked {} times, not {count}", self.asked(code).len());
     }
 
     /// Sends a one-way request to everybody connected.

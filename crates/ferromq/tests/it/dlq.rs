@@ -12,9 +12,9 @@ fn dead_letters_are_shown_and_replayed_once_also_over_a_restart() {
         call(&namesrv, &["send", "%DLQ%G", n, "-k", &format!("k{n}")]);
     }
     // Groups are those that the NameServer knows; the broker tells it of a new topic soon after the send.
-    let listed =
-        output_until(&["dlq", "list", "-n", &namesrv], |listed| listed.lines().any(|line| line.starts_with("G ")));
-    assert!(listed.lines().any(|line| line.starts_with("G ") && line.contains(" 3 ")), "{listed}");
+    let has_all = |listed: &str| listed.lines().any(|line| line.starts_with("G ") && line.contains(" 3 "));
+    let listed = output_until(&["dlq", "list", "-n", &namesrv], has_all);
+    assert!(has_all(&listed), "{listed}");
     assert_eq!(call(&namesrv, &["dlq", "search", "G"]).lines().count(), 3);
     let exported = call(&namesrv, &["dlq", "export", "G", "--key", "k2"]);
     assert!(exported.lines().count() == 1 && exported.contains("\"body\":\"2\""), "{exported}");

@@ -52,7 +52,7 @@ async fn pop(wire: &mut Wire<TcpStream>, broker: &str, wait_ms: &str) -> OwnedCo
         ("topic", TOPIC),
         ("queueId", "-1"),
         ("maxMsgNums", "32"),
-        ("invisibleTime", "1000"),
+        ("invisibleTime", "3000"),
         ("pollTime", wait_ms),
         ("bornTime", "0"),
         ("initMode", "0"),
@@ -94,12 +94,12 @@ async fn messages_are_acknowledged_in_one_request_at_the_broker_it_names() {
         let fields = popped.command().fields;
         let [time, revive] = ["popTime", "reviveQid"].map(|field| fields.str(field).unwrap().into_owned());
         let ack = format!(
-            r#"{{"brokerName":"{broker}","acks":[{{"c":"{GROUP}","t":"{TOPIC}","r":"0","so":0,"q":0,"rq":{revive},"pt":{time},"it":1000,"b":"AQ=="}}]}}"#
+            r#"{{"brokerName":"{broker}","acks":[{{"c":"{GROUP}","t":"{TOPIC}","r":"0","so":0,"q":0,"rq":{revive},"pt":{time},"it":3000,"b":"AQ=="}}]}}"#
         );
         succeeded(wire.ask(request::BATCH_ACK_MESSAGE, &[], ack.as_bytes()).await);
     }
     for broker in BROKERS {
-        let nothing = pop(&mut wire, broker, "3000").await;
+        let nothing = pop(&mut wire, broker, "5000").await;
         assert_ne!(nothing.head().code, response::SUCCESS, "{broker} has not heard of the acknowledgement");
     }
     // Of nothing nobody is asked; of a broker that is not there, and in a body that is none, there is no answer but one.

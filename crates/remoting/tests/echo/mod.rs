@@ -30,7 +30,8 @@ pub const HOLD: i32 = 9008;
 pub const AT_TURNS_END: i32 = 9009;
 /// The service stops taking requests when its answers are this large.
 pub const LARGE_OUT: usize = 4 << 20;
-pub const WAIT: Duration = Duration::from_secs(10);
+/// Longest wait for what must come.
+pub const WAIT: Duration = Duration::from_secs(30);
 
 /// Echoes bodies; LATER is answered by a push from another thread; CALL_BACK calls the client first.
 #[derive(Default)]
@@ -144,6 +145,16 @@ pub fn request(code: i32, opaque: i32, body: &[u8]) -> Vec<u8> {
 
 pub fn connect(addr: SocketAddr) -> TcpStream {
     let socket = TcpStream::connect(addr).unwrap();
+    socket.set_read_timeout(Some(WAIT)).unwrap();
+    socket
+}
+
+/// Connects with a small window, so that the kernel does not take in all that the peer does not read.
+pub fn connect_narrow(addr: SocketAddr) -> TcpStream {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(16 << 10).unwrap();
+    socket.connect(&addr.into()).unwrap();
+    let socket = TcpStream::from(socket);
     socket.set_read_timeout(Some(WAIT)).unwrap();
     socket
 }
