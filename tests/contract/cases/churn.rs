@@ -19,8 +19,9 @@ pub fn cases() -> Vec<Case> {
 const QUEUES: i32 = 8;
 /// Most members at a time.
 const MEMBERS: usize = 5;
-/// How long the queues may be without exactly one owner each once the broker knows who is there: the clients' own timer.
-const SETTLED: Duration = Duration::from_secs(20);
+/// How long the queues may be without exactly one owner each once the broker knows who is there: twice the clients' own timer
+/// of 20 s, as a queue may have to be given up before it is taken.
+const SETTLED: Duration = Duration::from_secs(45);
 /// How long after a message was committed by one member its line may still be on the way from another.
 const LINE: i64 = 1000;
 

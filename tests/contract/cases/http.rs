@@ -5,7 +5,7 @@ use crate::common::{DELIVERY, start};
 use ferromq_contract::cluster::create_typed_topic;
 use ferromq_contract::driver::Msg;
 use ferromq_contract::runner::{Case, Client, Lab};
-use ferromq_contract::server::{Broker, Make, Process, free_ports};
+use ferromq_contract::server::{Broker, Make, Process, START_LIMIT, free_ports};
 use ferromq_contract::tools::need;
 use ferromq_contract::{Outcome, Stop, While, ensure, ensure_eq, wait_for};
 use serde_json::{Value, json};
@@ -321,7 +321,7 @@ fn the_document(lab: &Lab) -> Outcome {
         command.args([option, &port.to_string()]);
     }
     let mut server = Process::spawn("dev", command, &folder.join("dev.log"))?;
-    server.wait_line("boot success", Duration::from_secs(30))?;
+    server.wait_line("boot success", START_LIMIT)?;
     let blocks = blocks(DOCUMENT);
     let script: String = blocks.iter().map(|(commands, _)| format!("{commands}echo; echo '@@@'\n")).collect();
     let program = folder.join("ferromq");

@@ -3,14 +3,13 @@
 use crate::grpc_cluster::Cluster;
 use crate::http::{self, Curl};
 use ferromq_contract::runner::{Case, Lab};
-use ferromq_contract::server::{Make, Process, free_ports};
+use ferromq_contract::server::{Make, Process, START_LIMIT, free_ports};
 use ferromq_contract::tools::need;
 use ferromq_contract::{Outcome, Stop, While, ensure, ensure_eq};
 use serde_json::json;
 use std::path::Path;
 use std::process::Command;
 use std::thread;
-use std::time::Duration;
 
 /// A theme, and its name for a failure.
 type Theme = (&'static str, fn(&Curl<'_>) -> Outcome);
@@ -96,7 +95,7 @@ fn certificate_of_files(lab: &Lab) -> Outcome {
     }
     command.arg("--tls-cert").arg(&certificate).arg("--tls-key").arg(&key);
     let mut server = Process::spawn("dev", command, &folder.join("dev.log"))?;
-    server.wait_line("boot success", Duration::from_secs(30))?;
+    server.wait_line("boot success", START_LIMIT)?;
 
     let trusted = certificate.display().to_string();
     let curl = |base: &str, options: &[&str]| {

@@ -33,6 +33,7 @@ mod takeover;
 mod textbook;
 mod transaction;
 
+use ferromq_contract::runner::Failed;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -66,7 +67,7 @@ fn main() -> ExitCode {
     cases.extend(faults::cases());
     cases.extend(retention::cases());
     cases.extend(fanout::cases());
-    ferromq_contract::runner::main(cases)
+    ferromq_contract::runner::main(cases, Failed::RunsAgain)
 }
 
 /// The steps most cases begin with.

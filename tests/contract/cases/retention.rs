@@ -69,7 +69,7 @@ fn consumer_below_minimum(lab: &Lab) -> Outcome {
     }
     age_log_files(&broker.store())?;
     conn.call(code::DELETE_EXPIRED_COMMITLOG, &[], &[])?.ok()?;
-    let limit = Duration::from_secs(if lab.make == ferromq_contract::server::Make::Java { 150 } else { 10 });
+    let limit = Duration::from_secs(if lab.make == ferromq_contract::server::Make::Java { 150 } else { 60 });
     let min = wait_for(limit, "the queue's minimum moves", || {
         let min = conn.bound(code::GET_MIN_OFFSET, TOPIC, 0)?;
         Ok((min > 2000).then_some(min))

@@ -1,7 +1,7 @@
 //! `ferromq dev` and a user's program as the textbook has it, through a restart of the server.
 
 use ferromq_contract::runner::{Case, Lab};
-use ferromq_contract::server::{Make, Process, free_ports};
+use ferromq_contract::server::{Make, Process, START_LIMIT, free_ports};
 use ferromq_contract::{Outcome, Stop, ensure, ensure_eq, wait_for};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -21,13 +21,13 @@ fn dev(lab: &Lab, folder: &Path, namesrv: u16, broker: u16) -> Outcome<Process> 
     command.args(["--namesrv-port", &namesrv.to_string(), "--broker-port", &broker.to_string(), "--grpc-port", "0"]);
     command.args(["--http-port", "0", "--proxy-port", "0"]);
     let mut process = Process::spawn("dev", command, &folder.join("dev.log"))?;
-    process.wait_line("boot success", Duration::from_secs(20))?;
+    process.wait_line("boot success", START_LIMIT)?;
     Ok(process)
 }
 
 fn stop(mut process: Process) -> Outcome {
     process.signal(rustix::process::Signal::TERM)?;
-    let status = process.wait_end(Duration::from_secs(20))?;
+    let status = process.wait_end(START_LIMIT)?;
     ensure!(status.success(), "dev ended with {status} after SIGTERM:\n{}", process.log_tail());
     Ok(())
 }

@@ -3,6 +3,7 @@
 //! a client would hide what the server does. It shares no code with the servers: a format that is wrong in one place
 //! must not look right because the test reads it with the same mistake.
 
+mod client;
 pub mod cluster;
 pub mod driver;
 pub mod flood;
@@ -10,6 +11,7 @@ pub mod inject;
 mod java;
 pub mod load;
 pub mod owners;
+mod ports;
 pub mod proxy;
 pub mod record;
 pub mod runner;

@@ -31,6 +31,8 @@ pub struct Workload {
     clock: Clock,
     checker: Checker,
     acked: u64,
+    /// When the last one of those that were acknowledged was sent.
+    last_acked: u64,
     /// Per queue, up to where it has been read and found right.
     verified: Vec<i64>,
 }
@@ -89,6 +91,7 @@ impl Workload {
             clock: Clock(Instant::now()),
             checker: Checker::default(),
             acked: 0,
+            last_acked: 0,
             verified: vec![0; queues as usize],
         }
     }
@@ -96,6 +99,11 @@ impl Workload {
     /// How many messages were acknowledged.
     pub fn acked(&self) -> u64 {
         self.acked
+    }
+
+    /// Whether any of the load that was taken was sent after `moment` and acknowledged.
+    pub fn was_acked_after(&self, moment: Instant) -> bool {
+        self.last_acked > self.clock.at(moment)
     }
 
     /// Starts connections that send until they are stopped or cut off.
@@ -172,7 +180,10 @@ impl Workload {
         let before = self.acked;
         for thread in load.senders.into_iter().chain(load.consumer) {
             for event in thread.join().map_err(|_| "a thread of the load panicked")? {
-                self.acked += u64::from(matches!(event, Event::Send(Send { outcome: Told::Ok { .. }, .. })));
+                if let Event::Send(Send { outcome: Told::Ok { .. }, begun, .. }) = event {
+                    self.acked += 1;
+                    self.last_acked = self.last_acked.max(begun);
+                }
                 self.checker.observe(&event);
             }
         }

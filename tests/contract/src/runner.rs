@@ -1,8 +1,9 @@
 //! Runs the cases and prints one line each in the manner of libtest. Cases that share the standing server run a few at a
-//! time (they mostly wait); cases that stop, damage or load a server run one after the other. What fails beside others runs
-//! once more by itself: no case asks how a client fares on a machine that is busy with something else. The first failure is
-//! printed all the same.
+//! time (they mostly wait); cases that stop, damage or load a server run one after the other. What fails runs once more by
+//! itself, where that is allowed: no case asks how a client fares on a machine that is busy with something else. Both
+//! outcomes are told at the end, beside the tally, so that a failure that comes and goes is not overlooked.
 
+pub use crate::client::Client;
 use crate::cluster::Cluster;
 use crate::driver::Driver;
 use crate::server::Make;
@@ -20,47 +21,12 @@ use tempfile::TempDir;
 
 /// Cases that run at the same time on the standing server.
 const SIDE_BY_SIDE: usize = 3;
+/// Most failed cases, of those that run alone, that run once more: more than that is no matter of a busy machine.
+const MAX_AGAIN: usize = 5;
 /// Folder of the standing server.
 const STANDING: &str = "standing";
 /// Keeps all folders.
 const KEEP: &str = "FERROMQ_CONTRACT_KEEP";
-
-/// An official client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Client {
-    Java5,
-    /// The same with TLS.
-    Java5Tls,
-    Java4,
-    Go,
-    /// `rocketmq-client-java`, the gRPC protocol.
-    GrpcJava,
-    /// `rocketmq-clients/golang/v5`, the gRPC protocol.
-    GrpcGo,
-    /// `rocketmq-python-client`, the gRPC protocol.
-    GrpcPython,
-    /// `rocketmq-client-nodejs`, the gRPC protocol.
-    GrpcNode,
-    /// `rocketmq` of crates.io, the gRPC protocol.
-    GrpcRust,
-}
-
-impl Client {
-    /// For names of cases, topics and groups.
-    pub fn label(self) -> &'static str {
-        match self {
-            Client::Java5 => "java5",
-            Client::Java5Tls => "java5-tls",
-            Client::Java4 => "java4",
-            Client::Go => "go",
-            Client::GrpcJava => "grpc-java",
-            Client::GrpcGo => "grpc-go",
-            Client::GrpcPython => "grpc-python",
-            Client::GrpcNode => "grpc-node",
-            Client::GrpcRust => "grpc-rust",
-        }
-    }
-}
 
 /// A line of the table of figures: what was done, how much of it, what came out.
 type Row = [String; 3];
@@ -271,8 +237,16 @@ impl Lab {
     }
 }
 
+/// What becomes of a case that has failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failed {
+    RunsAgain,
+    /// It is a proof, which one failure refutes, or a measurement.
+    Fails,
+}
+
 /// Runs the cases whose names contain one of the arguments (all without any), and reports.
-pub fn main(cases: Vec<Case>) -> ExitCode {
+pub fn main(cases: Vec<Case>, failed: Failed) -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let filters: Vec<&String> = arguments.iter().filter(|a| !a.starts_with('-')).collect();
     let exact = arguments.iter().any(|a| a == "--exact");
@@ -312,17 +286,17 @@ pub fn main(cases: Vec<Case>) -> ExitCode {
             });
         }
     });
-    let again = again.into_inner().unwrap_or_else(PoisonError::into_inner);
-    for case in again.iter().map(|(case, _)| *case).chain(alone) {
-        if let Err(why) = run(&lab, case, &tally) {
-            tally.lock().unwrap_or_else(PoisonError::into_inner).failed.push((case.name.clone(), why));
-        }
+    let mut again = again.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let alone: Vec<(&Case, String)> =
+        alone.into_iter().filter_map(|case| run(&lab, case, &tally).err().map(|why| (case, why))).collect();
+    let mut tally = tally.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if alone.len() <= MAX_AGAIN {
+        again.extend(alone);
+    } else {
+        tally.failed.extend(alone.into_iter().map(|(case, why)| (case.name.clone(), why)));
     }
-    let tally = tally.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let again = run_again(&lab, again, failed, &mut tally);
     lab.print_table();
-    for (case, why) in &again {
-        say(&format!("\n---- {} failed beside others; it ran once more by itself ----\n{why}", case.name));
-    }
     if !tally.failed.is_empty() {
         say("\nfailures:");
         for (name, why) in &tally.failed {
@@ -336,6 +310,7 @@ pub fn main(cases: Vec<Case>) -> ExitCode {
             say(&format!("    {name}"));
         }
     }
+    again.iter().for_each(|outcome| say(outcome));
     let verdict = if tally.failed.is_empty() { "ok" } else { "FAILED" };
     say(&format!(
         "\ntest result: {verdict}. {} passed; {} failed; {} ignored; 0 measured; {} filtered out; finished in {:.2}s\n",
@@ -357,6 +332,26 @@ struct Tally {
     passed: usize,
     skipped: usize,
     failed: Vec<(String, String)>,
+}
+
+/// Runs failed cases once more where that is allowed; a line of each with both outcomes.
+fn run_again(lab: &Lab, failures: Vec<(&Case, String)>, failed: Failed, tally: &mut Tally) -> Vec<String> {
+    let mut outcomes = Vec::new();
+    for (case, first) in failures {
+        if failed == Failed::Fails {
+            tally.failed.push((case.name.clone(), first));
+            continue;
+        }
+        say(&format!("\n---- {} failed and runs once more by itself ----\n{first}", case.name));
+        let counted = Mutex::new(std::mem::take(tally));
+        let second = run(lab, case, &counted);
+        *tally = counted.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let (how, then) =
+            (if case.alone { "alone" } else { "beside others" }, if second.is_ok() { "passed" } else { "failed" });
+        outcomes.push(format!("RAN TWICE: {} failed {how}, then {then} by itself", case.name));
+        tally.failed.extend(second.err().map(|why| (case.name.clone(), why)));
+    }
+    outcomes
 }
 
 fn attempt(lab: &Lab, case: &Case) -> Outcome {

@@ -2,21 +2,21 @@
 //! configuration files. Each has a folder of its own, free ports on 127.0.0.1, and is killed by its own pid when dropped.
 
 use crate::java;
+pub use crate::ports::free_ports;
 use crate::tools::Tools;
 use crate::wire::{Conn, code};
 use crate::{Outcome, Stop, While, wait_for};
 use std::fs::File;
-use std::net::TcpListener;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 /// The longest a start may take; a Java broker on a busy machine needs most of it.
 pub const START_LIMIT: Duration = Duration::from_secs(90);
 /// The longest a stop by SIGTERM may take.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
+
 /// Whose server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Make {
@@ -149,20 +149,6 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
-    }
-}
-
-/// A port with its neighbours: a Java broker listens on `port - 2`, `port` and `port + 1`.
-pub fn free_ports() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let base = 20_000 + (std::process::id() % 1100) as u16 * 10;
-    loop {
-        // Below the range the kernel takes for outgoing connections.
-        let port = 20_000 + (base - 20_000 + NEXT.fetch_add(10, Ordering::Relaxed)) % 12_000 + 2;
-        let all = [port - 2, port, port + 1].map(|p| TcpListener::bind(("127.0.0.1", p)));
-        if all.iter().all(Result::is_ok) {
-            return port;
-        }
     }
 }
 

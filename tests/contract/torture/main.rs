@@ -10,6 +10,7 @@ mod models;
 mod pace;
 mod power;
 
+use ferromq_contract::runner::Failed;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -20,7 +21,7 @@ fn main() -> ExitCode {
     cases.extend(growth::cases());
     cases.extend(pace::cases());
     cases.extend(models::cases());
-    ferromq_contract::runner::main(cases)
+    ferromq_contract::runner::main(cases, Failed::Fails)
 }
 
 /// What a row says of a promise about time: the machine may be busy with something else, so that missing it fails no case.

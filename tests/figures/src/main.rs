@@ -12,7 +12,7 @@ mod pb {
 
 use ferromq_contract::cluster::Cluster;
 use ferromq_contract::load::{Shape, Workload};
-use ferromq_contract::runner::{self, Case, Lab};
+use ferromq_contract::runner::{self, Case, Failed, Lab};
 use ferromq_contract::server::{Make, Process};
 use ferromq_contract::{Outcome, ensure, scale};
 use std::process::ExitCode;
@@ -25,11 +25,12 @@ const IDLE: usize = 5000;
 const RATE: u32 = 1000;
 
 fn main() -> ExitCode {
-    runner::main(vec![
+    let figures = vec![
         Case::alone("figures::send_receive_latency", beside_java),
         Case::alone("figures::idle_consumers", idle_consumers),
         Case::alone("figures::local_mode_against_remoting", local_against_remoting),
-    ])
+    ];
+    runner::main(figures, Failed::Fails)
 }
 
 /// Seconds of each measurement (`FERROMQ_FIGURE_SECONDS`).
