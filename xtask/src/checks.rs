@@ -1,9 +1,11 @@
-//! `cargo xtask test`: every check in order, all of them even when one fails, and one line with the sum at the end.
+//! `cargo xtask test`: every check in order, all of them even when one fails, and one line with the sum at the end. What
+//! failed once and ran again is named above that line, with both outcomes.
 //!
 //! It installs nothing by itself. Cargo, Maven and Go fetch what the tests need from the package registries. A tool that is not
 //! there means skipped checks, each named and counted, never silence.
 
 use crate::{complain, say, tidy};
+use std::cell::RefCell;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
@@ -13,6 +15,8 @@ use std::time::{Duration, Instant};
 pub(crate) const CONTRACT: &str = "ferromq-contract";
 /// Most failed unit and integration tests that run once more: more than that is no matter of a busy machine.
 const MAX_AGAIN: usize = 5;
+/// How a line begins that tells both outcomes of what ran twice, here and in the contract tests' own output.
+const RAN_TWICE: &str = "RAN TWICE: ";
 
 /// How many passed, failed, were skipped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,11 +43,26 @@ impl Tally {
     }
 }
 
+/// What became of the tests of one command.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Run {
+    tally: Tally,
+    /// Names of what failed.
+    failed: Vec<String>,
+    /// Lines that tell of what ran twice.
+    twice: Vec<String>,
+}
+
 /// Runs everything.
 pub fn run(root: &Path) -> ExitCode {
     let started = Instant::now();
     let mut sum = Tally::default();
     let mut summary = Vec::new();
+    let twice = RefCell::new(Vec::new());
+    let told = |mut run: Run| {
+        twice.borrow_mut().append(&mut run.twice);
+        run.tally
+    };
     let mut step = |name: &str, check: &dyn Fn() -> Tally| {
         say(&format!("\n== {name}"));
         let began = Instant::now();
@@ -63,7 +82,7 @@ pub fn run(root: &Path) -> ExitCode {
         Tally::one(problems.is_empty())
     });
     step("unit and integration tests", &|| {
-        unit_tests(root, &["test", "--workspace", "--exclude", CONTRACT, "--no-fail-fast"])
+        told(unit_tests(root, &["test", "--workspace", "--exclude", CONTRACT, "--no-fail-fast"]))
     });
     step("release build", &|| cargo(&["build", "--release", "-p", "ferromq"]));
     step("contract tests", &|| {
@@ -72,12 +91,13 @@ pub fn run(root: &Path) -> ExitCode {
                 say(&format!("{tool} is not installed: the tests of {needed_for} are skipped"));
             }
         }
-        tests(root, &["test", "--release", "-p", CONTRACT, "--no-fail-fast"]).0
+        told(tests(root, &["test", "--release", "-p", CONTRACT, "--no-fail-fast"]))
     });
 
     say("");
     summary.iter().for_each(|line| say(line));
     say(&format!("{:<28} {:>7}\n", "all", seconds(started.elapsed())));
+    twice.borrow().iter().for_each(|line| say(line));
     say(&sum.line());
     if sum.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -124,35 +144,47 @@ fn is_there(tool: &str) -> bool {
 
 /// Unit and integration tests. What fails beside others runs once more, one after the other: no test asks how it fares on
 /// a machine that is busy with something else. The first failure is printed all the same.
-fn unit_tests(root: &Path, arguments: &[&str]) -> Tally {
-    let (mut tally, failed) = tests(root, arguments);
-    if failed.is_empty() || failed.len() as u64 != tally.failed || failed.len() > MAX_AGAIN {
-        return tally;
+fn unit_tests(root: &Path, arguments: &[&str]) -> Run {
+    let mut run = tests(root, arguments);
+    if run.failed.is_empty() || run.failed.len() as u64 != run.tally.failed || run.failed.len() > MAX_AGAIN {
+        return run;
     }
-    say(&format!("\n== failed beside others, once more one after the other: {}", failed.join(", ")));
-    let names: Vec<&str> = failed.iter().map(String::as_str).collect();
-    let again = [arguments, &["--", "--exact", "--test-threads=1"], &names].concat();
-    let again = tests(root, &again).0;
+    say(&format!("\n== failed beside others, once more one after the other: {}", run.failed.join(", ")));
+    let names: Vec<&str> = run.failed.iter().map(String::as_str).collect();
+    let again = tests(root, &[arguments, &["--", "--exact", "--test-threads=1"], &names].concat());
+    settle(&mut run, &again);
+    run
+}
+
+/// Counts what failed as passed where the second run has passed it.
+fn settle(run: &mut Run, again: &Run) {
     // A name may stand for tests of two crates; then one more has passed than had failed.
-    let passed = if again.failed == 0 { again.passed.min(tally.failed) } else { 0 };
-    tally.passed += passed;
-    tally.failed -= passed;
-    tally
+    let is_whole =
+        again.tally.passed + again.tally.failed >= run.tally.failed && again.tally.failed == again.failed.len() as u64;
+    let (failed, passed): (Vec<String>, Vec<String>) =
+        std::mem::take(&mut run.failed).into_iter().partition(|name| !is_whole || again.failed.contains(name));
+    for (names, then) in [(&passed, "passed"), (&failed, "failed")] {
+        run.twice
+            .extend(names.iter().map(|name| format!("{RAN_TWICE}{name} failed beside others, then {then} by itself")));
+    }
+    run.tally.passed += passed.len() as u64;
+    run.tally.failed -= passed.len() as u64;
+    run.failed = failed;
 }
 
 /// Runs `cargo test ...`, lets its output through, sums its result lines and gathers the names of what failed. A run that fails
 /// without a failed test (it did not build, it crashed) counts as one failure.
-fn tests(root: &Path, arguments: &[&str]) -> (Tally, Vec<String>) {
-    let mut tally = Tally::default();
-    let mut names = Vec::new();
+fn tests(root: &Path, arguments: &[&str]) -> Run {
+    let mut run = Run::default();
     let spawned = cargo(root).args(arguments).stdout(Stdio::piped()).spawn();
     let status = spawned.and_then(|mut child| {
         if let Some(output) = child.stdout.take() {
             for line in BufReader::new(output).split(b'\n') {
                 let line = String::from_utf8_lossy(&line?).into_owned();
                 say(&line);
-                tally.add(result_line(&line).unwrap_or_default());
-                names.extend(failed_name(&line));
+                run.tally.add(result_line(&line).unwrap_or_default());
+                run.failed.extend(failed_name(&line));
+                run.twice.extend(line.starts_with(RAN_TWICE).then_some(line));
             }
         }
         child.wait()
@@ -164,10 +196,10 @@ fn tests(root: &Path, arguments: &[&str]) -> (Tally, Vec<String>) {
             false
         }
     };
-    if !succeeded && tally.failed == 0 {
-        tally.failed = 1;
+    if !succeeded && run.tally.failed == 0 {
+        run.tally.failed = 1;
     }
-    (tally, names)
+    run
 }
 
 /// The test of a line `test name ... FAILED`.
@@ -207,6 +239,24 @@ mod tests {
         assert_eq!(failed_name("test dlq::a_case ... FAILED").as_deref(), Some("dlq::a_case"));
         assert_eq!(failed_name("test dlq::a_case ... ok"), None);
         assert_eq!(failed_name("test result: FAILED. 1 passed; 1 failed; 0 ignored"), None);
+    }
+
+    #[test]
+    fn what_the_second_run_passes_has_passed_and_is_named() {
+        let tally = |passed, failed| Tally { passed, failed, skipped: 0 };
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let first = || Run { tally: tally(8, 2), failed: names(&["a", "b"]), twice: Vec::new() };
+        let mut run = first();
+        settle(&mut run, &Run { tally: tally(1, 1), failed: names(&["b"]), twice: Vec::new() });
+        assert_eq!((run.tally, run.failed), (tally(9, 1), names(&["b"])));
+        assert_eq!(run.twice[0], "RAN TWICE: a failed beside others, then passed by itself");
+        assert_eq!(run.twice[1], "RAN TWICE: b failed beside others, then failed by itself");
+        // It did not build, or ended before it said anything of one.
+        for again in [Run { tally: tally(0, 1), ..Run::default() }, Run { tally: tally(1, 0), ..Run::default() }] {
+            let mut run = first();
+            settle(&mut run, &again);
+            assert_eq!(run.tally, tally(8, 2));
+        }
     }
 
     #[test]
