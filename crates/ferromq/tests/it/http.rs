@@ -254,9 +254,16 @@ fn events_come_until_the_client_leaves() {
     let mut lines = BufReader::new(socket).lines().map(|line| line.unwrap());
     assert_eq!(lines.next().unwrap(), "HTTP/1.1 200 OK");
     assert!(lines.any(|line| line.eq_ignore_ascii_case("content-type: text/event-stream")));
+    let began = Instant::now();
     for n in 0..3 {
-        http.ask("POST", "/v1/topics/Streamed/messages", "", format!("event {n}").as_bytes());
-        let data = lines.find_map(|line| line.strip_prefix("data: ").map(str::to_owned)).unwrap();
+        let sent = http.ask("POST", "/v1/topics/Streamed/messages", "", format!("event {n}").as_bytes());
+        assert_eq!(sent.status, 201, "{sent:?}");
+        let data = lines.find_map(|line| {
+            // Between events there are signs of life.
+            assert!(began.elapsed() < 2 * PATIENCE, "event {n} does not come");
+            line.strip_prefix("data: ").map(str::to_owned)
+        });
+        let data = data.unwrap();
         let message: Value = serde_json::from_str(&data).unwrap();
         assert_eq!(message["body"], json!(format!("event {n}")));
         http.ack("Streamed", "g", &[message]);
@@ -264,7 +271,7 @@ fn events_come_until_the_client_leaves() {
     drop(lines);
     http.await_waiting(0);
     // What comes now is for the next.
-    http.ask("POST", "/v1/topics/Streamed/messages", "", b"after");
+    assert_eq!(http.ask("POST", "/v1/topics/Streamed/messages", "", b"after").status, 201);
     assert_eq!(http.receive("Streamed", "g", "", 1)[0]["body"], "after");
 }
 
