@@ -31,7 +31,14 @@ pub fn config() -> BrokerConfig {
 }
 
 pub fn store_config(root: &std::path::Path) -> StoreConfig {
-    StoreConfig { root: root.to_owned(), max_hash_slot_num: 1000, max_index_num: 10_000, ..StoreConfig::default() }
+    StoreConfig {
+        root: root.to_owned(),
+        // Every file, and the next one, takes its room on the disk at once.
+        mapped_file_size_commit_log: 16 << 20,
+        max_hash_slot_num: 1000,
+        max_index_num: 10_000,
+        ..StoreConfig::default()
+    }
 }
 
 pub fn start() -> Bench {

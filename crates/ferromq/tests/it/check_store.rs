@@ -4,8 +4,8 @@ use crate::process::{Server, dev_on, ferromq, output_of, run};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Index files a test can read in no time.
-const SETTINGS: &str = "maxHashSlotNum=1000\nmaxIndexNum=4000\n";
+/// Files a test can read in no time.
+const SETTINGS: &str = "mappedFileSizeCommitLog=16777216\nmaxHashSlotNum=1000\nmaxIndexNum=4000\n";
 
 fn check(store: &Path, options: &[&str]) -> (i32, String, String) {
     let conf = store.with_file_name("broker.conf");

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::process::{Server, dev_on, ferromq, output_of, output_until};
+use crate::process::{SMALL, Server, dev_on, ferromq, output_of, output_until};
 
 /// Longest time an answer may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -50,7 +50,7 @@ impl Http {
     fn with(settings: &[&str]) -> Self {
         let data = tempfile::tempdir().unwrap();
         let conf = data.path().join("broker.conf");
-        std::fs::write(&conf, settings.join("\n")).unwrap();
+        std::fs::write(&conf, format!("{SMALL}{}", settings.join("\n"))).unwrap();
         let mut command = ferromq(dev_on(data.path()));
         command.arg("-c").arg(&conf);
         let mut dev = Server::start(command);

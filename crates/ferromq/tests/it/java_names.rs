@@ -1,6 +1,6 @@
 //! The binary under the names of RocketMQ's start scripts, with their options.
 
-use crate::process::{Server, ferromq, output_of};
+use crate::process::{SMALL, Server, ferromq, output_of};
 use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -25,7 +25,7 @@ fn name_server_and_broker_find_each_other() {
 
     let broker_conf = data.path().join("broker.conf");
     let text = format!(
-        "brokerName=broker-x\nbrokerIP1=127.0.0.1\nbindAddress=127.0.0.1\nlistenPort=0\nstorePathRootDir={home}/store\n"
+        "{SMALL}brokerName=broker-x\nbrokerIP1=127.0.0.1\nbindAddress=127.0.0.1\nlistenPort=0\nstorePathRootDir={home}/store\n"
     );
     std::fs::write(&broker_conf, text).unwrap();
     let mut command = named("mqbroker", &["-n", &address, "-c", broker_conf.to_str().unwrap()]);
@@ -45,7 +45,7 @@ fn a_proxy_serves_its_own_broker_or_a_cluster() {
     let home = data.path().to_str().unwrap();
     let (broker_conf, proxy_conf) = (data.path().join("broker.conf"), data.path().join("rmq-proxy.json"));
     let text = format!(
-        "brokerName=broker-x\nbrokerIP1=127.0.0.1\nbindAddress=127.0.0.1\nlistenPort=0\nstorePathRootDir={home}/store\n"
+        "{SMALL}brokerName=broker-x\nbrokerIP1=127.0.0.1\nbindAddress=127.0.0.1\nlistenPort=0\nstorePathRootDir={home}/store\n"
     );
     std::fs::write(&broker_conf, text).unwrap();
     std::fs::write(

@@ -10,6 +10,11 @@ use std::time::{Duration, Instant};
 /// Longest time anything here may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Settings of the brokers that tests start: as they come they take 2 GiB of the disk each.
+pub const SMALL: &str = include_str!("small.conf");
+/// The file with them.
+const SMALL_CONF: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/small.conf");
+
 /// A command of the binary, its environment free of the developer's own settings.
 pub fn ferromq<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ferromq"));
@@ -72,9 +77,11 @@ impl Server {
         Self { child, lines, seen: Vec::new(), errors }
     }
 
-    /// `dev` on free ports.
+    /// `dev` on free ports, with small files.
     pub fn dev(data: &Path) -> Self {
-        let mut server = Self::start(ferromq(dev_on(data)));
+        let mut command = ferromq(dev_on(data));
+        command.args(["-c", SMALL_CONF]);
+        let mut server = Self::start(command);
         server.wait_for("Ctrl-C stops");
         server
     }

@@ -41,7 +41,13 @@ fn bench() -> Bench {
     let config =
         BrokerConfig { bind_address: "127.0.0.1".into(), listen_port: 0, reactors: 1, ..BrokerConfig::default() };
     let root = folder.path().to_owned();
-    let store = StoreConfig { root, max_hash_slot_num: 1000, max_index_num: 10_000, ..StoreConfig::default() };
+    let store = StoreConfig {
+        root,
+        mapped_file_size_commit_log: 16 << 20,
+        max_hash_slot_num: 1000,
+        max_index_num: 10_000,
+        ..StoreConfig::default()
+    };
     let broker = std::thread::spawn(move || Broker::start(config, store).unwrap()).join().unwrap();
     let door = Door::Local(Local::new(Arc::clone(broker.shared()), broker.local_peers()));
     let service = Service::new(door, Node::default(), None, watch::channel(false).1);

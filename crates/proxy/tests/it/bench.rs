@@ -67,8 +67,16 @@ pub fn broker_in(folder: &std::path::Path) -> (BrokerConfig, StoreConfig) {
         ..BrokerConfig::default()
     };
     let root = folder.join("store");
-    let small = StoreConfig { root, max_hash_slot_num: 1000, max_index_num: 10_000, ..StoreConfig::default() };
-    (broker, StoreConfig { multi_dispatch: true, ..small })
+    let store = StoreConfig {
+        root,
+        // Every file, and the next one, takes its room on the disk at once.
+        mapped_file_size_commit_log: 16 << 20,
+        max_hash_slot_num: 1000,
+        max_index_num: 10_000,
+        multi_dispatch: true,
+        ..StoreConfig::default()
+    };
+    (broker, store)
 }
 
 impl Drop for Bench {
