@@ -47,6 +47,23 @@ fn messages_come_in_order_and_in_bounded_answers() {
     assert_eq!(records(bench.pull(&none).body()).len(), 1);
 }
 
+/// The header is written before the records are read, and again when it is known that it was wrong.
+#[test]
+fn an_answer_that_ends_sooner_than_expected_is_whole() {
+    let bench = start();
+    let body = |n: usize| vec![n as u8; 10_000];
+    for n in 0..110 {
+        assert_eq!(code(&bench.send("T", 0, "", &body(n))), 0);
+    }
+    wait_until("dispatch", || bench.ask(request::GET_MAX_OFFSET, "T", 0, "offset", &[]) == Some(110));
+    // 32 messages would end at an offset of three digits; 256 KiB end before.
+    let answer = bench.pull(&pull_header("T", 0, 72, "*"));
+    let next = number(&answer, "nextBeginOffset").unwrap() as usize;
+    assert!((73..100).contains(&next), "{next}");
+    let bodies: Vec<_> = records(answer.body()).into_iter().map(|record| record.body).collect();
+    assert_eq!(bodies, (72..next).map(body).collect::<Vec<_>>());
+}
+
 #[test]
 fn tags_are_filtered_at_the_broker() {
     let bench = filled("T", 10);

@@ -227,22 +227,27 @@ impl<'o> FrameWriter<'o> {
     }
 
     /// Ends a frame without a body.
-    pub fn finish(mut self) {
+    pub fn finish(self) {
+        self.finish_before_body(0);
+    }
+
+    /// Ends a frame whose body of `len` bytes the caller sees to: it has to stand right behind.
+    pub fn finish_before_body(mut self, len: usize) {
         let header_end = self.close_header();
-        self.close(header_end);
+        self.close(header_end, len);
     }
 
     pub fn finish_with_body(mut self, body: &[u8]) {
         let header_end = self.close_header();
         self.out.extend_from_slice(body);
-        self.close(header_end);
+        self.close(header_end, body.len());
     }
 
     /// Ends the frame with the body that `f` appends in place. `f` must only append.
     pub fn body_with(mut self, f: impl FnOnce(&mut Vec<u8>)) {
         let header_end = self.close_header();
         f(self.out);
-        self.close(header_end);
+        self.close(header_end, self.out.len() - header_end);
     }
 
     fn close_header(&mut self) -> usize {
@@ -260,12 +265,12 @@ impl<'o> FrameWriter<'o> {
         self.out.len()
     }
 
-    fn close(&mut self, header_end: usize) {
+    fn close(&mut self, header_end: usize, body: usize) {
         let header_len = header_end - self.start - PREFIX_BYTES;
         if header_len > MAX_HEADER_BYTES {
             return self.give_up(header_len);
         }
-        let prefix = prefix(self.encoding, header_len, self.out.len() - header_end);
+        let prefix = prefix(self.encoding, header_len, body);
         self.out[self.start..self.start + PREFIX_BYTES].copy_from_slice(&prefix);
         self.stage = Stage::Done;
     }

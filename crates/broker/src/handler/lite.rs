@@ -18,8 +18,7 @@ use ferromq_protocol::pop::ORDER_REVIVE_QUEUE;
 use ferromq_protocol::{FrameWriter, Head, Text, json};
 
 use super::admin::write_json;
-use super::pop::{MAX_POLL, attempt_id, check_pop, time_left};
-use super::pull::with_records;
+use super::pop::{MAX_POLL, attempt_id, check_pop, time_left, with_records};
 use super::{Call, Refusal};
 use crate::broker::Shared;
 use crate::filter::Filter;

@@ -3,6 +3,7 @@
 //! Headers become a [`PopRequest`], what was popped becomes the answer's header; `pop/` does the rest. A pop that finds
 //! nothing waits in `pop/polls.rs`. Messages that are not in memory are read by the thread that may wait for a disk.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,6 @@ use ferromq_protocol::header::pop::{
 };
 use ferromq_protocol::{FrameWriter, Head, Text};
 
-use super::pull::with_records;
 use super::{Call, Refusal};
 use crate::broker::Shared;
 use crate::filter::{self, Filter};
@@ -26,6 +26,25 @@ use crate::pop::take::{self, PopRequest};
 const TOO_LATE_MS: i64 = 500;
 /// Longest time a pop is parked, whatever its client asks.
 pub(super) const MAX_POLL: Duration = Duration::from_secs(120);
+
+/// Capacity the record buffer of a thread keeps between pops, bytes.
+const KEPT_BYTES: usize = 512 * 1024;
+
+thread_local! {
+    /// The records of the answer in hand; they are read before their frame's header can be written.
+    static RECORDS: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// Lends the thread's record buffer.
+pub(super) fn with_records<R>(f: impl FnOnce(&mut Vec<u8>) -> R) -> R {
+    let mut records = RECORDS.take();
+    records.clear();
+    let result = f(&mut records);
+    if records.capacity() <= KEPT_BYTES {
+        RECORDS.set(records);
+    }
+    result
+}
 
 /// Code 200050.
 pub(crate) fn pop(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8>) -> Result<(), Refusal> {

@@ -6,7 +6,7 @@
 //! is read by a helper thread, so that the reading of sockets never waits for a disk. A `liteTopic` is read from its light
 //! queue, whose offsets the answer has.
 
-use std::cell::Cell;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,17 +32,14 @@ const MAX_SUSPEND: Duration = Duration::from_secs(120);
 /// A pull from a lite topic that is not there is answered after this time, at the latest.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// Capacity the record buffer of a thread keeps between pulls, bytes.
-const KEPT_BYTES: usize = 512 * 1024;
+/// Remark of an answer with records.
+const FOUND: &str = "FOUND";
+/// Most messages an answer is expected to have: RocketMQ's default.
+const LIKELY_MESSAGES: u32 = 32;
 
 mod check;
 
 use check::check;
-
-thread_local! {
-    /// The records of the answer in hand; they are read before their frame's header can be written.
-    static RECORDS: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-}
 
 /// Where a pull's filter comes from.
 pub(crate) enum Wanted {
@@ -105,7 +102,7 @@ pub(crate) fn pull(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8>) -> 
     let reset = broker.live.use_server_side_reset_offset().then(|| broker.offsets.take_reset(&topic, &group, queue_id));
     if let Some(offset) = broadcast::follow(broker, call.conn, &header, &pull.queue, &group, reset.flatten()) {
         let offsets = [offset, pull.queue.min_offset(), pull.queue.max_offset()];
-        pull.write(response::PULL_OFFSET_MOVED, "OFFSET_RESET", offsets, &[], out);
+        pull.write_header(response::PULL_OFFSET_MOVED, "OFFSET_RESET", offsets, 0, out);
         return Ok(());
     }
     let too_fast = pull.limit.as_ref().and_then(|limit| limit.wait(Instant::now()));
@@ -147,10 +144,10 @@ fn read_later(broker: &Arc<Shared>, conn: Arc<Connection>, pull: Pull) -> Result
 }
 
 fn push_answer(broker: &Shared, conn: &Connection, pull: &Pull) {
-    with_records(|records| {
-        let outcome = pull.read(broker, records);
-        // A push fails when the client has gone or reads nothing; it will pull again from the same offset.
-        let _ = conn.push(|out| pull.answer(&outcome, records, out));
+    // A push fails when the client has gone or reads nothing; it will pull again from the same offset.
+    let _ = conn.push(|out| {
+        let (outcome, header) = pull.read(broker, out);
+        pull.answer(&outcome, header, out);
     });
 }
 
@@ -165,27 +162,17 @@ fn serve(
     if is_cold(broker, &pull) {
         return read_later(broker, Arc::clone(conn), pull);
     }
-    with_records(|records| {
-        let outcome = pull.read(broker, records);
-        match suspend {
-            Some(suspend) if pull.judge(&outcome).0 == response::PULL_NOT_FOUND => park(broker, conn, pull, suspend),
-            _ => {
-                pull.answer(&outcome, records, out);
-                Ok(())
-            }
+    let (outcome, header) = pull.read(broker, out);
+    match suspend {
+        Some(suspend) if pull.judge(&outcome).0 == response::PULL_NOT_FOUND => {
+            out.truncate(header.start);
+            park(broker, conn, pull, suspend)
         }
-    })
-}
-
-/// Lends the thread's record buffer.
-pub(super) fn with_records<R>(f: impl FnOnce(&mut Vec<u8>) -> R) -> R {
-    let mut records = RECORDS.take();
-    records.clear();
-    let result = f(&mut records);
-    if records.capacity() <= KEPT_BYTES {
-        RECORDS.set(records);
+        _ => {
+            pull.answer(&outcome, header, out);
+            Ok(())
+        }
     }
-    result
 }
 
 fn park(broker: &Arc<Shared>, conn: &Arc<Connection>, pull: Pull, suspend: Duration) -> Result<(), Refusal> {
@@ -207,26 +194,32 @@ fn suspend_time(broker: &Shared, asked_millis: i64) -> Duration {
 }
 
 impl Pull {
-    fn read(&self, broker: &Shared, records: &mut Vec<u8>) -> ReadOutcome {
+    /// Appends records behind a header that says what is likely; what was found, and where that header stands.
+    fn read(&self, broker: &Shared, out: &mut Vec<u8>) -> (ReadOutcome, Range<usize>) {
+        let (start, max) = (out.len(), self.queue.max_offset());
+        let next = self.offset.saturating_add(self.max_messages.min(LIKELY_MESSAGES).into()).min(max);
+        self.write_header(response::SUCCESS, FOUND, [next, self.queue.min_offset(), max], 0, out);
+        let header = start..out.len();
         let mut wanted = |entry: &CqEntry| self.wanted.filter().wants_entry(&broker.store, &self.queue, entry);
-        let outcome = broker.store.read(&self.queue, self.offset, self.max_messages, u32::MAX, &mut wanted, records);
+        let outcome = broker.store.read(&self.queue, self.offset, self.max_messages, u32::MAX, &mut wanted, out);
+        let bytes = (out.len() - header.end) as u64;
         broker.stats.count_pull(u64::from(outcome.count));
         if let Some(flow) = self.read.as_ref().filter(|_| outcome.count > 0) {
-            flow.count(u64::from(outcome.count), records.len() as u64);
+            flow.count(u64::from(outcome.count), bytes);
         }
         if let Some(group) = self.counted.as_ref().filter(|_| outcome.cold) {
-            broker.cold.count(group, records.len() as u64);
+            broker.cold.count(group, bytes);
         }
         if let Some(limit) = self.limit.as_ref().filter(|_| outcome.count > 0) {
             limit.charge(u64::from(outcome.count), Instant::now());
         }
-        outcome
+        (outcome, header)
     }
 
     /// The response code of what the store found (`composeResponseHeader`), and its name in RocketMQ.
     fn judge(&self, outcome: &ReadOutcome) -> (i32, &'static str) {
         match outcome.status {
-            ReadStatus::Found => (response::SUCCESS, "FOUND"),
+            ReadStatus::Found => (response::SUCCESS, FOUND),
             ReadStatus::NoMatchedMessage => (response::PULL_RETRY_IMMEDIATELY, "NO_MATCHED_MESSAGE"),
             ReadStatus::MessageWasRemoving => (response::PULL_RETRY_IMMEDIATELY, "MESSAGE_WAS_REMOVING"),
             ReadStatus::NoMessageInQueue if self.offset == 0 => (response::PULL_NOT_FOUND, "NO_MESSAGE_IN_QUEUE"),
@@ -238,16 +231,26 @@ impl Pull {
         }
     }
 
-    fn answer(&self, outcome: &ReadOutcome, records: &[u8], out: &mut Vec<u8>) {
+    /// Puts the true header before the records, where the `likely` one stands. Both are equally long, unless the outcome
+    /// is a rare one or a number has gained a digit: so the records need not move.
+    fn answer(&self, outcome: &ReadOutcome, likely: Range<usize>, out: &mut Vec<u8>) {
         let (code, remark) = self.judge(outcome);
-        self.write(code, remark, [outcome.next_offset, outcome.min_offset, outcome.max_offset], records, out);
+        let offsets = [outcome.next_offset, outcome.min_offset, outcome.max_offset];
+        let end = out.len();
+        self.write_header(code, remark, offsets, end - likely.end, out);
+        let header = out.len() - end;
+        if header == likely.len() {
+            out.copy_within(end.., likely.start);
+            out.truncate(end);
+        } else {
+            out[likely.end..].rotate_right(header);
+            out.drain(likely);
+        }
     }
 
-    fn write(&self, code: i32, remark: &str, [next, min, max]: [i64; 3], records: &[u8], out: &mut Vec<u8>) {
-        let mut frame = FrameWriter::response(out, &self.head, code);
-        frame.remark(remark);
+    /// Appends a frame up to its body of `body` bytes.
+    fn write_header(&self, code: i32, remark: &str, [next, min, max]: [i64; 3], body: usize, out: &mut Vec<u8>) {
         let header = PullResponseHeader {
-            suggest_which_broker_id: 0,
             next_begin_offset: next,
             min_offset: min,
             max_offset: max,
@@ -255,7 +258,8 @@ impl Pull {
             group_sys_flag: Some(self.group_sys_flag),
             ..PullResponseHeader::default()
         };
-        header.write(&mut frame);
-        frame.finish_with_body(records);
+        let mut frame = FrameWriter::response(out, &self.head, code);
+        header.write(frame.remark(remark));
+        frame.finish_before_body(body);
     }
 }
