@@ -60,15 +60,41 @@ impl Seen {
 }
 
 /// Where the key of the first pair ends, if it has a value, and where the pair does.
+#[inline]
 fn first_pair(text: &[u8]) -> (Option<usize>, usize) {
-    // A key is a few bytes: a loop is done with it before a vector search has begun.
-    match text.iter().position(|byte| matches!(*byte, VALUE | PAIR)) {
+    match separator(text, 0) {
         Some(split) if text[split] == VALUE => {
-            let end = memchr::memchr(PAIR, &text[split + 1..]).map_or(text.len(), |n| split + 1 + n);
-            (Some(split), end)
+            let mut end = separator(text, split + 1);
+            while let Some(at) = end.filter(|at| text[*at] == VALUE) {
+                end = separator(text, at + 1);
+            }
+            (Some(split), end.unwrap_or(text.len()))
         }
         end => (None, end.unwrap_or(text.len())),
     }
+}
+
+/// Where the first separator of either kind stands from `at` on. Keys and values are a few bytes: eight at a time are done
+/// with them before a vector search has begun.
+#[inline]
+fn separator(text: &[u8], mut at: usize) -> Option<usize> {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGHS: u64 = 0x8080_8080_8080_8080;
+    while let Some(block) = text.get(at..).and_then(<[u8]>::first_chunk) {
+        let block = u64::from_le_bytes(*block);
+        // The lowest high bit that is set belongs to a byte below 3.
+        let small = block.wrapping_sub(ONES * u64::from(PAIR + 1)) & !block & HIGHS;
+        if small == 0 {
+            at += 8;
+            continue;
+        }
+        at += (small.trailing_zeros() / 8) as usize;
+        if text[at] != 0 {
+            return Some(at);
+        }
+        at += 1;
+    }
+    text.get(at..)?.iter().position(|byte| matches!(*byte, VALUE | PAIR)).map(|n| at + n)
 }
 
 /// Appends the text that is stored to `out`: the pairs of `sent` that stay, each ended by its separator. The caller
@@ -294,6 +320,15 @@ mod tests {
     }
 
     proptest::proptest! {
+        #[test]
+        fn separators_are_found_wherever_they_stand(text in proptest::collection::vec(0u8..6, 0..60), at in 0..60_usize) {
+            let one_by_one = (at..text.len()).find(|at| matches!(text[*at], VALUE | PAIR));
+            assert_eq!(separator(&text, at.min(text.len())), one_by_one);
+            let sparse: Vec<u8> = text.iter().flat_map(|byte| [0xFF, 0x80, *byte, 3, 0, 0x7F, 0x81]).collect();
+            let one_by_one = (at..sparse.len()).find(|at| matches!(sparse[*at], VALUE | PAIR));
+            assert_eq!(separator(&sparse, at.min(sparse.len())), one_by_one);
+        }
+
         #[test]
         fn any_bytes_are_survived(text in proptest::collection::vec(0u8..6, 0..200)) {
             let (out, _) = rewritten(&text);

@@ -11,6 +11,7 @@ pub fn string_hash(text: &str) -> i32 {
 }
 
 /// CRC-32 with the sign bit cleared, as RocketMQ stores it (`UtilAll.crc32`).
+#[inline]
 pub fn crc32(bytes: &[u8]) -> u32 {
     crc32fast::hash(bytes) & 0x7FFF_FFFF
 }

@@ -1,6 +1,6 @@
 //! The stored record: the layout of one message in the commit log, versions 1 and 2 (RocketMQ 5.5 `MessageExtEncoder`,
-//! `CommitLog.checkMessageAndReturnSize`, `MessageDecoder`), and the body of SEND_BATCH_MESSAGE, which is a shorter form
-//! of it. This file is the only place that knows either; pull answers carry records byte for byte.
+//! `CommitLog.checkMessageAndReturnSize`, `MessageDecoder`). This file is the only place that knows it; pull answers carry
+//! records byte for byte. `inner` has the body of SEND_BATCH_MESSAGE, which is a shorter form of it.
 //!
 //! Queue offset, physical offset and store timestamp are known only under the append lock: [`encode`] leaves them zero
 //! and [`patch`] writes them in place. The body's CRC does not cover them.
@@ -10,6 +10,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use crate::java;
 use crate::properties::MAX_PROPERTIES_BYTES;
 use crate::sys_flag::message as flags;
+
+mod inner;
+
+pub use self::inner::{BatchError, InnerMessage, batch, push_inner};
 
 /// Magic of records whose topic length takes one byte.
 pub const MAGIC_V1: u32 = 0xDAA3_20A7;
@@ -69,6 +73,27 @@ pub struct MessageParts<'a> {
     pub prepared_transaction_offset: i64,
 }
 
+impl<'a> MessageParts<'a> {
+    /// What is the message's own among those of one batch.
+    pub fn content(&self) -> Content<'a> {
+        let Self { flag, body, properties, tags, keys, uniq_key, .. } = *self;
+        Content { flag, body, properties, tags, keys, uniq_key, may_fan_out: true }
+    }
+}
+
+/// In what messages of one batch differ; each as in [`MessageParts`].
+#[derive(Clone, Copy, Debug)]
+pub struct Content<'a> {
+    pub flag: i32,
+    pub body: &'a [u8],
+    pub properties: &'a [u8],
+    pub tags: Option<&'a [u8]>,
+    pub keys: Option<&'a [u8]>,
+    pub uniq_key: Option<&'a [u8]>,
+    /// Whether the properties may name light queues; `false` spares looking.
+    pub may_fan_out: bool,
+}
+
 /// Why a message cannot be written as a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EncodeError {
@@ -82,52 +107,81 @@ pub enum EncodeError {
 
 /// Appends the record to `out`, with queue offset, physical offset and store timestamp zero; its length in bytes.
 pub fn encode(parts: &MessageParts<'_>, out: &mut Vec<u8>) -> Result<usize, EncodeError> {
-    let topic = parts.topic.as_bytes();
-    if topic.len() > MAX_TOPIC {
-        return Err(EncodeError::Topic(topic.len()));
-    }
-    let Some(properties_len) = i16::try_from(parts.properties.len()).ok() else {
-        return Err(EncodeError::Properties(parts.properties.len()));
-    };
-    let v2 = topic.len() > MAX_TOPIC_V1;
-    let (born, store) = (parts.born_host.ip().to_canonical(), parts.store_host.ip().to_canonical());
-    let head_len = HEAD + [born, store].iter().filter(|ip| ip.is_ipv6()).count() * V6_EXTRA;
-    let total = head_len + parts.body.len() + if v2 { 2 } else { 1 } + topic.len() + 2 + parts.properties.len();
-    let (Ok(total_size), Ok(body_len)) = (i32::try_from(total), i32::try_from(parts.body.len())) else {
-        return Err(EncodeError::Body(parts.body.len()));
-    };
-    let mut sys_flag = parts.sys_flag & !(flags::BORN_HOST_V6 | flags::STORE_HOST_V6);
-    sys_flag |= if born.is_ipv6() { flags::BORN_HOST_V6 } else { 0 };
-    sys_flag |= if store.is_ipv6() { flags::STORE_HOST_V6 } else { 0 };
+    Encoder::new(parts)?.encode(parts.flag, parts.body, parts.properties, out)
+}
 
-    let mut head = Head { bytes: [0; HEAD + 2 * V6_EXTRA], len: 0 };
-    head.put(total_size.to_be_bytes());
-    head.put(if v2 { MAGIC_V2 } else { MAGIC_V1 }.to_be_bytes());
-    head.put(java::crc32(parts.body).to_be_bytes());
-    head.put(parts.queue_id.to_be_bytes());
-    head.put(parts.flag.to_be_bytes());
-    head.put([0; 16]); // queue offset, physical offset
-    head.put(sys_flag.to_be_bytes());
-    head.put(parts.born_timestamp.to_be_bytes());
-    head.put_host(born, parts.born_host.port());
-    head.put([0; 8]); // store timestamp
-    head.put_host(store, parts.store_host.port());
-    head.put(parts.reconsume_times.to_be_bytes());
-    head.put(parts.prepared_transaction_offset.to_be_bytes());
-    head.put(body_len.to_be_bytes());
+/// Writes records that differ in flag, body and properties only, as the messages of one batch do.
+#[derive(Debug)]
+pub struct Encoder<'a> {
+    /// All up to the body, without what is the record's own.
+    head: [u8; HEAD + 2 * V6_EXTRA],
+    head_len: usize,
+    topic: &'a [u8],
+}
 
-    out.reserve(total);
-    out.extend_from_slice(&head.bytes[..head.len]);
-    out.extend_from_slice(parts.body);
-    if v2 {
-        out.extend_from_slice(&(topic.len() as u16).to_be_bytes());
-    } else {
-        out.push(topic.len() as u8);
+impl<'a> Encoder<'a> {
+    /// For records that are otherwise like `parts`.
+    pub fn new(parts: &MessageParts<'a>) -> Result<Self, EncodeError> {
+        let topic = parts.topic.as_bytes();
+        if topic.len() > MAX_TOPIC {
+            return Err(EncodeError::Topic(topic.len()));
+        }
+        let (born, store) = (parts.born_host.ip().to_canonical(), parts.store_host.ip().to_canonical());
+        let mut sys_flag = parts.sys_flag & !(flags::BORN_HOST_V6 | flags::STORE_HOST_V6);
+        sys_flag |= if born.is_ipv6() { flags::BORN_HOST_V6 } else { 0 };
+        sys_flag |= if store.is_ipv6() { flags::STORE_HOST_V6 } else { 0 };
+        let mut head = Head { bytes: [0; HEAD + 2 * V6_EXTRA], len: 0 };
+        head.put([0; 4]); // total size
+        head.put(if topic.len() > MAX_TOPIC_V1 { MAGIC_V2 } else { MAGIC_V1 }.to_be_bytes());
+        head.put([0; 4]); // CRC of the body
+        head.put(parts.queue_id.to_be_bytes());
+        head.put([0; 20]); // flag, queue offset, physical offset
+        head.put(sys_flag.to_be_bytes());
+        head.put(parts.born_timestamp.to_be_bytes());
+        head.put_host(born, parts.born_host.port());
+        head.put([0; 8]); // store timestamp
+        head.put_host(store, parts.store_host.port());
+        head.put(parts.reconsume_times.to_be_bytes());
+        head.put(parts.prepared_transaction_offset.to_be_bytes());
+        head.put([0; 4]); // length of the body
+        Ok(Self { head: head.bytes, head_len: head.len, topic })
     }
-    out.extend_from_slice(topic);
-    out.extend_from_slice(&properties_len.to_be_bytes());
-    out.extend_from_slice(parts.properties);
-    Ok(total)
+
+    /// Appends a record, as [`encode`].
+    pub fn encode(&self, flag: i32, body: &[u8], properties: &[u8], out: &mut Vec<u8>) -> Result<usize, EncodeError> {
+        let Ok(properties_len) = i16::try_from(properties.len()) else {
+            return Err(EncodeError::Properties(properties.len()));
+        };
+        let is_v2 = self.topic.len() > MAX_TOPIC_V1;
+        let topic_len = if is_v2 { 2 } else { 1 } + self.topic.len();
+        let total = self.head_len + body.len() + topic_len + 2 + properties.len();
+        let (Ok(total_size), Ok(body_len)) = (i32::try_from(total), i32::try_from(body.len())) else {
+            return Err(EncodeError::Body(body.len()));
+        };
+        out.reserve(total);
+        let start = out.len();
+        match self.head_len {
+            // A length that is known is copied without a call.
+            HEAD => out.extend_from_slice(&self.head[..HEAD]),
+            len => out.extend_from_slice(&self.head[..len]),
+        }
+        // In place: a processor that reads back at once what it has written in other pieces has to wait for it.
+        let head = &mut out[start..];
+        head[..4].copy_from_slice(&total_size.to_be_bytes());
+        head[AT_BODY_CRC..AT_BODY_CRC + 4].copy_from_slice(&java::crc32(body).to_be_bytes());
+        head[AT_FLAG..AT_FLAG + 4].copy_from_slice(&flag.to_be_bytes());
+        head[self.head_len - 4..].copy_from_slice(&body_len.to_be_bytes());
+        out.extend_from_slice(body);
+        if is_v2 {
+            out.extend_from_slice(&(self.topic.len() as u16).to_be_bytes());
+        } else {
+            out.push(self.topic.len() as u8);
+        }
+        out.extend_from_slice(self.topic);
+        out.extend_from_slice(&properties_len.to_be_bytes());
+        out.extend_from_slice(properties);
+        Ok(total)
+    }
 }
 
 struct Head {
@@ -151,6 +205,7 @@ impl Head {
 }
 
 /// Writes what the append assigns into an encoded record. `record` must come from [`encode`].
+#[inline]
 pub fn patch(record: &mut [u8], queue_offset: i64, physical_offset: u64, store_timestamp: i64) {
     let Some(sys_flag) = int(record, AT_SYS_FLAG) else { return };
     let at = store_timestamp_at(sys_flag);
@@ -383,68 +438,6 @@ pub fn glance(bytes: &[u8]) -> Option<Glance> {
         physical_offset: long(bytes, AT_PHYSICAL_OFFSET)?,
         store_timestamp: long(bytes, store_timestamp_at(int(bytes, AT_SYS_FLAG)?))?,
     })
-}
-
-/// One message of a SEND_BATCH_MESSAGE body.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InnerMessage<'a> {
-    /// The user's flag.
-    pub flag: i32,
-    pub body: &'a [u8],
-    /// Properties text.
-    pub properties: &'a [u8],
-}
-
-/// The lengths inside of a batch body contradict each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the batch body is broken: message {index} does not fill the bytes it claims")]
-pub struct BatchError {
-    /// Place of the broken message, from 0.
-    pub index: usize,
-}
-
-/// Appends one message of a SEND_BATCH_MESSAGE body. `properties` has at most [`MAX_PROPERTIES_BYTES`].
-pub fn push_inner(message: &InnerMessage<'_>, out: &mut Vec<u8>) {
-    let total = 4 + 4 + 4 + 4 + 4 + message.body.len() + 2 + message.properties.len();
-    out.reserve(total);
-    out.extend_from_slice(&(total as u32).to_be_bytes());
-    out.extend_from_slice(&[0; 8]); // magic, crc
-    out.extend_from_slice(&message.flag.to_be_bytes());
-    out.extend_from_slice(&(message.body.len() as u32).to_be_bytes());
-    out.extend_from_slice(message.body);
-    out.extend_from_slice(&(message.properties.len() as u16).to_be_bytes());
-    out.extend_from_slice(message.properties);
-}
-
-/// The messages of a SEND_BATCH_MESSAGE body, in order. After an error nothing follows.
-pub fn batch(body: &[u8]) -> impl Iterator<Item = Result<InnerMessage<'_>, BatchError>> {
-    let mut rest = body;
-    let mut index = 0;
-    std::iter::from_fn(move || {
-        if rest.is_empty() {
-            return None;
-        }
-        let taken = take_inner(&mut rest).ok_or(BatchError { index });
-        index += 1;
-        if taken.is_err() {
-            rest = &[];
-        }
-        Some(taken)
-    })
-}
-
-/// Total size, magic, crc, flag, body length, body, properties length, properties. RocketMQ reads by the inner lengths;
-/// a total that disagrees with them means a broken encoder.
-fn take_inner<'a>(rest: &mut &'a [u8]) -> Option<InnerMessage<'a>> {
-    let total = usize::try_from(int(rest, 0)?).ok()?;
-    let message = rest.get(..total)?;
-    let flag = int(message, 12)?;
-    let body_len = usize::try_from(int(message, 16)?).ok()?;
-    let (body, tail) = message.get(20..)?.split_at_checked(body_len)?;
-    let (properties_len, properties) = tail.split_first_chunk::<2>()?;
-    let properties_len = usize::try_from(i16::from_be_bytes(*properties_len)).ok()?;
-    *rest = &rest[total..];
-    (properties.len() == properties_len).then_some(InnerMessage { flag, body, properties })
 }
 
 #[cfg(test)]

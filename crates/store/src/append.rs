@@ -5,25 +5,23 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use ferromq_common::clock;
-use ferromq_protocol::record::{self, MessageParts};
-use ferromq_protocol::sys_flag::message as flags;
-use ferromq_protocol::topic;
+use ferromq_protocol::record;
 
 use crate::commit_log::Segment;
 use crate::dispatch::{Group, Item};
-use crate::error::{AppendError, Reject};
+use crate::error::AppendError;
 use crate::failure::is_out_of_space;
-use crate::index;
 use crate::lmq::{self, Lights};
-use crate::queue::Queue;
 use crate::store::Inner;
 
 mod facts;
 mod fan_out;
 mod inner;
+mod push;
 
 pub(crate) use facts::{delay, is_folder_name, is_in_queue, tags_code};
 pub(crate) use inner::messages_in;
+pub use push::Alike;
 
 /// Memory a batch keeps when it is cleared, bytes and messages.
 const KEPT_BYTES: usize = 1 << 20;
@@ -83,61 +81,6 @@ struct Run {
 }
 
 impl AppendBatch {
-    /// Encodes a message; its place in the batch.
-    pub fn push(&mut self, queue: &Arc<Queue>, m: &MessageParts<'_>) -> Result<usize, Reject> {
-        let context = queue.context();
-        if m.body.len() > context.max_body {
-            return Err(Reject::Body { len: m.body.len(), max: context.max_body });
-        }
-        self.encode(queue, m, context.max_record)
-    }
-
-    /// Encodes the copy of a message that the log holds already. It was accepted once: a `maxMessageSize` that was lowered
-    /// since does not concern it, only a log file must have room for it.
-    pub fn push_stored(&mut self, queue: &Arc<Queue>, m: &MessageParts<'_>) -> Result<usize, Reject> {
-        self.encode(queue, m, queue.context().max_stored)
-    }
-
-    fn encode(&mut self, queue: &Arc<Queue>, m: &MessageParts<'_>, max_record: u64) -> Result<usize, Reject> {
-        let context = queue.context();
-        if m.topic != queue.topic() || m.queue_id != queue.id() {
-            return Err(Reject::OtherQueue);
-        }
-        if !is_folder_name(m.topic) {
-            return Err(Reject::TopicName);
-        }
-        let lights = if context.multi_dispatch { Lights::of(m) } else { None };
-        let before = self.bytes.len();
-        let size = match &lights {
-            Some((_, properties)) => record::encode(&MessageParts { properties, ..*m }, &mut self.bytes)?,
-            None => record::encode(m, &mut self.bytes)?,
-        };
-        if size as u64 > max_record {
-            self.bytes.truncate(before);
-            return Err(Reject::TooLarge { len: size, max: max_record });
-        }
-        let kind = flags::transaction_value(m.sys_flag);
-        let hashes_before = self.hashes.len();
-        if context.index && kind != flags::TRANSACTION_ROLLBACK {
-            index::push_hashes(queue.key_prefix(), m.uniq_key, m.keys, &mut self.hashes);
-        }
-        match self.groups.last_mut() {
-            Some(group) if Arc::ptr_eq(&group.queue, queue) => group.len += 1,
-            _ => self.groups.push(Group { queue: Arc::clone(queue), len: 1 }),
-        }
-        self.fans_out |= lights.is_some();
-        self.messages.push(Message {
-            size: size as u32,
-            hash_count: (self.hashes.len() - hashes_before) as u32,
-            tags_code: tags_code(m.tags),
-            delay: (m.topic == topic::SCHEDULE).then(|| delay(m.properties, &context.delays)).flatten(),
-            in_queue: is_in_queue(m.sys_flag),
-            inner: None,
-            lights: lights.map(|(lights, _)| Box::new(lights)),
-        });
-        Ok(self.messages.len() - 1)
-    }
-
     /// Number of messages.
     pub fn len(&self) -> usize {
         self.messages.len().max(self.results.len())
@@ -233,11 +176,18 @@ impl AppendBatch {
     /// Writes offsets and timestamp into the records; the position behind the last.
     fn assign(&mut self, now: i64) -> u64 {
         self.results.clear();
-        let mut queues = self.groups.iter().flat_map(|group| std::iter::repeat_n(&*group.queue, group.len));
-        let (mut at, mut position) = (0, 0);
+        self.results.reserve(self.messages.len());
+        let mut groups = self.groups.iter();
+        let (mut of_group, mut at, mut position) = (0, 0, 0);
+        let mut group = groups.next();
         for run in &self.runs {
             position = run.position;
-            for (message, queue) in self.messages[run.messages.clone()].iter_mut().zip(&mut queues) {
+            for message in &mut self.messages[run.messages.clone()] {
+                if group.is_some_and(|group| of_group == group.len) {
+                    (group, of_group) = (groups.next(), 0);
+                }
+                let Some(Group { queue, .. }) = group else { break };
+                of_group += 1;
                 let size = message.size as usize;
                 let messages = message.inner.unwrap_or(1);
                 let queue_offset = if message.in_queue { queue.take_next(messages) } else { 0 };

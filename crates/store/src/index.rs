@@ -31,16 +31,8 @@ const AHEAD: usize = 8;
 const DAY_MS: i64 = 86_400_000;
 const NAME_LEN: usize = 17;
 
-/// 31 to the powers 0 to 8.
-const POWERS_OF_31: [i32; 9] = {
-    let mut powers = [1_i32; 9];
-    let mut at = 1;
-    while at < powers.len() {
-        powers[at] = powers[at - 1].wrapping_mul(31);
-        at += 1;
-    }
-    powers
-};
+/// 31 to the powers 1, 2, 4 and 8.
+const POWERS_OF_31: [u32; 4] = [31, 961, 923_521, 923_521_u32.wrapping_mul(923_521)];
 
 /// Hash of the beginning of all key texts of a topic.
 pub(crate) fn key_prefix(topic: &str) -> i32 {
@@ -52,16 +44,23 @@ fn fold(hash: i32, text: &[u8]) -> i32 {
     let step = |hash: i32, unit: u16| hash.wrapping_mul(31).wrapping_add(i32::from(unit));
     if text.is_ascii() {
         // Eight at a time: one multiplication waits for the one before it, those of a block do not.
-        let (blocks, rest) = text.as_chunks::<8>();
+        let (blocks, rest) = text.as_chunks();
         let hash = blocks.iter().fold(hash, |hash, block| {
-            let terms = block.iter().zip(POWERS_OF_31.iter().rev().skip(1));
-            terms.fold(hash.wrapping_mul(POWERS_OF_31[8]), |sum, (byte, power)| {
-                sum.wrapping_add(i32::from(*byte).wrapping_mul(*power))
-            })
+            hash.wrapping_mul(POWERS_OF_31[3] as i32).wrapping_add(hash_of_eight(*block) as i32)
         });
         return rest.iter().fold(hash, |hash, byte| step(hash, u16::from(*byte)));
     }
     String::from_utf8_lossy(text).encode_utf16().fold(hash, step)
+}
+
+/// Java's string hash of eight characters, neighbours together: four pairs in one multiplication, then two fours.
+fn hash_of_eight(text: [u8; 8]) -> u32 {
+    const BYTES: u64 = 0x00FF_00FF_00FF_00FF;
+    const PAIRS: u64 = 0x0000_FFFF_0000_FFFF;
+    let text = u64::from_le_bytes(text);
+    let pairs = (text & BYTES) * u64::from(POWERS_OF_31[0]) + (text >> 8 & BYTES);
+    let fours = (pairs & PAIRS) * u64::from(POWERS_OF_31[1]) + (pairs >> 16 & PAIRS);
+    (fours as u32).wrapping_mul(POWERS_OF_31[2]).wrapping_add((fours >> 32) as u32)
 }
 
 /// The hash under which a key is filed: absolute value, 0 where Java has none.

@@ -37,7 +37,7 @@ mod snapshot;
 mod space;
 mod store;
 
-pub use append::{AppendBatch, Appended};
+pub use append::{Alike, AppendBatch, Appended};
 pub use check::{CheckProgress, Finding, Findings, Kind, Report, Severity, check_store, rebuild_store};
 pub use compaction::copied_topics;
 pub use config::{FlushMode, StoreConfig};

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use ferromq_protocol::properties::{self, names};
-use ferromq_protocol::record::{MessageParts, Record};
+use ferromq_protocol::record::Record;
 use ferromq_protocol::topic;
 
 use crate::append::{is_folder_name, is_in_queue};
@@ -40,11 +40,11 @@ pub(crate) struct Lights {
 impl Lights {
     /// Those that a message asks for, and its properties with room for the offsets. `None` if it asks for none, or its
     /// topic may not have any.
-    pub fn of(m: &MessageParts<'_>) -> Option<(Lights, Vec<u8>)> {
-        let list = properties::get_str(m.properties, names::INNER_MULTI_DISPATCH)?;
-        let names = parse(list).ok().filter(|_| is_in_queue(m.sys_flag) && allows(m.topic))?;
-        let mut text = Vec::with_capacity(m.properties.len() + 32 + names.len() * (DIGITS + 1));
-        properties::copy_without(m.properties, names::INNER_MULTI_QUEUE_OFFSET, &mut text);
+    pub fn of(topic: &str, sys_flag: i32, sent: &[u8]) -> Option<(Lights, Vec<u8>)> {
+        let list = properties::get_str(sent, names::INNER_MULTI_DISPATCH)?;
+        let names = parse(list).ok().filter(|_| is_in_queue(sys_flag) && allows(topic))?;
+        let mut text = Vec::with_capacity(sent.len() + 32 + names.len() * (DIGITS + 1));
+        properties::copy_without(sent, names::INNER_MULTI_QUEUE_OFFSET, &mut text);
         let offsets = vec!["0".repeat(DIGITS); names.len()].join(",");
         properties::push(&mut text, names::INNER_MULTI_QUEUE_OFFSET, &offsets);
         let names = names.into_iter().map(Box::from).collect();

@@ -49,6 +49,22 @@ pub(super) struct IndexFile {
     shape: Shape,
 }
 
+fn get(word: &AtomicU32) -> u32 {
+    u32::from_be(word.load(Ordering::Relaxed))
+}
+
+fn set(word: &AtomicU32, value: u32) {
+    word.store(value.to_be(), Ordering::Relaxed);
+}
+
+/// Writes a number of 64 bits into the first two words.
+fn set_pair(words: &[AtomicU32], value: i64) {
+    if let [high, low, ..] = words {
+        set(high, (value >> 32) as u32);
+        set(low, value as u32);
+    }
+}
+
 impl IndexFile {
     pub fn new(path: &Path, file: DataFile, shape: Shape) -> io::Result<IndexFile> {
         let map = WordMap::new(file.file(), shape.bytes())?;
@@ -56,12 +72,12 @@ impl IndexFile {
     }
 
     fn word(&self, at: usize) -> u32 {
-        self.map.words().get(at).map_or(0, |word| u32::from_be(word.load(Ordering::Relaxed)))
+        self.map.words().get(at).map_or(0, get)
     }
 
     pub fn set(&self, at: usize, value: u32) {
         if let Some(word) = self.map.words().get(at) {
-            AtomicU32::store(word, value.to_be(), Ordering::Relaxed);
+            set(word, value);
         }
     }
 
@@ -96,32 +112,34 @@ impl IndexFile {
         HEADER_WORDS + self.shape.slots as usize + number as usize * ENTRY_WORDS
     }
 
+    /// Files one key. Dispatch alone.
     pub fn put(&self, hash: u32, physical_offset: u64, timestamp: i64) {
-        let number = self.count();
-        let slot_at = self.slot_at(hash);
-        let previous = self.word(slot_at);
+        let (words, number) = (self.map.words(), self.count());
+        let entry = words.get(self.entry_at(number)..).and_then(<[AtomicU32]>::first_chunk::<ENTRY_WORDS>);
+        let header = words.first_chunk::<HEADER_WORDS>();
+        let (Some(header), Some(entry), Some(slot)) = (header, entry, words.get(self.slot_at(hash))) else { return };
+        let previous = get(slot);
         let previous = if previous >= number { 0 } else { previous };
+        let offset = physical_offset as i64;
         if number == 1 {
-            self.set_long(at::BEGIN_OFFSET, physical_offset as i64);
-            self.set_long(at::BEGIN_TIMESTAMP, timestamp);
+            set_pair(&header[at::BEGIN_OFFSET..], offset);
+            set_pair(&header[at::BEGIN_TIMESTAMP..], timestamp);
         }
-        let begin = self.long(at::BEGIN_TIMESTAMP);
-        let seconds = (timestamp.saturating_sub(begin) / 1000).clamp(0, i64::from(i32::MAX)) as u32;
-        let entry_at = self.entry_at(number);
-        self.set(entry_at, hash);
-        self.set_long(entry_at + 1, physical_offset as i64);
-        self.set(entry_at + 3, seconds);
-        self.set(entry_at + 4, previous);
+        let seconds = (timestamp.saturating_sub(self.begin()) / 1000).clamp(0, i64::from(i32::MAX)) as u32;
+        set(&entry[0], hash);
+        set_pair(&entry[1..], offset);
+        set(&entry[3], seconds);
+        set(&entry[4], previous);
         // The entry, then the count, then the slot: a process that dies in between leaves no slot beyond the count.
         std::sync::atomic::fence(Ordering::Release);
-        self.set_long(at::END_OFFSET, physical_offset as i64);
-        self.set_long(at::END_TIMESTAMP, timestamp);
+        set_pair(&header[at::END_OFFSET..], offset);
+        set_pair(&header[at::END_TIMESTAMP..], timestamp);
         if previous == 0 {
-            self.set(at::SLOTS_USED, self.word(at::SLOTS_USED).wrapping_add(1));
+            set(&header[at::SLOTS_USED], get(&header[at::SLOTS_USED]).wrapping_add(1));
         }
-        self.set(at::COUNT, number + 1);
+        set(&header[at::COUNT], number + 1);
         std::sync::atomic::fence(Ordering::Release);
-        self.set(slot_at, number);
+        set(slot, number);
     }
 
     pub fn begin(&self) -> i64 {

@@ -111,6 +111,7 @@ impl CqEntry {
     }
 
     /// Appends the bytes that stand for it.
+    #[inline]
     pub(crate) fn encode(&self, kind: Kind, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.physical_offset.to_be_bytes());
         out.extend_from_slice(&self.size.to_be_bytes());

@@ -3,10 +3,13 @@
 //! `queue.type=BatchCQ` a batch that has a unique key becomes one record, which consumers take apart
 //! (`SendMessageProcessor.sendBatchMessage`).
 
+use std::ops::Range;
+
 use ferromq_protocol::code::response;
 use ferromq_protocol::header::send::SendHeader;
-use ferromq_protocol::record::{self, BatchError, InnerMessage};
+use ferromq_protocol::record::{self, BatchError, Content, InnerMessage};
 use ferromq_protocol::topic as names;
+use ferromq_store::Alike;
 
 use super::lights::check_lights;
 use super::topic::check_key;
@@ -75,14 +78,26 @@ impl Sends {
         target: &Target,
     ) -> Result<(), Refusal> {
         let queue = queue_of(broker, call, target)?;
+        let common = parts(broker, call, header, target, &[], &[], &Seen::default());
+        let alike = Alike::new(queue, &common).map_err(|reject| rejected(broker, reject))?;
         for (at, inner) in record::batch(call.request.body).enumerate() {
-            let (inner, seen) = checked(at, inner, MAX_INNER_MESSAGES)?;
+            let inner = checked(at, inner, MAX_INNER_MESSAGES)?;
+            let seen = properties::look(inner.properties);
+            refuse_other_kinds(seen.kind)?;
             check_lights(broker, target, &seen, inner.properties)?;
             // RocketMQ takes it and compacts it away whatever it says.
             check_key(target, &seen, inner.properties)?;
-            let mut parts = parts(broker, call, header, target, inner.body, inner.properties, &seen);
-            parts.flag = inner.flag;
-            self.batch.push(queue, &parts).map_err(|reject| rejected(broker, reject))?;
+            let part = |range: Option<Range<usize>>| range.map(|range| &inner.properties[range]);
+            let content = Content {
+                flag: inner.flag,
+                body: inner.body,
+                properties: inner.properties,
+                tags: part(seen.tags),
+                keys: part(seen.keys),
+                uniq_key: part(seen.uniq_key),
+                may_fan_out: seen.lights.is_some(),
+            };
+            self.batch.push_alike(&alike, &content).map_err(|reject| rejected(broker, reject))?;
         }
         Ok(())
     }
@@ -99,7 +114,8 @@ impl Sends {
         let queue = queue_of(broker, call, target)?;
         let mut messages = 0;
         for (at, inner) in record::batch(call.request.body).enumerate() {
-            let (_, seen) = checked(at, inner, i16::MAX as usize)?;
+            let seen = properties::look(checked(at, inner, i16::MAX as usize)?.properties);
+            refuse_other_kinds(seen.kind)?;
             if seen.lights.is_some() || whole.lights.is_some() {
                 let remark = "a batch of a topic with queue.type=BatchCQ is one record and stands in its own queue only: send messages for light queues (INNER_MULTI_DISPATCH) one by one";
                 return Err(Refusal::new(response::MESSAGE_ILLEGAL, remark));
@@ -113,17 +129,11 @@ impl Sends {
     }
 }
 
-/// The `at`-th message of a batch of at most `max`, and what its properties say.
-fn checked(
-    at: usize,
-    inner: Result<InnerMessage<'_>, BatchError>,
-    max: usize,
-) -> Result<(InnerMessage<'_>, Seen), Refusal> {
-    let inner = inner.map_err(|e| Refusal::new(response::MESSAGE_ILLEGAL, e.to_string()))?;
+/// The `at`-th message of a batch of at most `max`.
+#[inline]
+fn checked(at: usize, inner: Result<InnerMessage<'_>, BatchError>, max: usize) -> Result<InnerMessage<'_>, Refusal> {
     if at >= max {
         return Err(Refusal::new(response::MESSAGE_ILLEGAL, format!("a batch holds at most {max} messages")));
     }
-    let seen = properties::look(inner.properties);
-    refuse_other_kinds(seen.kind)?;
-    Ok((inner, seen))
+    inner.map_err(|e| Refusal::new(response::MESSAGE_ILLEGAL, e.to_string()))
 }
