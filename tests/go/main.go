@@ -319,7 +319,7 @@ func subscribe(args url.Values) error {
 	}
 	// How long the listener takes for a message.
 	pause, brief := time.Duration(lines.Num(args, "pause", 0))*time.Millisecond, args.Get("brief") == "true"
-	err = c.Subscribe(args.Get("topic"), selector, func(_ context.Context, messages ...*primitive.MessageExt) (consumer.ConsumeResult, error) {
+	listener := func(_ context.Context, messages ...*primitive.MessageExt) (consumer.ConsumeResult, error) {
 		later := false
 		for _, m := range messages {
 			time.Sleep(pause)
@@ -327,12 +327,15 @@ func subscribe(args url.Values) error {
 			// Every message is asked for again until it has come so often.
 			later = later || int(m.ReconsumeTimes) < lines.Num(args, "fail", 0)
 		}
+		if later && args.Get("mode") == "orderly" {
+			return consumer.SuspendCurrentQueueAMoment, nil
+		}
 		if later {
 			return consumer.ConsumeRetryLater, nil
 		}
 		return consumer.ConsumeSuccess, nil
-	})
-	if err != nil {
+	}
+	if err := c.Subscribe(args.Get("topic"), selector, listener); err != nil {
 		return err
 	}
 	if err := c.Start(); err != nil {
@@ -341,5 +344,9 @@ func subscribe(args url.Values) error {
 	lock.Lock()
 	consumers[name] = c
 	lock.Unlock()
+	if args.Has("further") {
+		// Subscribed to while it runs.
+		return c.Subscribe(args.Get("further"), consumer.MessageSelector{}, listener)
+	}
 	return nil
 }

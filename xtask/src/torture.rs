@@ -21,6 +21,7 @@ const SIZES: &[(&str, &str, u64)] = &[
     ("--queues", "FERROMQ_QUEUES", 100_000),
     ("--sends", "FERROMQ_SYNC_SENDS", 400_000),
     ("--pulled", "FERROMQ_PULL_MESSAGES", 1_000_000),
+    ("--late", "FERROMQ_LATE_MESSAGES", 50_000),
     ("--histories", "FERROMQ_MODEL_HISTORIES", 10),
     // Zero: another one each time.
     ("--seed", "FERROMQ_MODEL_SEED", 0),

@@ -99,6 +99,8 @@ pub struct BrokerConfig {
     pub client_send_rate_limit: u32,
     /// Bytes of one connection that may be in the log without being on the disk, 0 for any number.
     pub client_unflushed_limit: u64,
+    /// Bytes of one producer group that may be in the log without being on the disk, 0 for any number.
+    pub producer_group_unflushed_limit: u64,
     /// Bytes of the log that may be on their way to the disk before sends are refused, 0 for any number.
     pub max_unflushed_bytes: u64,
     /// How long sends may have waited for the disk before those to degradable topics are refused, milliseconds.
@@ -190,6 +192,7 @@ impl Default for BrokerConfig {
             pop: PopConfig::default(),
             client_send_rate_limit: 0,
             client_unflushed_limit: 0,
+            producer_group_unflushed_limit: 0,
             max_unflushed_bytes: 0,
             wait_time_mills_in_send_queue: 200,
             enable_broadcast_offset_store: true,

@@ -12,11 +12,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ferromq_common::clock;
 use ferromq_protocol::body::{DataVersion, SubscriptionGroupConfig, SubscriptionGroupWrapper};
+use ferromq_protocol::code::response;
 use ferromq_protocol::topic as names;
 use parking_lot::RwLock;
 
 use crate::broadcast_groups;
 use crate::config::BrokerConfig;
+use crate::handler::Refusal;
 use crate::persist::{self, LoadError, SaveSignal};
 use crate::topics::{AttributeError, GROUP_ATTRIBUTES, alter_attributes};
 
@@ -52,6 +54,15 @@ pub enum GroupError {
     /// Code 1.
     #[error("the broker has {MAX_GROUPS} subscription groups already, delete some before creating another")]
     TooMany,
+}
+
+/// Refuses a group that may not consume (`consumeEnable`).
+pub(crate) fn refuse_paused(group: &SubscriptionGroupConfig) -> Result<(), Refusal> {
+    if group.consume_enable {
+        return Ok(());
+    }
+    let remark = format!("subscription group no permission, {}", group.group_name);
+    Err(Refusal::new(response::NO_PERMISSION, remark))
 }
 
 struct Table {

@@ -15,6 +15,7 @@ mod consumer_filters;
 mod filter;
 mod groups;
 mod handler;
+mod lag;
 mod limits;
 mod lite;
 mod live;

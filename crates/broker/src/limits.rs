@@ -1,7 +1,7 @@
 //! Rate limits that are set while the broker runs: what a topic takes in (topic attribute `send.rate.limit`), what a group
 //! reads (group attribute `read.rate.limit`), what one connection sends (`clientSendRateLimit`), all in messages a second.
 //! And how much may be on its way to the disk (`maxUnflushedBytes`; of a topic, attribute `send.unflushed.limit`; of a
-//! connection, `clientUnflushedLimit`: `limits/unflushed.rs`) and for how long (`waitTimeMillsInSendQueue`), where topics
+//! connection, `clientUnflushedLimit`; of a producer group, `producerGroupUnflushedLimit`: `limits/unflushed.rs`) and for how long (`waitTimeMillsInSendQueue`), where topics
 //! marked `degradable` give way first, and by time they alone: no request waits in a queue here, so a disk that is slow is no
 //! reason to refuse what can be stored.
 //!
@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use ferromq_protocol::Text;
 use ferromq_protocol::code::response;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -49,6 +50,10 @@ const MAX_HELD: usize = 10_000;
 const REFUSAL_HOLD: Duration = Duration::from_millis(100);
 /// Most refusals that are held back at a time; one more is answered at once.
 const MAX_REFUSALS_HELD: usize = 10_000;
+/// Most producer groups with bytes on their way to the disk that are told apart; those beyond share one limit.
+const MAX_PRODUCER_GROUPS: usize = 10_000;
+/// What those share; no group has this name.
+const OTHERS: &str = "";
 
 /// One limit and how far it is used.
 #[derive(Debug)]
@@ -96,6 +101,23 @@ impl Bucket {
     }
 }
 
+/// Limits that are set for whoever sends: messages a second and bytes of one connection, bytes of one producer group; each 0
+/// for any number.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct SenderLimits {
+    pub rate: u64,
+    pub unflushed: u64,
+    pub group_unflushed: u64,
+}
+
+/// What holds for one send by who sends it.
+#[derive(Default)]
+pub(crate) struct OfSender {
+    pub connection: OfConnection,
+    /// Of its producer group.
+    pub group: Option<Arc<Unflushed>>,
+}
+
 /// The limits of one connection.
 #[derive(Clone, Default)]
 pub(crate) struct OfConnection {
@@ -107,6 +129,7 @@ pub(crate) struct OfConnection {
 pub struct Limits {
     groups: Mutex<HashMap<Box<str>, Arc<Bucket>>>,
     connections: Mutex<HashMap<u64, OfConnection>>,
+    producers: Mutex<HashMap<Box<str>, Arc<Unflushed>>>,
     held: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
 }
@@ -116,6 +139,7 @@ impl Default for Limits {
         Self {
             groups: Mutex::default(),
             connections: Mutex::default(),
+            producers: Mutex::default(),
             held: Arc::new(Semaphore::new(MAX_HELD)),
             refusals: Arc::new(Semaphore::new(MAX_REFUSALS_HELD)),
         }
@@ -134,8 +158,17 @@ impl Limits {
         Some(bucket)
     }
 
+    /// What holds for a send of a producer group on a connection.
+    pub(crate) fn of_sender(&self, connection: u64, group: Text<'_>, limits: SenderLimits) -> OfSender {
+        let is_limited = limits.group_unflushed > 0;
+        OfSender {
+            connection: self.of_connection(connection, limits.rate, limits.unflushed),
+            group: is_limited.then(|| self.of_producers(&group.to_lossy(), limits.group_unflushed)).flatten(),
+        }
+    }
+
     /// The limits of a connection's sends: messages a second, and bytes that are not on the disk; 0 for any number.
-    pub(crate) fn of_connection(&self, id: u64, rate: u64, unflushed: u64) -> OfConnection {
+    fn of_connection(&self, id: u64, rate: u64, unflushed: u64) -> OfConnection {
         if rate == 0 && unflushed == 0 {
             return OfConnection::default();
         }
@@ -148,6 +181,25 @@ impl Limits {
         };
         limits.unflushed = Unflushed::of(unflushed, limits.unflushed.as_ref());
         limits.clone()
+    }
+
+    /// The limit of a producer group's bytes that are not on the disk; 0 for any number.
+    fn of_producers(&self, group: &str, most: u64) -> Option<Arc<Unflushed>> {
+        let mut producers = self.producers.lock();
+        let is_told_apart = producers.contains_key(group) || producers.len() < MAX_PRODUCER_GROUPS;
+        let name = if is_told_apart { group } else { OTHERS };
+        let limit = Unflushed::of(most, producers.get(name))?;
+        match producers.get_mut(name) {
+            Some(kept) => *kept = Arc::clone(&limit),
+            None => drop(producers.insert(name.into(), Arc::clone(&limit))),
+        }
+        Some(limit)
+    }
+
+    /// Forgets producer groups of which everything is on the disk, which has the log up to `flushed`.
+    pub fn forget_idle_producers(&self, flushed: u64) {
+        // Whoever holds the limit is about to append.
+        self.producers.lock().retain(|_, limit| Arc::strong_count(limit) > 1 || limit.waiting(flushed) > 0);
     }
 
     /// A connection has ended.
@@ -260,6 +312,24 @@ mod tests {
         assert!(Arc::ptr_eq(&first, &Bucket::of(&attributes("5"), SEND_RATE, Some(&first)).unwrap()));
         assert_eq!(Bucket::of(&attributes("6"), SEND_RATE, Some(&first)).unwrap().rate(), 6);
         assert!(Bucket::of(&attributes("0"), SEND_RATE, None).is_none());
+    }
+
+    #[test]
+    fn producer_groups_are_limited_each_bounded_and_forgotten_when_their_bytes_are_on_the_disk() {
+        let limits = Limits::default();
+        let of = |group: &str| limits.of_producers(group, 10).unwrap();
+        assert!(limits.of_producers("G", 0).is_none());
+        let (one, two) = (of("G"), of("H"));
+        assert!(Arc::ptr_eq(&one, &of("G")) && !Arc::ptr_eq(&one, &two));
+        one.appended(5, 100);
+        drop((one, two));
+        limits.forget_idle_producers(99);
+        assert_eq!(limits.producers.lock().len(), 1, "G has bytes that are not on the disk");
+        limits.forget_idle_producers(100);
+        assert!(limits.producers.lock().is_empty());
+        (0..MAX_PRODUCER_GROUPS).for_each(|n| drop(of(&n.to_string())));
+        assert!(Arc::ptr_eq(&of("one more"), &of("another")) && !Arc::ptr_eq(&of("another"), &of("7")));
+        assert_eq!(limits.producers.lock().len(), MAX_PRODUCER_GROUPS + 1);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use crate::broker::Shared;
 use crate::config::BrokerConfig;
 use crate::handler::Refusal;
-use crate::limits;
+use crate::limits::{self, SenderLimits};
 
 /// Longest body of UPDATE_BROKER_CONFIG, bytes.
 const MAX_UPDATE_BYTES: usize = 64 * 1024;
@@ -40,6 +40,7 @@ pub struct Live {
     store_reply_message_enable: AtomicBool,
     client_send_rate_limit: AtomicI64,
     client_unflushed_limit: AtomicI64,
+    producer_group_unflushed_limit: AtomicI64,
     max_unflushed_bytes: AtomicI64,
     wait_time_mills_in_send_queue: AtomicI64,
     cold_data_flow_control_enable: AtomicBool,
@@ -85,6 +86,7 @@ const KEYS: &[Key] = &[
     key("popInflightMessageThreshold", |b| Cell::Number(&b.live.pop_inflight_message_threshold, 0, i32::MAX as i64)),
     key("clientSendRateLimit", |b| Cell::Number(&b.live.client_send_rate_limit, 0, limits::MAX_RATE)),
     key("clientUnflushedLimit", |b| Cell::Number(&b.live.client_unflushed_limit, 0, i64::MAX)),
+    key("producerGroupUnflushedLimit", |b| Cell::Number(&b.live.producer_group_unflushed_limit, 0, i64::MAX)),
     key("maxUnflushedBytes", |b| Cell::Number(&b.live.max_unflushed_bytes, 0, i64::MAX)),
     key("waitTimeMillsInSendQueue", |b| Cell::Number(&b.live.wait_time_mills_in_send_queue, 1, DAY_MS)),
     key("coldDataFlowControlEnable", |b| Cell::Switch(&b.live.cold_data_flow_control_enable)),
@@ -108,6 +110,9 @@ impl Live {
             store_reply_message_enable: config.store_reply_message_enable.into(),
             client_send_rate_limit: i64::from(config.client_send_rate_limit).into(),
             client_unflushed_limit: i64::try_from(config.client_unflushed_limit).unwrap_or(i64::MAX).into(),
+            producer_group_unflushed_limit: i64::try_from(config.producer_group_unflushed_limit)
+                .unwrap_or(i64::MAX)
+                .into(),
             max_unflushed_bytes: i64::try_from(config.max_unflushed_bytes).unwrap_or(i64::MAX).into(),
             wait_time_mills_in_send_queue: i64::try_from(config.wait_time_mills_in_send_queue).unwrap_or(DAY_MS).into(),
             cold_data_flow_control_enable: config.cold_data_flow_control_enable.into(),
@@ -160,14 +165,14 @@ impl Live {
         self.store_reply_message_enable.load(Relaxed)
     }
 
-    /// Messages a second, 0 for any number.
-    pub fn client_send_rate_limit(&self) -> u64 {
-        self.client_send_rate_limit.load(Relaxed).unsigned_abs()
-    }
-
-    /// Bytes, 0 for any number.
-    pub fn client_unflushed_limit(&self) -> u64 {
-        self.client_unflushed_limit.load(Relaxed).unsigned_abs()
+    /// Limits of whoever sends, each 0 for none.
+    pub(crate) fn sender_limits(&self) -> SenderLimits {
+        let of = |cell: &AtomicI64| cell.load(Relaxed).unsigned_abs();
+        SenderLimits {
+            rate: of(&self.client_send_rate_limit),
+            unflushed: of(&self.client_unflushed_limit),
+            group_unflushed: of(&self.producer_group_unflushed_limit),
+        }
     }
 
     /// `None` when any number of bytes may be on their way to the disk.

@@ -6,7 +6,7 @@
 //! hour and day; the newest sample of every answer is the moment of asking, so that figures are true at once and not after
 //! the next period. All of it starts at zero with the broker.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -37,6 +37,8 @@ pub struct Flow {
     messages: AtomicU64,
     bytes: AtomicU64,
     history: Mutex<History>,
+    /// Of a group's reading: by queue, up to where members that pull have got.
+    pulled: Mutex<BTreeMap<u32, i64>>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -72,6 +74,16 @@ impl Flow {
     pub fn count(&self, messages: u64, bytes: u64) {
         self.messages.fetch_add(messages, Relaxed);
         self.bytes.fetch_add(bytes, Relaxed);
+    }
+
+    /// Notes up to where a member of the group has pulled a queue.
+    pub fn note_pulled(&self, queue_id: u32, next_offset: i64) {
+        self.pulled.lock().insert(queue_id, next_offset);
+    }
+
+    /// What was noted last.
+    pub fn pulled(&self, queue_id: u32) -> Option<i64> {
+        self.pulled.lock().get(&queue_id).copied()
     }
 
     /// Messages counted so far.
@@ -165,6 +177,11 @@ impl Rates {
     /// The same by its key in RocketMQ's tools, `topic@group`, if anything has been read.
     pub fn find(&self, key: &str) -> Option<Arc<Flow>> {
         self.read.read().get(key).cloned()
+    }
+
+    /// Up to where the members of a group that pull have got in a queue of a topic.
+    pub fn pulled(&self, topic: &str, group: &str, queue_id: u32) -> Option<i64> {
+        with_pair(topic, group, |key| self.find(key))?.pulled(queue_id)
     }
 
     /// Messages a second that a group reads of a topic.

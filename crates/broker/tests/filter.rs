@@ -152,3 +152,31 @@ fn expressions_are_checked_and_served_only_when_allowed() {
     let refused = closed.pull(&sql("Sql", 0, "n = 1"));
     assert_eq!((code(&refused), remark(&refused).contains("does not support")), (response::SYSTEM_ERROR, true));
 }
+
+/// The lag counts what the group's expression or tags want, whatever lies between, and what its members have in hand.
+#[test]
+fn what_a_filter_leaves_out_does_not_count_in_the_lag() {
+    let bench = enabled();
+    send_numbers(&bench, 0..30);
+    wait_until("dispatch", || bench.ask(request::GET_MAX_OFFSET, "Sql", 0, "offset", &[]) == Some(30));
+    // Nobody is connected: nothing is known of a filter.
+    assert_eq!(bench.lag("CG", "Sql"), [30, 0, 0, 30, 0]);
+    beat(&bench, "n >= 20 AND word = 'w0'", 1);
+    // 21, 24 and 27.
+    assert_eq!(bench.lag("CG", "Sql"), [30, 0, 0, 3, 0]);
+    let pull = |offset, commit| PullHeader {
+        sys_flag: 1,
+        commit_offset: commit,
+        max_msg_nums: 1,
+        ..pull_header("Sql", 0, offset, "")
+    };
+    assert_eq!(bodies(&bench.pull(&pull(22, 22))), ["24"]);
+    // 24 is in hand, 27 is ready.
+    assert_eq!(bench.lag("CG", "Sql"), [30, 22, 25, 1, 1]);
+    bench.pull(&pull(30, 30));
+    assert_eq!(bench.lag("CG", "Sql"), [30, 30, 30, 0, 0]);
+    beat(&bench, "n > 1000", 2);
+    send_numbers(&bench, 30..40);
+    wait_until("dispatch", || bench.ask(request::GET_MAX_OFFSET, "Sql", 0, "offset", &[]) == Some(40));
+    assert_eq!(bench.lag("CG", "Sql"), [40, 30, 30, 0, 0], "ten messages that the group does not want");
+}

@@ -247,3 +247,22 @@ fn a_group_reads_so_much_of_what_is_old_and_then_has_to_wait() {
     let info = String::from_utf8(body(request::GET_COLD_DATA_FLOW_CTR_INFO, b"").body().to_vec()).unwrap();
     assert!(info.contains(r#""configTable":{}"#), "{info}");
 }
+
+#[test]
+fn a_group_that_is_paused_while_its_pull_waits_gets_nothing() {
+    let bench = filled("T", 1);
+    let header =
+        PullHeader { sys_flag: SUSPEND | SUBSCRIPTION, suspend_timeout_millis: 8_000, ..pull_header("T", 0, 1, "*") };
+    let waiting = start_pull(&bench, header);
+    wait_until("a pull that waits", || bench.broker.as_ref().unwrap().shared().polls.len() == 1);
+    let may = |is_allowed: bool| {
+        let group = format!(r#"{{"groupName":"CG","consumeEnable":{is_allowed}}}"#);
+        assert_eq!(code(&bench.call(request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, group.as_bytes(), |_| {})), 0);
+    };
+    may(false);
+    assert_eq!(code(&bench.send("T", 0, "", b"1")), 0);
+    let answer = bench.runtime.block_on(waiting).unwrap();
+    assert_eq!((code(&answer), answer.body().len()), (response::NO_PERMISSION, 0), "{}", remark(&answer));
+    may(true);
+    assert_eq!(bodies(&bench.pull(&pull_header("T", 0, 1, "*"))), ["1"]);
+}

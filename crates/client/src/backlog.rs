@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use ferromq_protocol::FrameWriter;
 use ferromq_protocol::Text;
-use ferromq_protocol::body::{BrokerStatsData, ConsumeStats, QueryConsumeTimeSpanBody, TopicList};
+use ferromq_protocol::body::{
+    BrokerStatsData, ConsumeStats, OffsetWrapper, QueryConsumeTimeSpanBody, QueueLag, TopicList,
+};
 use ferromq_protocol::code::{request, response};
 use ferromq_protocol::header::admin::ViewBrokerStatsDataHeader;
 use ferromq_protocol::header::group::{GetConsumeStatsHeader, GroupHeader, QueryConsumeTimeSpanHeader};
@@ -24,14 +26,18 @@ pub struct QueueBacklog {
     pub end: i64,
     /// Up to where the group has consumed.
     pub consumed: i64,
-    /// For how long the next message has waited.
+    /// Messages that no member of the group has got yet.
+    pub ready: i64,
+    /// Messages that members have got and are not done with.
+    pub in_flight: i64,
+    /// For how long the oldest of both has waited.
     pub behind: Duration,
 }
 
 impl QueueBacklog {
     /// Messages not consumed yet.
     pub fn lag(&self) -> i64 {
-        (self.end - self.consumed).max(0)
+        self.ready + self.in_flight
     }
 }
 
@@ -52,6 +58,11 @@ impl Backlog {
     /// Messages not consumed yet.
     pub fn lag(&self) -> i64 {
         self.queues.iter().map(QueueBacklog::lag).sum()
+    }
+
+    /// Those of them that members of the group have in hand.
+    pub fn in_flight(&self) -> i64 {
+        self.queues.iter().map(|queue| queue.in_flight).sum()
     }
 
     /// For how long the oldest of them has waited.
@@ -77,7 +88,11 @@ impl Admin {
         for addr in self.masters(None).await?.into_values() {
             for topic in self.topics_of(&addr, group).await? {
                 let stats = self.consume_stats(&addr, group, &topic).await?;
-                let spans = self.time_span(&addr, group, &topic).await?;
+                // A Java broker does not count what waits, but knows for how long it has waited.
+                let spans = match stats.offset_table.values().all(|offsets| offsets.lag.is_some()) {
+                    true => QueryConsumeTimeSpanBody::default(),
+                    false => self.time_span(&addr, group, &topic).await?,
+                };
                 let backlog = topics.entry(topic.clone()).or_insert_with(|| Backlog {
                     topic: topic.clone(),
                     queues: Vec::new(),
@@ -87,8 +102,7 @@ impl Admin {
                 backlog.read_rate += stats.consume_tps;
                 backlog.sent_rate += self.sent_rate(&addr, &topic).await?;
                 for (queue, offsets) in stats.offset_table {
-                    let span = spans.consume_time_span_set.iter().find(|s| s.message_queue.as_ref() == Some(&queue));
-                    let behind = span.map_or(0, |span| span.delay_time.max(0));
+                    let counted = offsets.lag.unwrap_or_else(|| by_offsets(&offsets, &queue, &spans));
                     backlog.queues.push(QueueBacklog {
                         queue: MessageQueue {
                             topic: queue.topic,
@@ -97,7 +111,9 @@ impl Admin {
                         },
                         end: offsets.broker_offset,
                         consumed: offsets.consumer_offset,
-                        behind: Duration::from_millis(behind.unsigned_abs()),
+                        ready: counted.ready,
+                        in_flight: counted.in_flight,
+                        behind: Duration::from_millis(counted.delay_time.max(0).unsigned_abs()),
                     });
                 }
             }
@@ -117,6 +133,7 @@ impl Admin {
         let header = GetConsumeStatsHeader {
             consumer_group: Text::plain(group),
             topic: Some(Text::plain(topic)),
+            lag: true,
             ..GetConsumeStatsHeader::default()
         };
         let fields = |writer: &mut FrameWriter<'_>| header.write(writer);
@@ -144,13 +161,29 @@ impl Admin {
     }
 }
 
+/// What waits in a queue by its offsets alone, whatever the group's filter leaves out.
+fn by_offsets(
+    offsets: &OffsetWrapper,
+    queue: &ferromq_protocol::body::MessageQueue,
+    spans: &QueryConsumeTimeSpanBody,
+) -> QueueLag {
+    let pulled = offsets.pull_offset.max(offsets.consumer_offset).min(offsets.broker_offset);
+    let span = spans.consume_time_span_set.iter().find(|span| span.message_queue.as_ref() == Some(queue));
+    QueueLag {
+        ready: offsets.broker_offset - pulled,
+        in_flight: (pulled - offsets.consumer_offset).max(0),
+        delay_time: span.map_or(0, |span| span.delay_time),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn backlog(lag: i64, sent_rate: f64, read_rate: f64) -> Backlog {
         let queue = MessageQueue { topic: "T".into(), broker_name: "b".into(), queue_id: 0 };
-        let queues = vec![QueueBacklog { queue, end: 10, consumed: 10 - lag, behind: Duration::from_secs(3) }];
+        let (ready, in_flight, behind) = (lag - lag / 3, lag / 3, Duration::from_secs(3));
+        let queues = vec![QueueBacklog { queue, end: 10, consumed: 10 - lag, ready, in_flight, behind }];
         Backlog { topic: "T".into(), queues, sent_rate, read_rate }
     }
 
@@ -162,7 +195,14 @@ mod tests {
     }
 
     #[test]
-    fn a_lag_is_never_negative() {
-        assert_eq!(backlog(-5, 0.0, 0.0).lag(), 0);
+    fn a_java_brokers_offsets_tell_what_is_in_flight_and_no_lag_is_negative() {
+        let counted = |broker_offset, consumer_offset, pull_offset| {
+            let offsets = OffsetWrapper { broker_offset, consumer_offset, pull_offset, ..OffsetWrapper::default() };
+            let lag = by_offsets(&offsets, &Default::default(), &QueryConsumeTimeSpanBody::default());
+            (lag.ready, lag.in_flight)
+        };
+        assert_eq!(counted(100, 60, 90), (10, 30));
+        assert_eq!(counted(100, 60, -1), (40, 0));
+        assert_eq!(counted(5, 60, 90), (0, 0));
     }
 }

@@ -1,4 +1,5 @@
-//! `ferromq lag`: how far a group is behind, by queue and topic, and when it will have caught up.
+//! `ferromq lag`: how far a group is behind, by queue and topic, and when it will have caught up. The lag is what its filter
+//! wants of the messages nobody has got yet, and those that its members have in hand.
 
 use crate::cli::LagArgs;
 use crate::{Failure, connect, printer};
@@ -27,21 +28,24 @@ pub fn run(arguments: LagArgs) -> Result<(), Failure> {
 }
 
 fn table(topics: &[Backlog]) -> Vec<String> {
-    let row = |cells: [&str; 7]| {
-        let [place, end, consumed, lag, behind, rates, drained] = cells;
-        format!("{place:<40} {end:>12} {consumed:>12} {lag:>10} {behind:>9} {rates:>19} {drained:>10}")
+    let row = |cells: [&str; 8]| {
+        let [place, end, consumed, lag, in_flight, behind, rates, drained] = cells;
+        format!("{place:<40} {end:>12} {consumed:>12} {lag:>10} {in_flight:>10} {behind:>9} {rates:>19} {drained:>10}")
             .trim_end()
             .to_owned()
     };
-    let mut lines = vec![row(["TOPIC / QUEUE", "END", "CONSUMED", "LAG", "BEHIND", "IN/S  OUT/S", "DRAINED IN"])];
+    let mut lines =
+        vec![row(["TOPIC / QUEUE", "END", "CONSUMED", "LAG", "IN FLIGHT", "BEHIND", "IN/S  OUT/S", "DRAINED IN"])];
     for topic in topics {
         let drained = topic.drained_in().map_or_else(|| "never".to_owned(), seconds);
         let rates = format!("{:.1}  {:.1}", topic.sent_rate, topic.read_rate);
-        lines.push(row([&topic.topic, "", "", &topic.lag().to_string(), &seconds(topic.behind()), &rates, &drained]));
+        let (lag, in_flight) = (topic.lag().to_string(), topic.in_flight().to_string());
+        lines.push(row([&topic.topic, "", "", &lag, &in_flight, &seconds(topic.behind()), &rates, &drained]));
         for queue in &topic.queues {
             let place = format!("  {} {}", queue.queue.broker_name, queue.queue.queue_id);
-            let (end, consumed, lag) = (queue.end.to_string(), queue.consumed.to_string(), queue.lag().to_string());
-            lines.push(row([&place, &end, &consumed, &lag, &seconds(queue.behind), "", ""]));
+            let [end, consumed, lag, in_flight] =
+                [queue.end, queue.consumed, queue.lag(), queue.in_flight].map(|number| number.to_string());
+            lines.push(row([&place, &end, &consumed, &lag, &in_flight, &seconds(queue.behind), "", ""]));
         }
     }
     lines
@@ -55,12 +59,15 @@ fn as_json(topic: &Backlog) -> String {
             "end": queue.end,
             "consumed": queue.consumed,
             "lag": queue.lag(),
+            "inFlight": queue.in_flight,
+            "ready": queue.ready,
             "behindSeconds": queue.behind.as_secs_f64(),
         })
     });
     json!({
         "topic": topic.topic,
         "lag": topic.lag(),
+        "inFlight": topic.in_flight(),
         "behindSeconds": topic.behind().as_secs_f64(),
         "sentPerSecond": topic.sent_rate,
         "readPerSecond": topic.read_rate,

@@ -3,19 +3,23 @@
 
 mod bad;
 mod batch_queue;
+mod broadcast;
 mod churn;
 mod compaction;
 mod consume;
+mod dead;
 mod fanout;
 mod faults;
 mod fields;
 mod filter;
+mod groups;
 mod grpc;
 mod grpc_broadcast;
 mod grpc_cluster;
 mod grpc_lite;
 mod http;
 mod http_doors;
+mod lag;
 mod later;
 mod lmq;
 mod members;
@@ -28,6 +32,7 @@ mod queues;
 mod read;
 mod reply;
 mod retention;
+mod routes;
 mod send;
 mod takeover;
 mod textbook;
@@ -42,7 +47,10 @@ fn main() -> ExitCode {
     cases.extend(fields::cases());
     cases.extend(read::cases());
     cases.extend(consume::cases());
+    cases.extend(broadcast::cases());
+    cases.extend(groups::cases());
     cases.extend(members::cases());
+    cases.extend(routes::cases());
     cases.extend(queues::cases());
     cases.extend(churn::cases());
     cases.extend(reply::cases());
@@ -51,6 +59,7 @@ fn main() -> ExitCode {
     cases.extend(filter::cases());
     cases.extend(pop::cases());
     cases.extend(later::cases());
+    cases.extend(dead::cases());
     cases.extend(grpc::cases());
     cases.extend(grpc_cluster::cases());
     cases.extend(proxy_remoting::cases());
@@ -60,6 +69,7 @@ fn main() -> ExitCode {
     cases.extend(textbook::cases());
     cases.extend(mixed::cases());
     cases.extend(mqadmin::cases());
+    cases.extend(lag::cases());
     cases.extend(takeover::cases());
     cases.extend(lmq::cases());
     cases.extend(batch_queue::cases());

@@ -2,7 +2,8 @@
 //! nothing is lost.
 
 use crate::common::{DELIVERY, start};
-use ferromq_contract::driver::{Driver, Msg, Place};
+use ferromq_contract::cluster::{Cluster, wait_route};
+use ferromq_contract::driver::{Driver, Msg, Place, Row};
 use ferromq_contract::owners::{Owners, committed};
 use ferromq_contract::runner::{Case, Client, Lab};
 use ferromq_contract::wire::Conn;
@@ -14,6 +15,8 @@ pub fn cases() -> Vec<Case> {
     vec![
         Case::waiting("queues::java5::more_and_fewer_under_load", |lab| change(lab, Client::Java5)),
         Case::waiting("queues::go::more_under_load", |lab| change(lab, Client::Go)),
+        Case::waiting("queues::java5::a_topic_of_1024", |lab| many(lab, Client::Java5)),
+        Case::waiting("queues::go::a_topic_of_1024", |lab| many(lab, Client::Go)),
     ]
 }
 
@@ -172,4 +175,69 @@ fn change(lab: &Lab, client: Client) -> Outcome {
         driver.call("stop", &[("name", name)])?;
     }
     Ok(())
+}
+
+/// A topic of 1,024 queues, made and shown by mqadmin: a producer reaches each, three members share them out and read each
+/// message once, and all of it is committed, also after a restart of the broker.
+fn many(lab: &Lab, client: Client) -> Outcome {
+    const QUEUES: i32 = 1024;
+    /// Messages for each queue.
+    const EACH: usize = 2;
+    let driver = lab.driver(client)?;
+    let mut cluster = Cluster::start(&lab.tools, lab.make, &lab.folder("many-queues")?, &[])?;
+    let (topic, group, producer) = (lab.name("many"), lab.name("group"), lab.name("producer"));
+    let namesrv = cluster.namesrv.addr.clone();
+    let shows = |command: &str, text: &str| -> Outcome<String> {
+        let printed = lab.mqadmin(&namesrv, command)?;
+        ensure!(
+            printed.contains(text),
+            "mqadmin {command} does not print '{text}':\n{}",
+            &printed[..printed.len().min(400)]
+        );
+        Ok(printed)
+    };
+    shows(&format!("updateTopic -c DefaultCluster -t {topic} -r {QUEUES} -w {QUEUES}"), "success.")?;
+    wait_route(&namesrv, &topic, &format!("\"writeQueueNums\":{QUEUES}"))?;
+    start(driver, "producer", &namesrv, &producer, "contract-producers", &[])?;
+    let count = QUEUES as usize * EACH;
+    let messages: Vec<Msg> = (0..count).map(|n| Msg::new(&topic, n.to_string())).collect();
+    let rows = driver.send(&producer, "sync", &messages)?;
+    let acked = rows.iter().map(Row::place).collect::<Outcome<BTreeSet<Place>>>()?;
+    let every = || (0..QUEUES).flat_map(|queue| (0..EACH as i64).map(move |offset| (queue, offset)));
+    ensure!(acked.iter().copied().eq(every()), "round robin does not reach each of {QUEUES} queues {EACH} times");
+    let status = shows(&format!("topicStatus -t {topic}"), "broker-a 1023 0 2 ")?;
+    ensure_eq!(status.lines().filter(|line| line.starts_with("broker-a ")).count(), QUEUES as usize, "queues shown");
+
+    let members: Vec<String> = (0..3).map(|_| lab.name("member")).collect();
+    for name in &members {
+        let options = [("topic", topic.as_str()), ("brief", "true")];
+        start(driver, "consumer", &namesrv, name, &group, &options)?;
+    }
+    wait_for(DELIVERY, format!("three members share {QUEUES} queues"), || {
+        Ok(Owners::ask(members.iter().map(|name| (driver, name)), &topic)?.even(QUEUES).then_some(()))
+    })?;
+    // Whoever takes a queue over begins where it was committed: what came while the members joined may come again.
+    let seen =
+        || members.iter().flat_map(|name| driver.events(name)).map(|row| row.place()).collect::<Outcome<Vec<_>>>();
+    wait_for(DELIVERY, "all messages", || Ok((BTreeSet::from_iter(seen()?) == acked).then_some(())))?;
+    let mut conn = cluster.broker.conn()?;
+    wait_for(DELIVERY, "all queues are committed", || {
+        Ok(committed(&mut conn, &group, &topic, QUEUES)?.iter().all(|offset| *offset == EACH as i64).then_some(()))
+    })?;
+    let before = seen()?.len();
+    driver.send(&producer, "sync", &messages)?;
+    wait_for(DELIVERY, "as many again", || Ok((seen()?.len() >= before + count).then_some(())))?;
+    ensure_eq!(seen()?.len() - before, count, "messages consumed while nothing changed");
+    wait_for(DELIVERY, "all queues are committed", || {
+        Ok(committed(&mut conn, &group, &topic, QUEUES)?.iter().all(|offset| *offset == 2 * EACH as i64).then_some(()))
+    })?;
+    shows(&format!("consumerProgress -g {group}"), "Consume Diff Total: 0")?;
+    for name in members.iter().chain([&producer]) {
+        driver.call("stop", &[("name", name)])?;
+    }
+    cluster.broker.stop()?;
+    cluster.broker.start(&lab.tools)?;
+    let after = committed(&mut cluster.broker.conn()?, &group, &topic, QUEUES)?;
+    ensure!(after.iter().all(|offset| *offset == 2 * EACH as i64), "offsets after a restart: {after:?}");
+    cluster.broker.stop()
 }

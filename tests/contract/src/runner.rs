@@ -150,7 +150,7 @@ impl Lab {
             // In its test mode, which is the default, it trusts any certificate.
             Client::Java5Tls => self.start_java(client, "5.5.0", &["-Dtls.enable=true"]),
             Client::Java4 => self.start_java(client, "4.9.8", &[]),
-            Client::Go => Driver::start("go", Command::new(self.tools.go_driver()?), self.folder.path()),
+            Client::Go => self.start_at_home(client, Command::new(self.tools.go_driver()?)),
             Client::GrpcJava => self.start_grpc(),
             Client::GrpcGo => self.start_at_home(client, Command::new(self.tools.go_grpc_driver()?)),
             Client::GrpcPython => self.start_at_home(client, self.tools.python_driver()?),
@@ -169,7 +169,7 @@ impl Lab {
         Ok(printed.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ") + "\n").collect())
     }
 
-    /// Starts a driver whose client writes its log below the home folder.
+    /// Starts a driver whose client writes below the home folder.
     fn start_at_home(&self, client: Client, mut command: Command) -> Outcome<Driver> {
         command.env("HOME", self.folder.path());
         Driver::start(client.label(), command, self.folder.path())

@@ -6,6 +6,7 @@ mod disk;
 mod flips;
 mod growth;
 mod kill;
+mod late;
 mod models;
 mod pace;
 mod power;
@@ -20,6 +21,7 @@ fn main() -> ExitCode {
     cases.extend(flips::cases());
     cases.extend(growth::cases());
     cases.extend(pace::cases());
+    cases.extend(late::cases());
     cases.extend(models::cases());
     ferromq_contract::runner::main(cases, Failed::Fails)
 }

@@ -427,6 +427,10 @@ public final class Driver {
                         return ConsumeOrderlyStatus.SUSPEND_CURRENT_QUEUE_A_MOMENT;
                     }
                     Lines.line("event " + name + " " + shown(m, brief).put("from", from).put("at", System.currentTimeMillis()));
+                    if (m.getReconsumeTimes() < failing) {
+                        context.setSuspendCurrentQueueTimeMillis(50);
+                        return ConsumeOrderlyStatus.SUSPEND_CURRENT_QUEUE_A_MOMENT;
+                    }
                 }
                 return ConsumeOrderlyStatus.SUCCESS;
             });
@@ -449,6 +453,10 @@ public final class Driver {
         }
         consumer.start();
         CONSUMERS.put(name, consumer);
+        if (args.get("further", null) != null) {
+            // Subscribed to while it runs.
+            consumer.subscribe(args.need("further"), "*");
+        }
     }
 
     private static void sleep(int millis) {

@@ -67,6 +67,7 @@ pub(crate) async fn drop_silent(broker: Arc<Shared>) {
             broker.stats.tick(now, millis);
             broker.topics.tick_rates(millis);
             broker.rates.tick(millis);
+            broker.limits.forget_idle_producers(broker.store.flushed_position());
         }
     }
 }

@@ -12,10 +12,12 @@ use ferromq_protocol::code::response;
 use ferromq_protocol::header::group::{
     CloneGroupOffsetHeader, GetConsumeStatsHeader, GetConsumeStatsInBrokerHeader, QueryConsumeTimeSpanHeader,
 };
+use ferromq_protocol::pop;
 
 use super::admin::write_json;
 use super::{Call, Refusal};
 use crate::broker::Shared;
+use crate::lag::Reader;
 use crate::topics::Topic;
 
 /// GET_CONSUME_STATS (208): what each queue holds and what the group has consumed of it.
@@ -30,11 +32,18 @@ pub(crate) fn of_group(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8>)
             topics.into_iter().filter(|topic| is_read(broker, topic, &group)).collect()
         }
     };
-    let mut stats = ConsumeStats::default();
-    for topic in topics.iter().filter_map(|name| broker.topics.get(name)) {
-        add_queues(broker, &topic, &group, &mut stats);
+    let collect = move |broker: &Shared, group: &str| {
+        let mut stats = ConsumeStats::default();
+        for topic in topics.iter().filter_map(|name| broker.topics.get(name)) {
+            add_queues(broker, &topic, group, header.lag, &mut stats);
+        }
+        stats
+    };
+    if header.lag {
+        let group = group.into_owned();
+        return call.answer_later(broker, move |broker, head, out| write_json(head, out, &collect(broker, &group)));
     }
-    call.respond_json(out, &stats)
+    call.respond_json(out, &collect(broker, &group))
 }
 
 /// GET_BROKER_CONSUME_STATS (317): the same for all groups, one entry for each topic a group has read.
@@ -50,9 +59,11 @@ pub(crate) fn of_all_groups(broker: &Arc<Shared>, call: &Call<'_>, _out: &mut Ve
                     continue;
                 }
                 let mut stats = ConsumeStats::default();
-                add_queues(broker, &topic, &group, &mut stats);
+                add_queues(broker, &topic, &group, false, &mut stats);
                 list.total_diff +=
                     stats.offset_table.values().map(|o| o.broker_offset - o.consumer_offset).sum::<i64>();
+                list.total_inflight_diff +=
+                    stats.offset_table.values().map(|o| o.pull_offset - o.consumer_offset).sum::<i64>();
                 of_group.push(stats);
             }
             list.consume_stats_list.push(BTreeMap::from([(group, of_group)]));
@@ -64,23 +75,27 @@ pub(crate) fn of_all_groups(broker: &Arc<Shared>, call: &Call<'_>, _out: &mut Ve
 /// Whether a group that has an offset in a topic still reads it: a connected group that does not subscribe any more does not.
 fn is_read(broker: &Shared, topic: &str, group: &str) -> bool {
     let connected = broker.clients.consumer_group(group).filter(|view| !view.subscriptions.is_empty());
-    connected.is_none_or(|view| view.subscriptions.iter().any(|s| s.data.topic == *topic))
+    // Whoever pops a topic reads its retry topic as well.
+    let subscribed = pop::normal_topic(topic, group);
+    connected.is_none_or(|view| view.subscriptions.iter().any(|s| [topic, subscribed].contains(&s.data.topic.as_str())))
 }
 
-/// Adds a topic's queues to a group's statistics. The consumer's offset is never shown beyond the queue's end: a topic made
-/// anew starts at zero again, and a lag below zero means nothing.
-fn add_queues(broker: &Shared, topic: &Topic, group: &str, stats: &mut ConsumeStats) {
+/// Adds a topic's queues to a group's statistics, as offsets: behind `consumer_offset` lies all that waits, up to
+/// `pull_offset` what members have in hand. With `lag` it is counted, too.
+fn add_queues(broker: &Shared, topic: &Topic, group: &str, lag: bool, stats: &mut ConsumeStats) {
     stats.consume_tps += broker.rates.rate(topic.name(), group);
+    let reader = Reader::new(broker, topic, group);
     for id in 0..topic.read_queues() {
-        let queue = broker.store.find_queue(topic.name(), id);
-        let end = queue.as_ref().map_or(0, |queue| queue.max_offset().max(0));
-        let consumed = broker.offsets.query(topic.name(), group, id).unwrap_or(0).clamp(0, end);
-        let last = queue.filter(|_| consumed > 0).and_then(|queue| broker.store.store_time(&queue, consumed - 1));
+        let place = reader.place(id);
+        let consumed = place.consumed();
+        let queue = broker.store.find_queue(topic.name(), id).filter(|_| consumed > 0);
+        let last = queue.and_then(|queue| broker.store.store_time(&queue, consumed - 1));
         let offsets = OffsetWrapper {
-            broker_offset: end,
+            broker_offset: place.end,
             consumer_offset: consumed,
-            pull_offset: consumed,
+            pull_offset: place.pulled,
             last_timestamp: last.unwrap_or(0).max(0),
+            lag: lag.then(|| reader.lag(id, place)),
         };
         stats.offset_table.insert(queue_name(broker, topic.name(), id), offsets);
     }

@@ -10,6 +10,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ferromq_protocol::body::SubscriptionGroupConfig;
 use ferromq_protocol::code::response;
 use ferromq_protocol::header::pull::{PullHeader, PullResponseHeader};
 use ferromq_protocol::sys_flag::pull as flags;
@@ -22,6 +23,7 @@ use crate::broadcast;
 use crate::broker::Shared;
 use crate::clients::Subscription;
 use crate::filter::Filter;
+use crate::groups::refuse_paused;
 use crate::limits::Bucket;
 use crate::longpoll::Parked;
 use crate::rates::Flow;
@@ -39,7 +41,7 @@ const LIKELY_MESSAGES: u32 = 32;
 
 mod check;
 
-use check::check;
+use check::{Refused, check};
 
 /// Where a pull's filter comes from.
 pub(crate) enum Wanted {
@@ -66,13 +68,15 @@ pub(crate) struct Pull {
     pub wanted: Wanted,
     max_messages: u32,
     topic_sys_flag: i32,
-    group_sys_flag: i32,
+    group: Arc<SubscriptionGroupConfig>,
+    /// The queue is a light one of its topic, with offsets of its own.
+    is_light: bool,
     /// Counts what is handed out.
     read: Option<Arc<Flow>>,
     /// How fast the group may read.
     limit: Option<Arc<Bucket>>,
-    /// The group, when its reading of old messages is counted.
-    counted: Option<Box<str>>,
+    /// Whether the group's reading of old messages is counted.
+    is_counted: bool,
 }
 
 /// Codes 11 and 361.
@@ -106,8 +110,8 @@ pub(crate) fn pull(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8>) -> 
         return Ok(());
     }
     let too_fast = pull.limit.as_ref().and_then(|limit| limit.wait(Instant::now()));
-    let too_cold = pull.counted.as_ref().filter(|_| is_cold(broker, &pull));
-    if let Some(wait) = too_fast.max(too_cold.and_then(|group| broker.cold.wait(broker, group))) {
+    let too_cold = pull.is_counted && is_cold(broker, &pull);
+    if let Some(wait) = too_fast.max(too_cold.then(|| broker.cold.wait(broker, &group)).flatten()) {
         let (shared, conn) = (Arc::clone(broker), Arc::clone(call.conn));
         return broker.limits.hold(wait, move || {
             let _ = read_later(&shared, conn, pull);
@@ -144,6 +148,12 @@ fn read_later(broker: &Arc<Shared>, conn: Arc<Connection>, pull: Pull) -> Result
 }
 
 fn push_answer(broker: &Shared, conn: &Connection, pull: &Pull) {
+    // The group may have been paused while the pull waited.
+    let group = broker.groups.get(&pull.group.group_name);
+    if let Some(Err(refusal)) = group.map(|group| refuse_paused(&group)) {
+        let _ = conn.push(|out| Refused::paused(refusal).write(&pull.head, out));
+        return;
+    }
     // A push fails when the client has gone or reads nothing; it will pull again from the same offset.
     let _ = conn.push(|out| {
         let (outcome, header) = pull.read(broker, out);
@@ -204,11 +214,16 @@ impl Pull {
         let outcome = broker.store.read(&self.queue, self.offset, self.max_messages, u32::MAX, &mut wanted, out);
         let bytes = (out.len() - header.end) as u64;
         broker.stats.count_pull(u64::from(outcome.count));
-        if let Some(flow) = self.read.as_ref().filter(|_| outcome.count > 0) {
-            flow.count(u64::from(outcome.count), bytes);
+        if let Some(flow) = &self.read {
+            if !self.is_light {
+                flow.note_pulled(self.queue.id(), outcome.next_offset);
+            }
+            if outcome.count > 0 {
+                flow.count(u64::from(outcome.count), bytes);
+            }
         }
-        if let Some(group) = self.counted.as_ref().filter(|_| outcome.cold) {
-            broker.cold.count(group, bytes);
+        if self.is_counted && outcome.cold {
+            broker.cold.count(&self.group.group_name, bytes);
         }
         if let Some(limit) = self.limit.as_ref().filter(|_| outcome.count > 0) {
             limit.charge(u64::from(outcome.count), Instant::now());
@@ -255,7 +270,7 @@ impl Pull {
             min_offset: min,
             max_offset: max,
             topic_sys_flag: Some(self.topic_sys_flag),
-            group_sys_flag: Some(self.group_sys_flag),
+            group_sys_flag: Some(self.group.group_sys_flag),
             ..PullResponseHeader::default()
         };
         let mut frame = FrameWriter::response(out, &self.head, code);

@@ -134,9 +134,8 @@ impl Sends {
         // between the reactors.
         let generation = broker.topics.generation();
         let mut target = self.check(broker, call, &header, generation)?;
-        let (rate, unflushed) = (broker.live.client_send_rate_limit(), broker.live.client_unflushed_limit());
-        let of_client = broker.limits.of_connection(call.conn.id(), rate, unflushed);
-        within_limits(broker, &target.topic, &of_client, self.body_bytes, &self.in_hand)?;
+        let of_sender = broker.limits.of_sender(call.conn.id(), header.producer_group, broker.live.sender_limits());
+        within_limits(broker, &target.topic, &of_sender, self.body_bytes, &self.in_hand)?;
         let (first, bytes) = (self.batch.len(), self.batch.record_bytes());
         let added = if call.request.head.code == request::SEND_BATCH_MESSAGE || header.batch {
             self.add_batch(broker, call, &header, &target)
@@ -146,7 +145,7 @@ impl Sends {
         let messages = self.batch.messages_from(first);
         if messages > 0 {
             let bytes = self.batch.record_bytes() - bytes;
-            charge(&target.topic, &of_client, messages, bytes, &mut self.in_hand);
+            charge(&target.topic, &of_sender, messages, bytes, &mut self.in_hand);
         }
         self.last_topic = Some((target.topic, generation));
         added?;

@@ -151,6 +151,7 @@ fn in_one(
     let Some(committed) = broker.offsets.query(name, group, QUEUE_ID) else { return body };
     let stored_at = |offset: i64| broker.store.store_time(&queue, offset);
     let wrapper = OffsetWrapper {
+        lag: None,
         broker_offset: queue.max_offset(),
         consumer_offset: committed,
         last_timestamp: stored_at(committed - 1).unwrap_or(0),

@@ -38,6 +38,20 @@ impl PopQueue {
         self.in_flight.load(Ordering::Relaxed)
     }
 
+    /// Offset of the first message that was handed out and is neither acknowledged nor given back.
+    pub fn first_waiting(&self) -> Option<i64> {
+        let check_points = self.check_points.lock();
+        let mut first = None;
+        for ((start, _), ck) in check_points.iter() {
+            // Those behind begin behind it.
+            if first.is_some_and(|first| first <= *start) {
+                break;
+            }
+            first = first.into_iter().chain(ck.waiting(*start)).min();
+        }
+        first
+    }
+
     /// Whether no check point waits.
     pub fn is_idle(&self) -> bool {
         self.check_points.lock().is_empty()

@@ -133,7 +133,7 @@ impl Pops {
     }
 
     /// A queue as the group pops it, if it is known.
-    pub(super) fn find(&self, topic: &str, group: &str, id: u32) -> Option<Arc<PopQueue>> {
+    pub(crate) fn find(&self, topic: &str, group: &str, id: u32) -> Option<Arc<PopQueue>> {
         with_pair(topic, group, |pair| self.stripe(pair).read().get(pair)?.get(&id).cloned())
     }
 
@@ -357,10 +357,10 @@ mod tests {
         assert!(queue.is_waiting((20, 1), 24) && !queue.is_waiting((20, 1), 21));
         pops.acknowledge(&queue, (10, 1), &[11, 99, i64::MIN]);
         assert_eq!(queue.check_point((10, 1)).unwrap().waiting(10), [10, 12]);
-        assert_eq!(queue.in_flight(), 4);
+        assert_eq!((queue.in_flight(), queue.first_waiting()), (4, Some(10)));
         pops.acknowledge(&queue, (10, 1), &[10, 11, 12]);
         assert!(queue.check_point((10, 1)).is_none());
-        assert_eq!((pops.check_points(), pops.due(1000, 9).len()), (1, 1));
+        assert_eq!((pops.check_points(), pops.due(1000, 9).len(), queue.first_waiting()), (1, 1, Some(20)));
         pops.remove(&queue, (20, 1));
         assert_eq!((pops.check_points(), pops.due(1000, 9).len(), queue.in_flight()), (0, 0, 0));
     }

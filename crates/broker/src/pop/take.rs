@@ -21,6 +21,7 @@ use super::sources::{Walk, sources, watched};
 use super::{rate, records};
 use crate::broker::Shared;
 use crate::filter::Filter;
+use crate::groups::refuse_paused;
 use crate::handler::Refusal;
 use crate::topics::Topic;
 
@@ -78,10 +79,7 @@ pub(crate) fn check(
         let remark = format!("subscription group [{group_name}] does not exist");
         Refusal::new(response::SUBSCRIPTION_GROUP_NOT_EXIST, remark)
     })?;
-    if !group.consume_enable {
-        let remark = format!("subscription group no permission, {group_name}");
-        return Err(Refusal::new(response::NO_PERMISSION, remark));
-    }
+    refuse_paused(&group)?;
     Ok(topic)
 }
 
@@ -116,8 +114,10 @@ pub(crate) fn has_message(broker: &Shared, request: &PopRequest) -> bool {
         })
 }
 
-/// Pops: appends the records to `records`; none for a group that has read too fast.
+/// Pops: appends the records to `records`; none for a group that has read too fast. One that was paused while it waited is
+/// refused.
 pub(crate) fn take(broker: &Shared, request: &PopRequest, records: &mut Vec<u8>) -> Result<Popped, Refusal> {
+    broker.groups.get(&request.group).map_or(Ok(()), |group| refuse_paused(&group))?;
     let limit = rate::limit_of(broker, request);
     let now = clock::now_millis();
     if let Some(until) = rate::held_until(limit.as_deref(), now) {

@@ -158,7 +158,7 @@ fn topics_marked_degradable_give_way_first_when_the_disk_falls_behind() {
 }
 
 #[test]
-fn a_topic_and_a_connection_have_only_so_many_bytes_on_their_way_to_the_disk() {
+fn a_topic_a_connection_and_a_producer_group_have_only_so_many_bytes_on_their_way_to_the_disk() {
     let dir = tempfile::tempdir().unwrap();
     // Nothing is forced to the disk while the test runs.
     let broker = start_with(dir.path(), |_| {}, |store| store.flush_interval_commit_log = 600_000);
@@ -179,7 +179,13 @@ fn a_topic_and_a_connection_have_only_so_many_bytes_on_their_way_to_the_disk() {
         let (accepted, remark) = sent(&peer, 20).await;
         assert!((2..10).contains(&accepted) && remark.contains("setting clientUnflushedLimit"), "{accepted} {remark}");
         assert_eq!(sent(&other, 2).await.0, 2, "another connection has its own limit");
-        peer.ok(UPDATE_BROKER_CONFIG, &[], b"clientUnflushedLimit=0").await;
+        peer.ok(UPDATE_BROKER_CONFIG, &[], b"clientUnflushedLimit=0\nproducerGroupUnflushedLimit=1000").await;
+        let (accepted, remark) = sent(&peer, 20).await;
+        assert!((2..10).contains(&accepted) && remark.contains("producerGroupUnflushedLimit"), "{accepted} {remark}");
+        assert_eq!(sent(&other, 2).await.0, 0, "the same group on another connection has the same limit");
+        let others = SEND.map(|(key, value)| (key, if key == "a" { "q" } else { value }));
+        peer.ok(SEND_MESSAGE_V2, &others, b"x").await;
+        peer.ok(UPDATE_BROKER_CONFIG, &[], b"producerGroupUnflushedLimit=0").await;
         assert_eq!(sent(&peer, 5).await.0, 5);
     });
     broker.shutdown();

@@ -284,3 +284,41 @@ fn acknowledgements_may_come_in_one_request() {
     assert_eq!(code(&bench.call(request::BATCH_ACK_MESSAGE, body.as_bytes(), |_| {})), 0);
     assert_eq!(bodies(&pop_all(&bench, &header, 3)), ["0", "1", "11"]);
 }
+
+#[test]
+fn what_is_popped_and_not_acknowledged_counts_in_the_lag() {
+    let bench = small();
+    fill(&bench, "T", 0..40);
+    let ten = PopMessageHeader { max_msg_nums: 10, ..pop_header("T") };
+    let first = pop(&bench, &ten).1;
+    // End, consumed, pulled; ready, in flight.
+    assert_eq!(bench.lag("G", "T"), [40, 0, 10, 30, 10]);
+    first[3..].iter().for_each(|message| ack(&bench, message));
+    assert_eq!(bench.lag("G", "T"), [40, 7, 10, 30, 3]);
+    // What comes back waits in the retry topic.
+    let short = PopMessageHeader { max_msg_nums: 2, invisible_time: SHORT, ..pop_header("T") };
+    assert_eq!(pop(&bench, &short).1.len(), 2);
+    assert_eq!(bench.lag("G", "T"), [40, 7, 12, 28, 5]);
+    wait_until("two come back", || bench.lag("G", "T") == [40, 9, 12, 28, 3]);
+    wait_until("they are ready again", || bench.lag("G", "%RETRY%G_T")[3] == 2);
+    first[..3].iter().for_each(|message| ack(&bench, message));
+    while let (_, found) = pop(&bench, &pop_header("T"))
+        && !found.is_empty()
+    {
+        found.iter().for_each(|message| ack(&bench, message));
+    }
+    assert_eq!(bench.lag("G", "T"), [40, 40, 40, 0, 0]);
+    assert_eq!(bench.lag("G", "%RETRY%G_T")[3..], [0, 0]);
+}
+
+#[test]
+fn a_restart_forgets_nothing_of_the_lag() {
+    let bench = small();
+    fill(&bench, "T", 0..40);
+    let ten = PopMessageHeader { max_msg_nums: 10, ..pop_header("T") };
+    ack(&bench, &pop(&bench, &ten).1[4]);
+    let before = bench.lag("G", "T");
+    assert_eq!(before, [40, 1, 10, 30, 9]);
+    let bench = restart(bench, config());
+    assert_eq!(bench.lag("G", "T"), before);
+}

@@ -87,3 +87,21 @@ fn lists_of_acknowledgements_that_cannot_be_read_are_refused() {
     let ordered = format!(r#"{{"acks":[{{"c":"G","t":"T","r":"0","so":{},"rq":999,"b":"/////w=="}}]}}"#, i64::MAX);
     assert_eq!(batch(&ordered), 0);
 }
+
+#[test]
+fn a_group_that_is_paused_while_it_waits_gets_nothing() {
+    let bench = small();
+    fill(&bench, "T", 0..1);
+    assert_eq!(pop(&bench, &pop_header("T")).1.len(), 1);
+    let waits =
+        PopMessageHeader { poll_time: 8_000, born_time: ferromq_common::clock::now_millis(), ..pop_header("T") };
+    let (answer, found) = std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| pop(&bench, &waits));
+        wait_until("a pop that waits", || bench.broker.as_ref().unwrap().shared().pops.waiting() == 1);
+        let paused = br#"{"groupName":"G","consumeEnable":false}"#;
+        assert_eq!(code(&bench.call(request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, paused, |_| {})), 0);
+        fill(&bench, "T", 1..2);
+        waiting.join().unwrap()
+    });
+    assert_eq!((code(&answer), found.len()), (response::NO_PERMISSION, 0), "{}", remark(&answer));
+}

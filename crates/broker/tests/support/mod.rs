@@ -7,10 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ferromq_broker::{Broker, BrokerConfig, StartError};
+use ferromq_protocol::body::ConsumeStats;
 use ferromq_protocol::code::request;
+use ferromq_protocol::header::group::GetConsumeStatsHeader;
 use ferromq_protocol::header::pull::PullHeader;
 use ferromq_protocol::header::send::SendHeader;
-use ferromq_protocol::{Encoding, FrameWriter, OwnedCommand, Text, record};
+use ferromq_protocol::{Encoding, FrameWriter, OwnedCommand, Text, json, record};
 use ferromq_remoting::{Client, ClientConfig, Connection};
 use ferromq_store::StoreConfig;
 
@@ -108,6 +110,21 @@ impl Bench {
     pub fn wait_dispatched(&self) {
         let store = &self.broker.as_ref().unwrap().shared().store;
         wait_until("dispatch", || store.dispatch_behind_bytes() == 0);
+    }
+
+    /// What GET_CONSUME_STATS tells of queue 0: its end, up to where it is consumed and pulled, then what is ready and in flight.
+    pub fn lag(&self, group: &str, topic: &str) -> [i64; 5] {
+        let header = GetConsumeStatsHeader {
+            consumer_group: Text::plain(group),
+            topic: Some(Text::plain(topic)),
+            lag: true,
+            ..GetConsumeStatsHeader::default()
+        };
+        let answer = self.call(request::GET_CONSUME_STATS, b"", |frame| header.write(frame));
+        let stats: ConsumeStats = json::from_slice(answer.body()).unwrap();
+        let of_queue = stats.offset_table.iter().find(|(queue, _)| queue.queue_id == 0).unwrap().1;
+        let lag = of_queue.lag.unwrap();
+        [of_queue.broker_offset, of_queue.consumer_offset, of_queue.pull_offset, lag.ready, lag.in_flight]
     }
 
     pub fn pull(&self, header: &PullHeader<'_>) -> OwnedCommand {

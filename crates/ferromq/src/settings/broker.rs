@@ -240,6 +240,9 @@ const KEYS: &[Key<BrokerSettings>] = &[
     key("cgColdReadThreshold", |s| Slot::Int(Int::U64(&mut s.broker.cg_cold_read_threshold), 0, i64::MAX)),
     key("globalColdReadThreshold", |s| Slot::Int(Int::U64(&mut s.broker.global_cold_read_threshold), 0, i64::MAX)),
     key("clientUnflushedLimit", |s| Slot::Int(Int::U64(&mut s.broker.client_unflushed_limit), 0, i64::MAX)),
+    key("producerGroupUnflushedLimit", |s| {
+        Slot::Int(Int::U64(&mut s.broker.producer_group_unflushed_limit), 0, i64::MAX)
+    }),
     key("maxUnflushedBytes", |s| Slot::Int(Int::U64(&mut s.broker.max_unflushed_bytes), 0, i64::MAX)),
     key("storeReplyMessageEnable", |s| Slot::Bool(&mut s.broker.store_reply_message_enable)),
     key("traceOn", |s| Slot::Bool(&mut s.broker.trace_on)),
@@ -392,6 +395,7 @@ mod tests {
         let ours = [
             "clientSendRateLimit",
             "clientUnflushedLimit",
+            "producerGroupUnflushedLimit",
             "maxUnflushedBytes",
             "reactors",
             "maxConnections",

@@ -41,6 +41,21 @@ pub struct OffsetWrapper {
     /// Milliseconds since 1970.
     pub last_timestamp: i64,
     pub pull_offset: i64,
+    /// No field of RocketMQ's: only a request that asks for it gets it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lag: Option<QueueLag>,
+}
+
+/// What waits in a queue for a group, its filter applied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct QueueLag {
+    /// Messages that nobody has got yet.
+    pub ready: i64,
+    /// Messages that members of the group have and are not done with.
+    pub in_flight: i64,
+    /// For how long the oldest of both has waited, milliseconds.
+    pub delay_time: i64,
 }
 
 /// Answer to GET_BROKER_CONSUME_STATS: a map of group to statistics for each group.

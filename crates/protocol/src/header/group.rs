@@ -33,6 +33,8 @@ headers! {
         topic: Option<Text<'a>> = "topic",
         /// Names separated by semicolons.
         topic_list: Option<Text<'a>> = "topicList",
+        /// Asks for [`QueueLag`](crate::body::QueueLag), too; RocketMQ's broker does not know it.
+        lag: bool = "lag" or false,
     }
 
     /// QUERY_CONSUME_TIME_SPAN.

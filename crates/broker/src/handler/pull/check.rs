@@ -11,6 +11,7 @@ use ferromq_protocol::{FrameWriter, Head, topic as names};
 use super::{Pull, Wanted};
 use crate::broker::Shared;
 use crate::filter::{self, Filter};
+use crate::groups::refuse_paused;
 use crate::handler::{Call, Refusal};
 
 /// `forbiddenType` of an answer with code 16 (RocketMQ's `ForbiddenType`).
@@ -37,6 +38,11 @@ impl<E: Into<Refusal>> From<E> for Refused {
 impl Refused {
     fn forbidden(forbidden_type: i32, remark: String) -> Self {
         Self { refusal: Refusal::new(response::NO_PERMISSION, remark), forbidden_type }
+    }
+
+    /// Of a group that may not consume.
+    pub fn paused(refusal: Refusal) -> Self {
+        Self { refusal, forbidden_type: forbidden::GROUP }
     }
 
     /// A lite topic that has no message yet: an empty queue, whoever asks.
@@ -83,10 +89,7 @@ pub(super) fn check(
         let remark = format!("subscription group [{group_name}] does not exist");
         Refusal::new(response::SUBSCRIPTION_GROUP_NOT_EXIST, remark)
     })?;
-    if !group.consume_enable {
-        let remark = format!("subscription group no permission, {group_name}");
-        return Err(Refused::forbidden(forbidden::GROUP, remark));
-    }
+    refuse_paused(&group).map_err(Refused::paused)?;
     let topic = broker.topics.get(topic_name).ok_or_else(|| {
         Refusal::new(response::TOPIC_NOT_EXIST, format!("topic[{topic_name}] not exist, apply first please!"))
     })?;
@@ -118,16 +121,17 @@ pub(super) fn check(
     };
     Ok(Pull {
         head: call.request.head,
+        is_light: queue.topic() != topic_name,
         queue,
         offset: header.queue_offset,
         wanted,
         // The store's own limits for recent and old data come on top.
         max_messages: u32::try_from(header.max_msg_nums).unwrap_or(0).max(1),
         topic_sys_flag: topic.config().topic_sys_flag,
-        group_sys_flag: group.group_sys_flag,
         read: broker.rates.read_by(topic_name, group_name),
         limit: broker.limits.of_group(group_name, &group.attributes),
-        counted: broker.live.cold_data_flow_control_enable().then(|| group_name.into()),
+        is_counted: broker.live.cold_data_flow_control_enable(),
+        group,
     })
 }
 

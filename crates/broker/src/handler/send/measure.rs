@@ -6,15 +6,15 @@ use std::time::Instant;
 use super::Sends;
 use crate::broker::Shared;
 use crate::handler::Refusal;
-use crate::limits::{self, InHand, OfConnection};
+use crate::limits::{self, InHand, OfSender};
 use crate::topics::Topic;
 
-/// Refuses what goes beyond the limits of the disk, its topic or its connection.
+/// Refuses what goes beyond the limits of the disk, its topic or who sends it.
 /// `bytes`: those of the turn's sends so far; `in_hand`: by the limits they count against.
 pub(super) fn within_limits(
     broker: &Shared,
     topic: &Topic,
-    of_client: &OfConnection,
+    of_sender: &OfSender,
     bytes: usize,
     in_hand: &InHand,
 ) -> Result<(), Refusal> {
@@ -23,26 +23,31 @@ pub(super) fn within_limits(
         let who = format_args!("topic {}", topic.name());
         in_hand.refuse_beyond(limit, broker.store.flushed_position(), who, "topic attribute send.unflushed.limit")?;
     }
-    if let Some(limit) = &of_client.unflushed {
+    if let Some(limit) = &of_sender.connection.unflushed {
         let (flushed, who) = (broker.store.flushed_position(), format_args!("this connection"));
         in_hand.refuse_beyond(limit, flushed, who, "setting clientUnflushedLimit")?;
+    }
+    if let Some(limit) = &of_sender.group {
+        let (flushed, who) = (broker.store.flushed_position(), format_args!("this producer group"));
+        in_hand.refuse_beyond(limit, flushed, who, "setting producerGroupUnflushedLimit")?;
     }
     if let Some(bucket) = topic.limit() {
         let who = || format!("producers of topic {}", topic.name());
         limits::refuse_beyond(bucket, who, "topic attribute send.rate.limit")?;
     }
-    match &of_client.rate {
+    match &of_sender.connection.rate {
         Some(bucket) => limits::refuse_beyond(bucket, || "one connection".to_owned(), "setting clientSendRateLimit"),
         None => Ok(()),
     }
 }
 
 /// Uses the limits for messages that passed.
-pub(super) fn charge(topic: &Topic, of_client: &OfConnection, messages: usize, bytes: usize, in_hand: &mut InHand) {
-    for bucket in topic.limit().into_iter().chain(of_client.rate.as_deref()) {
+pub(super) fn charge(topic: &Topic, of_sender: &OfSender, messages: usize, bytes: usize, in_hand: &mut InHand) {
+    let of_connection = &of_sender.connection;
+    for bucket in topic.limit().into_iter().chain(of_connection.rate.as_deref()) {
         bucket.charge(messages as u64, Instant::now());
     }
-    for limit in topic.unflushed().into_iter().chain(&of_client.unflushed) {
+    for limit in topic.unflushed().into_iter().chain(&of_connection.unflushed).chain(&of_sender.group) {
         in_hand.add(limit, bytes as u64);
     }
 }
