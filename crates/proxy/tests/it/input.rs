@@ -1,5 +1,6 @@
 //! Requests that make no sense: each is answered by its status, and the connection goes on.
 
+use ferromq_protocol::body::TopicConfig;
 use tokio::net::TcpStream;
 
 use crate::bench::{self, Client, resource};
@@ -114,7 +115,7 @@ async fn of_group(client: &Client, topic: Option<Resource>, group: &str) -> [Cod
     ]
 }
 
-/// A message with something wrong in it.
+/// A message that is not as it should be, or might be.
 fn wrong(change: impl FnOnce(&mut Message, &mut SystemProperties)) -> SendMessageRequest {
     let mut message = bench::message("Checked", b"x");
     let mut system = message.system_properties.take().unwrap();
@@ -327,4 +328,26 @@ async fn bytes_that_are_no_request_end_the_call_and_not_the_connection() {
         }
     }
     bench.client("sane").await.send("Junk", b"served").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delay_may_be_as_long_as_the_broker_allows_and_no_longer() {
+    const DAY: i64 = 24 * 3600;
+    let bench = bench::start();
+    let topic = TopicConfig {
+        topic_name: "Checked".into(),
+        read_queue_nums: 1,
+        write_queue_nums: 1,
+        perm: 6,
+        attributes: [("+message.type".to_owned(), "DELAY".to_owned())].into(),
+        ..TopicConfig::default()
+    };
+    bench.broker().shared().topics.update(vec![topic]).unwrap();
+    let client = bench.client("patient").await;
+    let now = ferromq_common::clock::now_millis() / 1000;
+    for (days, expected) in [(2, Code::Ok), (4, Code::IllegalDeliveryTime)] {
+        let at = prost_types::Timestamp { seconds: now + days * DAY, nanos: 0 };
+        let request = wrong(|_, system| system.delivery_timestamp = Some(at));
+        assert_eq!(code!(client, "SendMessage", SendMessageResponse, request), expected, "{days} days");
+    }
 }
