@@ -2,7 +2,9 @@
 'use strict';
 
 const readline = require('node:readline');
-const { ConsumeResult, FilterExpression, Producer, PushConsumer, SimpleConsumer } = require('rocketmq-client-nodejs');
+const {
+  ConsumeResult, FilterExpression, LitePushConsumerBuilder, Producer, PushConsumer, SimpleConsumer,
+} = require('rocketmq-client-nodejs');
 const { FilterType, TransactionResolution } = require('rocketmq-client-nodejs/proto/apache/rocketmq/v2/definition_pb');
 
 const clients = new Map();
@@ -27,6 +29,7 @@ function rowOf(message) {
     tags: message.tag ?? '',
     group: message.messageGroup ?? '',
   };
+  if (message.liteTopic) row.lite = message.liteTopic;
   if (message.deliveryTimestamp) row.delivery = message.deliveryTimestamp.getTime();
   if (message.priority !== undefined) row.priority = message.priority;
   for (const [ key, value ] of message.properties) row[`p.${key}`] = value;
@@ -51,6 +54,7 @@ function build(spec) {
     if (key === 'tags') message.tag = value;
     else if (key === 'keys') message.keys = value.split(' ');
     else if (key === 'group') message.messageGroup = value;
+    else if (key === 'lite') message.liteTopic = value;
     else if (key === 'priority') message.priority = Number(value);
     else if (key === 'delay') message.deliveryTimestamp = new Date(Date.now() + Number(value));
     else if (key.startsWith('p.')) message.properties.set(key.slice(2), value);
@@ -77,6 +81,12 @@ async function open(verb, args) {
         return message.deliveryAttempt <= Number(args.fail ?? 0) ? ConsumeResult.FAILURE : ConsumeResult.SUCCESS;
       },
     };
+    if (verb === 'lite') {
+      // It is started when it is there.
+      const lite = new LitePushConsumerBuilder().setClientConfiguration(options(args)).bindTopic(args.topic);
+      clients.set(args.name, await lite.setConsumerGroup(args.group).setMessageListener(messageListener).build());
+      return;
+    }
     client = verb === 'simple'
       ? new SimpleConsumer({ ...consumer, awaitDuration: 5000 })
       : new PushConsumer({ ...consumer, messageListener });
@@ -96,7 +106,7 @@ async function transact(producer, message, end) {
 }
 
 async function run(verb, args, messages, answer) {
-  if ([ 'producer', 'consumer', 'simple' ].includes(verb)) return open(verb, args);
+  if ([ 'producer', 'consumer', 'lite', 'simple' ].includes(verb)) return open(verb, args);
   const client = clients.get(args.name);
   if (verb === 'stop') {
     clients.delete(args.name);
@@ -111,6 +121,12 @@ async function run(verb, args, messages, answer) {
       break;
     case 'recall':
       answer({ id: (await client.recallMessage(args.topic, args.handle)).messageId });
+      break;
+    case 'subscribe':
+      await client.subscribeLite(args.lite);
+      break;
+    case 'unsubscribe':
+      await client.unsubscribeLite(args.lite);
       break;
     case 'receive':
       for (const message of await client.receive(Number(args.max ?? 16), Number(args.invisible))) {

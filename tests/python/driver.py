@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, quote_plus
 # The client writes its log below the home folder.
 from rocketmq.grpc_protocol import FilterType, TransactionResolution
 from rocketmq.v5.client import ClientConfiguration, Credentials
-from rocketmq.v5.consumer import PushConsumer, SimpleConsumer
+from rocketmq.v5.consumer import LitePushConsumer, LiteSimpleConsumer, PushConsumer, SimpleConsumer
 from rocketmq.v5.consumer.push import ConsumeResult, MessageListener
 from rocketmq.v5.model import FilterExpression, Message
 from rocketmq.v5.producer import Producer, TransactionChecker
@@ -47,6 +47,8 @@ def row_of(message):
     }
     if message.priority is not None:
         row["priority"] = message.priority
+    if message.lite_topic:
+        row["lite"] = message.lite_topic
     if message.delivery_timestamp:
         row["delivery"] = message.delivery_timestamp
     row.update({f"p.{key}": value for key, value in message.properties.items()})
@@ -99,6 +101,8 @@ def build(spec):
                 message.keys = one
         elif key == "group":
             message.message_group = value
+        elif key == "lite":
+            message.lite_topic = value
         elif key == "priority":
             message.priority = int(value)
         elif key == "delay":
@@ -114,10 +118,16 @@ def open_client(verb, args):
     if verb == "producer":
         checker = Checker(args["name"]) if "check" in args else None
         client = Producer(configuration(args), (args["topic"],), checker, tls)
-    elif verb == "consumer":
+    elif verb in ("consumer", "lite"):
         listener = Listener(args["name"], int(args.get("fail", 0)))
-        client = PushConsumer(configuration(args), args["group"], listener, subscription(args),
-                              consumption_thread_count=4, tls_enable=tls)
+        if verb == "lite":
+            client = LitePushConsumer(configuration(args), args["group"], args["topic"], listener,
+                                      consumption_thread_count=4, tls_enable=tls)
+        else:
+            client = PushConsumer(configuration(args), args["group"], listener, subscription(args),
+                                  consumption_thread_count=4, tls_enable=tls)
+    elif verb == "lite_simple":
+        client = LiteSimpleConsumer(args["topic"], configuration(args), args["group"], await_duration=5, tls_enable=tls)
     else:
         client = SimpleConsumer(configuration(args), args["group"], subscription(args), await_duration=5, tls_enable=tls)
     clients[args["name"]] = client
@@ -139,7 +149,7 @@ def transact(producer, message, end):
 
 
 def run(verb, args, messages, answer):
-    if verb in ("producer", "consumer", "simple"):
+    if verb in ("producer", "consumer", "lite", "simple", "lite_simple"):
         return open_client(verb, args)
     if verb == "stop":
         client = clients.pop(args["name"], None)
@@ -153,6 +163,10 @@ def run(verb, args, messages, answer):
             answer(transact(client, build(message), args["end"]))
     elif verb == "recall":
         answer({"id": client.recall_message(args["topic"], args["handle"])})
+    elif verb == "subscribe":
+        client.subscribe_lite(args["lite"])
+    elif verb == "unsubscribe":
+        client.unsubscribe_lite(args["lite"])
     elif verb == "receive":
         for message in client.receive(int(args.get("max", 16)), int(args["invisible"]) // 1000) or ():
             held[message.message_id] = message

@@ -29,7 +29,7 @@ const THEMES: [Theme; 8] = [
 
 pub fn cases() -> Vec<Case> {
     let mut all = Vec::new();
-    for client in [Client::GrpcJava, Client::GrpcGo] {
+    for client in grpc::CLIENTS {
         let label = client.label();
         all.push(Case::waiting(format!("grpc::{label}::proxy_of_two_brokers"), move |lab| {
             serve(lab, client, (Make::Ferro, Make::Ferro), 2)
@@ -37,9 +37,12 @@ pub fn cases() -> Vec<Case> {
         all.push(Case::waiting(format!("grpc::{label}::proxy_of_java_broker"), move |lab| {
             serve(lab, client, (Make::Ferro, Make::Java), 1)
         }));
-        all.push(Case::waiting(format!("grpc::{label}::java_proxy_of_two_brokers"), move |lab| {
-            serve(lab, client, (Make::Java, Make::Ferro), 2)
-        }));
+        // The Rust client gives a call no more time than it lets it wait, which is too little for Java's proxy to take it.
+        if client != Client::GrpcRust {
+            all.push(Case::waiting(format!("grpc::{label}::java_proxy_of_two_brokers"), move |lab| {
+                serve(lab, client, (Make::Java, Make::Ferro), 2)
+            }));
+        }
         all.push(Case::waiting(format!("grpc::{label}::proxy_through_a_broker_kill"), move |lab| {
             through_a_kill(lab, client)
         }));

@@ -14,6 +14,7 @@ mod fields;
 mod filter;
 mod groups;
 mod grpc;
+mod grpc_asked;
 mod grpc_broadcast;
 mod grpc_cluster;
 mod grpc_lite;

@@ -80,6 +80,17 @@ func run(verb string, args url.Values, answer func(lines.Row)) error {
 		return err
 	case "consumer":
 		return startConsumer(args)
+	case "lite":
+		return startLite(args)
+	case "subscribe", "unsubscribe":
+		lite, err := find[rocketmq.LitePushConsumer](&consumers, args)
+		if err != nil {
+			return err
+		}
+		if verb == "subscribe" {
+			return lite.SubscribeLite(args.Get("lite"))
+		}
+		return lite.UnSubscribeLite(args.Get("lite"))
 	case "simple":
 		return startSimple(args)
 	case "receive", "ack", "invisible":
@@ -127,10 +138,30 @@ func startProducer(args url.Values) error {
 }
 
 func startConsumer(args url.Values) error {
+	consumer, err := rocketmq.NewPushConsumer(config(args), pushing(args,
+		rocketmq.WithPushSubscriptionExpressions(subscription(args)))...)
+	if err == nil {
+		err = consumer.Start()
+	}
+	consumers.Store(args.Get("name"), consumer)
+	return err
+}
+
+func startLite(args url.Values) error {
+	bound := rocketmq.NewLitePushConsumerConfig(args.Get("topic"), 30*time.Second)
+	lite, err := rocketmq.NewLitePushConsumer(config(args), bound, pushing(args)...)
+	if err == nil {
+		err = lite.Start()
+	}
+	consumers.Store(args.Get("name"), lite)
+	return err
+}
+
+// What push consumers of both kinds have in common: they tell each message, and fail its first deliveries as often as asked.
+func pushing(args url.Values, further ...rocketmq.PushConsumerOption) []rocketmq.PushConsumerOption {
 	name, failing := args.Get("name"), int32(lines.Num(args, "fail", 0))
-	consumer, err := rocketmq.NewPushConsumer(config(args),
+	return append(further,
 		rocketmq.WithPushAwaitDuration(5*time.Second),
-		rocketmq.WithPushSubscriptionExpressions(subscription(args)),
 		rocketmq.WithPushConsumptionThreadCount(4),
 		rocketmq.WithPushMessageListener(&rocketmq.FuncMessageListener{
 			Consume: func(m *rocketmq.MessageView) rocketmq.ConsumerResult {
@@ -141,11 +172,6 @@ func startConsumer(args url.Values) error {
 				return rocketmq.SUCCESS
 			},
 		}))
-	if err == nil {
-		err = consumer.Start()
-	}
-	consumers.Store(name, consumer)
-	return err
 }
 
 func startSimple(args url.Values) error {
@@ -212,6 +238,12 @@ func build(spec string) (*rocketmq.Message, error) {
 			message.SetMessageGroup(values[0])
 		case key == "delay":
 			message.SetDelayTimestamp(time.Now().Add(time.Duration(lines.Num(args, "delay", 0)) * time.Millisecond))
+		case key == "lite":
+			message.SetLiteTopic(values[0])
+		case key == "priority":
+			if err := message.SetPriority(int32(lines.Num(args, "priority", 0))); err != nil {
+				return nil, err
+			}
 		case strings.HasPrefix(key, "p."):
 			message.AddProperty(key[2:], values[0])
 		}
@@ -262,6 +294,9 @@ func message(m *rocketmq.MessageView) lines.Row {
 	}
 	if group := m.GetMessageGroup(); group != nil {
 		row = row.Put("group", *group)
+	}
+	if lite := m.GetLiteTopic(); lite != "" {
+		row = row.Put("lite", lite)
 	}
 	if delivery := m.GetDeliveryTimestamp(); delivery != nil {
 		row = row.Put("delivery", delivery.UnixMilli())
