@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::task::LocalSet;
 
 /// Connections of producers, and of consumers.
-const CONNECTIONS: usize = 4;
+pub const CONNECTIONS: usize = 4;
 /// Bytes of a body.
 pub const BODY: usize = 1024;
 /// Empty answers in a row after which a consumer takes its queue for read.

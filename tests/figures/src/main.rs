@@ -3,6 +3,7 @@
 
 mod client;
 mod load;
+mod remoting;
 
 /// What `proto/` becomes, for a client.
 mod pb {
@@ -128,24 +129,57 @@ fn idle_consumers(lab: &Lab) -> Outcome {
     Ok(())
 }
 
-/// What a message costs through the proxy of the broker's process against the remoting protocol, one send at a time on each of
-/// four connections, and sixteen.
+/// What a message costs through the proxy of the broker's process against the remoting protocol, in turns: sends one at a time
+/// on each of four connections, and sixteen; then what the last ones sent is consumed twice.
 fn local_against_remoting(lab: &Lab) -> Outcome {
     let side = Side::start(lab, Make::Ferro, "local")?;
-    let addr = side.cluster.broker.addr();
-    for in_flight in [1, 16] {
-        let topic = lab.name("local");
-        side.cluster.create_typed_topic(&topic, QUEUES, "NORMAL")?;
-        let grpc = side.cost(|| load::send(&side.cluster.endpoints(), &topic, in_flight, seconds()))?;
+    let rounds = scale("FERROMQ_FIGURE_ROUNDS", 3);
+    let mut costs = [(); 3].map(|()| (Vec::new(), Vec::new()));
+    for round in 0..=rounds {
+        let of_round = local_round(lab, &side)?;
+        // The first warms up.
+        if round > 0 {
+            for (all, (grpc, remoting)) in costs.iter_mut().zip(of_round) {
+                all.0.push(grpc);
+                all.1.push(remoting);
+            }
+        }
+    }
+    let what = ["send, 4 x 1", "send, 4 x 16", "receive + ack, 4 x 2 x 32"];
+    for (what, (grpc, remoting)) in what.into_iter().zip(&costs) {
+        let (grpc, remoting) = (median(grpc), median(remoting));
+        let result = format!("gRPC {grpc:.1} us, remoting {remoting:.1} us: {:.2}x", grpc / remoting);
+        lab.row(
+            &format!("local mode against remoting, {what}: CPU per message"),
+            format!("median of {rounds}"),
+            result,
+        );
+    }
+    Ok(())
+}
+
+/// Microseconds for each message of gRPC and of remoting.
+fn local_round(lab: &Lab, side: &Side) -> Outcome<[(f64, f64); 3]> {
+    let (addr, endpoints) = (side.cluster.broker.addr(), side.cluster.endpoints());
+    let send = |topic: &str, in_flight| -> Outcome<(f64, f64)> {
+        let grpc = side.cost(|| load::send(&endpoints, topic, in_flight, seconds()))?;
         // Its bodies vary evenly up to the size that is given.
         let remoting = side.cost(|| {
-            let mut workload = Workload::new(&topic, QUEUES as i32);
+            let mut workload = Workload::new(topic, QUEUES as i32);
             let running = workload.start(&addr, Shape { in_flight, ..Shape::new(4, 2 * load::BODY) })?;
             std::thread::sleep(seconds());
             workload.take(running)
         })?;
-        let result = format!("gRPC {grpc:.1} us, remoting {remoting:.1} us: {:.1}x", grpc / remoting);
-        lab.row("local mode against remoting, send: CPU per message", format!("4 x {in_flight}"), result);
+        Ok((grpc, remoting))
+    };
+    let topics = [lab.name("local"), lab.name("local")];
+    for topic in &topics {
+        side.cluster.create_typed_topic(topic, QUEUES, "NORMAL")?;
     }
-    Ok(())
+    let [one, many] = [send(&topics[0], 1)?, send(&topics[1], 16)?];
+    let grpc = side.cost(|| load::receive(&endpoints, &lab.name("group"), &topics[1], seconds()))?;
+    let in_flight = QUEUES as usize / load::CONNECTIONS;
+    let remoting = side.cost(|| remoting::pop(&addr, &lab.name("group"), &topics[1], in_flight, seconds()))?;
+    lab.tell(&format!("gRPC and remoting, us: send {one:.1?}, {many:.1?}, receive and ack {:.1?}", (grpc, remoting)));
+    Ok([one, many, (grpc, remoting)])
 }
