@@ -77,29 +77,51 @@ pub(crate) struct Received<'a> {
     pub invisible_ms: i64,
 }
 
+/// Properties of a record, found once for all that is asked of them.
+struct Found<'a>(Vec<(&'a [u8], &'a [u8])>);
+
+impl<'a> Found<'a> {
+    fn of(text: &'a [u8]) -> Self {
+        Found(properties::iter(text).collect())
+    }
+
+    /// The value of a property that is there and is UTF-8; as everywhere, the last one counts.
+    fn value(&self, name: &str) -> Option<&'a str> {
+        let found = self.0.iter().rev().find(|(found, _)| *found == name.as_bytes());
+        found.and_then(|(_, value)| std::str::from_utf8(value).ok())
+    }
+
+    fn number(&self, name: &str) -> Option<i64> {
+        self.value(name).and_then(|value| value.parse().ok())
+    }
+
+    /// What is not RocketMQ's own.
+    fn of_user(&self) -> HashMap<String, String> {
+        let user = self.0.iter().map(|(name, value)| (String::from_utf8_lossy(name), String::from_utf8_lossy(value)));
+        let user = user.filter(|(name, _)| !is_system(name));
+        user.map(|(name, value)| (name.into_owned(), value.into_owned())).collect()
+    }
+}
+
 /// The message of a record of `topic`.
 pub(crate) fn of_record(record: &Record<'_>, topic: &str, received: Option<Received<'_>>) -> Message {
-    let text = record.properties();
-    let value = |name: &str| properties::get_str(text, name).filter(|value| !value.is_empty()).map(str::to_owned);
-    let number = |name: &str| properties::get_str(text, name).and_then(|value| value.parse::<i64>().ok());
+    let found = Found::of(record.properties());
+    let value = |name: &str| found.value(name).map(str::to_owned);
+    let number = |name: &str| found.number(name);
     let body = record.body().to_vec();
-    let user_properties: HashMap<String, String> = properties::iter(text)
-        .map(|(name, value)| (String::from_utf8_lossy(name).into_owned(), String::from_utf8_lossy(value).into_owned()))
-        .filter(|(name, _)| !is_system(name))
-        .collect();
     let compressed = record.sys_flag() & flags::COMPRESSED != 0;
     let dead_letter = value(names::DLQ_ORIGIN_TOPIC)
         .zip(value(names::DLQ_ORIGIN_MESSAGE_ID))
         .map(|(topic, message_id)| DeadLetterQueue { topic, message_id });
     let system_properties = SystemProperties {
         tag: value(names::TAGS),
-        keys: value(names::KEYS).map(|keys| keys.split(' ').map(str::to_owned).collect()).unwrap_or_default(),
+        keys: found.value(names::KEYS).map(|keys| keys.split(' ').map(str::to_owned).collect()).unwrap_or_default(),
         message_id: value(names::UNIQ_CLIENT_MESSAGE_ID_KEYIDX).unwrap_or_else(|| {
             ferromq_protocol::id::offset_message_id(record.store_host(), record.physical_offset() as u64)
         }),
         body_digest: Some(Digest { r#type: DigestType::Md5.into(), checksum: upper_hex(&Md5::digest(&body)) }),
         body_encoding: if compressed { Encoding::Gzip } else { Encoding::Identity }.into(),
-        message_type: type_of(text).into(),
+        message_type: type_of(&found).into(),
         born_timestamp: Some(timestamp(record.born_timestamp())),
         born_host: value(names::BORN_HOST).unwrap_or_else(|| record.born_host().to_string()),
         store_timestamp: Some(timestamp(record.store_timestamp())),
@@ -120,15 +142,15 @@ pub(crate) fn of_record(record: &Record<'_>, topic: &str, received: Option<Recei
     };
     Message {
         topic: Some(resource(topic)),
-        user_properties,
+        user_properties: found.of_user(),
         system_properties: Some(system_properties),
         body: body.into(),
     }
 }
 
-fn type_of(text: &[u8]) -> MessageType {
-    let has = |name: &str| properties::get(text, name).is_some_and(|value| !value.is_empty());
-    if properties::get_str(text, names::TRANSACTION_PREPARED).is_some_and(|value| value.eq_ignore_ascii_case("true")) {
+fn type_of(found: &Found<'_>) -> MessageType {
+    let has = |name: &str| found.value(name).is_some();
+    if found.value(names::TRANSACTION_PREPARED).is_some_and(|value| value.eq_ignore_ascii_case("true")) {
         MessageType::Transaction
     } else if [names::DELAY_TIME_LEVEL, names::TIMER_DELIVER_MS, names::TIMER_DELAY_SEC, names::TIMER_DELAY_MS]
         .into_iter()
