@@ -1,11 +1,11 @@
 //! Who calls: the metadata and the connection of one request.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ferromq_protocol::version::{language, language_number};
+use ferromq_remoting::LocalPeer;
 use tonic::metadata::MetadataMap;
-use tonic::{Extensions, Request};
 
 use crate::credential::Credential;
 use crate::pb::{Address, AddressScheme, Code, Endpoints};
@@ -18,7 +18,7 @@ const MAX_CLIENT_ID_BYTES: usize = 255;
 const LEAST_WAIT_MS: i64 = 5_000;
 
 /// The caller of one request.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Caller {
     pub client_id: String,
     /// Who it says it is; HTTP clients cannot say it.
@@ -26,6 +26,8 @@ pub(crate) struct Caller {
     /// Language byte of remoting headers.
     pub language: u8,
     pub ends: Ends,
+    /// What the broker of this process knows the connection as.
+    pub peer: Option<Arc<LocalPeer>>,
     /// How long the client waits for an answer, when it says so.
     pub timeout: Option<Duration>,
     /// The least time a call waits for messages, milliseconds.
@@ -33,24 +35,20 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    /// Reads the headers; without `x-mq-client-id` nothing is served.
-    pub fn of<T>(request: &Request<T>) -> Result<Self, Refused> {
-        Self::read(request.metadata(), request.extensions())
-    }
-
-    pub fn read(metadata: &MetadataMap, extensions: &Extensions) -> Result<Self, Refused> {
+    /// Reads the headers of a request that came over a connection; without `x-mq-client-id` nothing is served.
+    pub fn read(metadata: &MetadataMap, ends: Ends, peer: Option<Arc<LocalPeer>>) -> Result<Self, Refused> {
         let text = |name| metadata.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let client_id = text("x-mq-client-id");
         if client_id.is_empty() || client_id.len() > MAX_CLIENT_ID_BYTES {
             let why = format!("client id (x-mq-client-id) must have 1 to {MAX_CLIENT_ID_BYTES} bytes");
             return Err(Refused::new(Code::ClientIdRequired, why));
         }
-        let nobody = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
         Ok(Caller {
             client_id: client_id.to_owned(),
             credential: Credential::of(metadata),
             language: language_byte(text("x-mq-language")),
-            ends: extensions.get::<Ends>().copied().unwrap_or(Ends { peer: nobody, local: nobody }),
+            ends,
+            peer,
             timeout: timeout(text("grpc-timeout")),
             least_wait_ms: LEAST_WAIT_MS,
         })
@@ -59,7 +57,7 @@ impl Caller {
     /// The caller of an HTTP request.
     pub fn of_http(ends: Ends, client_id: String) -> Self {
         let credential = Credential::Nobody;
-        Caller { client_id, credential, language: language::HTTP, ends, timeout: None, least_wait_ms: 0 }
+        Caller { client_id, credential, language: language::HTTP, ends, peer: None, timeout: None, least_wait_ms: 0 }
     }
 
     /// The address at which the client itself has reached us.
@@ -116,7 +114,8 @@ mod tests {
         metadata.insert("x-mq-client-id", "client".parse().unwrap());
         metadata.insert("x-mq-date-time", "20260801T120000Z".parse().unwrap());
         metadata.insert("authorization", "MQv2-HMAC-SHA1 Credential=reader, Signature=C0FFEE".parse().unwrap());
-        let caller = Caller::read(&metadata, &Extensions::new()).unwrap();
-        assert_eq!(Who(Some(&caller)).to_string(), "client at 0.0.0.0:0 as reader");
+        let ends = Ends { peer: "10.0.0.1:4711".parse().unwrap(), local: "10.0.0.2:8081".parse().unwrap() };
+        let caller = Caller::read(&metadata, ends, None).unwrap();
+        assert_eq!(Who(Some(&caller)).to_string(), "client at 10.0.0.1:4711 as reader");
     }
 }

@@ -7,7 +7,7 @@ use prost::Message;
 use tonic::codec::{BufferSettings, Codec};
 use tonic_prost::ProstCodec;
 
-/// Bytes that a direction of a call has before a message needs more.
+/// Bytes that answers have before one needs more. Requests get what they need: most come in one piece.
 const BUFFER: usize = 512;
 /// Bytes of messages that are put together before they are handed on, as usual.
 const HAND_ON: usize = 32 * 1024;
@@ -32,6 +32,6 @@ impl<T: Message + 'static, U: Message + Default + 'static> Codec for SmallCodec<
     }
 
     fn decoder(&mut self) -> Self::Decoder {
-        ProstCodec::<T, U>::raw_decoder(BufferSettings::new(BUFFER, HAND_ON))
+        ProstCodec::<T, U>::raw_decoder(BufferSettings::new(0, HAND_ON))
     }
 }

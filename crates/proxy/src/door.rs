@@ -15,6 +15,7 @@ use crate::call::Caller;
 use crate::cluster::Cluster;
 use crate::pb::Code;
 use crate::status::Refused;
+use crate::tls::Ends;
 use crate::topic::{Share, Topic};
 
 /// How long a request to a broker may take that does not wait for messages.
@@ -44,7 +45,15 @@ impl Local {
     /// A connection for one caller, over which the broker may ask, too.
     pub fn connect(&self, caller: &Caller, on_request: OnRequest) -> LocalLine {
         let peer = self.peers.connect(caller.ends.peer, caller.ends.local, on_request);
-        LocalLine { peer, language: caller.language }
+        LocalLine { peer: Arc::new(peer), language: caller.language }
+    }
+
+    /// A connection over which the broker asks nothing.
+    fn connect_to_ask(&self, ends: Ends) -> Arc<LocalPeer> {
+        let nothing = OnRequest::new(|request| {
+            tracing::debug!(code = request.head().code, "the broker asks a call, which answers nothing");
+        });
+        Arc::new(self.peers.connect(ends.peer, ends.local, nothing))
     }
 
     pub fn name(&self) -> &str {
@@ -71,14 +80,30 @@ impl Local {
 }
 
 impl Door {
-    /// For the requests of one call.
+    /// What all calls of a connection share: the broker of this process sees it as one connection, too.
+    pub fn peer(&self, ends: Ends) -> Option<Arc<LocalPeer>> {
+        match self {
+            Door::Local(local) => Some(local.connect_to_ask(ends)),
+            Door::Cluster(_) => None,
+        }
+    }
+
+    /// For the requests of one call that are answered at once.
     pub fn line(&self, caller: &Caller) -> Line {
+        self.line_over(caller, caller.peer.clone())
+    }
+
+    /// For the requests of one call that may wait for messages: the end of the line takes them back.
+    pub fn waiting_line(&self, caller: &Caller) -> Line {
+        self.line_over(caller, None)
+    }
+
+    fn line_over(&self, caller: &Caller, peer: Option<Arc<LocalPeer>>) -> Line {
         match self {
             Door::Local(local) => {
-                let nothing = OnRequest::new(|request| {
-                    tracing::debug!(code = request.head().code, "the broker asks a call, which answers nothing");
-                });
-                Line::Local { name: Arc::clone(&local.name), line: local.connect(caller, nothing) }
+                let peer = peer.unwrap_or_else(|| local.connect_to_ask(caller.ends));
+                let line = LocalLine { peer, language: caller.language };
+                Line::Local { name: Arc::clone(&local.name), line }
             }
             Door::Cluster(cluster) => Line::Cluster(Arc::clone(cluster)),
         }
@@ -170,7 +195,7 @@ impl Door {
 
 /// A connection to the broker of this process. Its end takes back what the broker still keeps for it.
 pub(crate) struct LocalLine {
-    peer: LocalPeer,
+    peer: Arc<LocalPeer>,
     language: u8,
 }
 
@@ -183,7 +208,7 @@ impl LocalLine {
         body: &[u8],
     ) -> Result<OwnedCommand, Refused> {
         let write = |out: &mut Vec<u8>, opaque| {
-            let mut frame = FrameWriter::request_of(out, Encoding::Json, code, opaque, self.language);
+            let mut frame = FrameWriter::request_of(out, Encoding::Binary, code, opaque, self.language);
             header(&mut frame);
             frame.finish();
         };

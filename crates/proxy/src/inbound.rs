@@ -11,15 +11,16 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http_body::Frame;
+use hyper::body::Incoming;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
 use tonic::Status;
 use tonic::body::Body;
-use tonic::codegen::{Body as HttpBody, BoxFuture, Bytes, Service as Call, http};
-use tonic::server::NamedService;
+use tonic::codegen::{Body as HttpBody, BoxFuture, Bytes, Service as _, StdError, http};
 
 use crate::pb::messaging_service_server::MessagingServiceServer;
-use crate::service::Service;
+use crate::service::{Connected, Service};
+use crate::tls::Ends;
 
 /// Most calls at the same time, of all connections; a telemetry stream is one for as long as it is open.
 const MAX_CALLS: usize = 200_000;
@@ -39,7 +40,7 @@ struct Taken {
 /// The service behind these bounds.
 #[derive(Clone)]
 pub(crate) struct Bounded {
-    service: MessagingServiceServer<Service>,
+    service: Arc<Service>,
     taken: Arc<Taken>,
     max_message: usize,
 }
@@ -47,43 +48,62 @@ pub(crate) struct Bounded {
 impl Bounded {
     /// `max_message`: largest message, bytes (`grpcMaxInboundMessageSize`).
     pub fn new(service: Arc<Service>, max_message: usize) -> Self {
-        // Lengths are looked at here, before anything is set aside for them.
-        let service = MessagingServiceServer::from_arc(service)
-            .max_decoding_message_size(usize::MAX)
-            .max_encoding_message_size(usize::MAX);
         let taken = Taken { calls: Arc::new(Semaphore::new(MAX_CALLS)), bytes: AtomicUsize::new(0) };
         Bounded { service, taken: Arc::new(taken), max_message }
     }
-}
 
-impl NamedService for Bounded {
-    const NAME: &'static str = MessagingServiceServer::<Service>::NAME;
-}
-
-impl Call<http::Request<Body>> for Bounded {
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<Self::Response, Infallible>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
+    /// The calls of one connection.
+    pub fn connected(self, ends: Ends) -> Calls {
+        let connected = Connected::new(Arc::clone(&self.service), ends);
+        // Lengths are looked at here, before anything is set aside for them.
+        let calls = MessagingServiceServer::new(connected)
+            .max_decoding_message_size(usize::MAX)
+            .max_encoding_message_size(usize::MAX);
+        Calls { calls, bounds: self }
     }
 
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let Ok(place) = Arc::clone(&self.taken.calls).try_acquire_owned() else {
+    /// Returns when the proxy stops.
+    pub async fn stopping(&self) {
+        // An error means that the proxy is gone.
+        let _ = self.service.stopped.clone().wait_for(|stopped| *stopped).await;
+    }
+}
+
+/// The calls of one connection.
+pub(crate) struct Calls {
+    calls: MessagingServiceServer<Connected>,
+    bounds: Bounded,
+}
+
+impl hyper::service::Service<http::Request<Incoming>> for Calls {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Answering;
+
+    fn call(&self, request: http::Request<Incoming>) -> Answering {
+        let Bounded { taken, max_message, .. } = &self.bounds;
+        let Ok(place) = Arc::clone(&taken.calls).try_acquire_owned() else {
             let status = Status::resource_exhausted(format!("{MAX_CALLS} calls are served already"));
-            return Box::pin(std::future::ready(Ok(status.into_http())));
+            return Answering { answer: Box::pin(std::future::ready(Ok(status.into_http()))), _held: None };
         };
-        let held = Arc::new(Held { taken: Arc::clone(&self.taken), bytes: AtomicUsize::new(0), _place: place });
+        let held = Arc::new(Held { taken: Arc::clone(taken), bytes: AtomicUsize::new(0), _place: place });
         let talks = request.uri().path() == TALK;
-        let (of_body, max_message) = (Arc::clone(&held), self.max_message);
-        let request = request.map(|body| Inbound::new(body, of_body, max_message, talks));
-        let served = self.service.call(request);
-        Box::pin(async move {
-            let answer = served.await;
-            drop(held);
-            answer
-        })
+        let request = request.map(|body| Inbound::new(body, Arc::clone(&held), *max_message, talks));
+        Answering { answer: self.calls.clone().call(request), _held: Some(held) }
+    }
+}
+
+/// The answer to a call, with what the call takes until then.
+pub(crate) struct Answering {
+    answer: BoxFuture<http::Response<Body>, Infallible>,
+    _held: Option<Arc<Held>>,
+}
+
+impl Future for Answering {
+    type Output = Result<http::Response<Body>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.answer.as_mut().poll(cx)
     }
 }
 
@@ -117,8 +137,8 @@ impl Drop for Held {
 }
 
 /// The bytes of a call's requests, as they come.
-struct Inbound {
-    body: Body,
+struct Inbound<B> {
+    body: B,
     held: Arc<Held>,
     max_message: usize,
     talks: bool,
@@ -127,8 +147,8 @@ struct Inbound {
     patience: Option<Pin<Box<Sleep>>>,
 }
 
-impl Inbound {
-    fn new(body: Body, held: Arc<Held>, max_message: usize, talks: bool) -> Self {
+impl<B> Inbound<B> {
+    fn new(body: B, held: Arc<Held>, max_message: usize, talks: bool) -> Self {
         Inbound { body, held, max_message, talks, at: Framing::default(), patience: None }
     }
 
@@ -143,7 +163,10 @@ impl Inbound {
     }
 }
 
-impl HttpBody for Inbound {
+impl<B> HttpBody for Inbound<B>
+where
+    B: HttpBody<Data = Bytes, Error: Into<StdError>> + Unpin,
+{
     type Data = Bytes;
     type Error = Status;
 
@@ -154,13 +177,15 @@ impl HttpBody for Inbound {
                 let taken = frame.data_ref().map_or(Ok(()), |data| me.take(data));
                 Poll::Ready(Some(taken.map(|()| frame)))
             }
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(Status::from_error(error.into())))),
+            Poll::Ready(None) => Poll::Ready(None),
             Poll::Pending if !(me.talks && me.at.is_between()) => {
                 let patience = me.patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(WHOLE_WITHIN)));
                 patience.as_mut().poll(cx).map(|()| {
                     Some(Err(Status::deadline_exceeded(format!("the request was not whole within {WHOLE_WITHIN:?}"))))
                 })
             }
-            other => other,
+            Poll::Pending => Poll::Pending,
         }
     }
 
@@ -235,14 +260,14 @@ mod tests {
         Arc::new(Taken { calls: Arc::new(Semaphore::new(calls)), bytes: AtomicUsize::new(0) })
     }
 
-    fn inbound(taken: &Arc<Taken>, data: &[u8], talks: bool) -> Inbound {
+    fn inbound(taken: &Arc<Taken>, data: &[u8], talks: bool) -> Inbound<Stalled> {
         let place = Arc::clone(&taken.calls).try_acquire_owned().unwrap();
         let held = Held { taken: Arc::clone(taken), bytes: AtomicUsize::new(0), _place: place };
-        let body = Body::new(Stalled(vec![Bytes::copy_from_slice(data)]));
+        let body = Stalled(vec![Bytes::copy_from_slice(data)]);
         Inbound::new(body, Arc::new(held), 100, talks)
     }
 
-    async fn next(body: &mut Inbound) -> Option<Result<Frame<Bytes>, Status>> {
+    async fn next(body: &mut Inbound<Stalled>) -> Option<Result<Frame<Bytes>, Status>> {
         poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await
     }
 

@@ -2,16 +2,18 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ferromq_broker::Broker;
 use ferromq_client::BrokerCall;
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::runtime::{Builder, Runtime};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Server;
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::access::AccessAddresses;
 use crate::certificate::{self, CertificateFiles, Followed, TlsError};
@@ -22,25 +24,27 @@ use crate::inbound::Bounded;
 use crate::observe::Node;
 use crate::relay::{Relay, RemotingDoor};
 use crate::service::Service;
-use crate::tls::{self, HANDSHAKE_LIMIT, Stream, Tls, TlsMode};
+use crate::tls::{self, Ends, HANDSHAKE_LIMIT, Stream, Tls, TlsMode};
 use crate::unsealed;
 
 /// Largest message of a client, bytes, unless it is said otherwise: a few of the largest the broker takes.
 const MAX_INBOUND_BYTES: usize = 32 * 1024 * 1024;
-/// Threads, unless it is said otherwise: the broker's work is done on them, too.
+/// Threads, unless it is said otherwise.
 const THREADS: usize = 2;
 /// Most connections at the same time, unless it is said otherwise.
 const MAX_CONNECTIONS: usize = 65_536;
 /// Calls of one connection at the same time.
 const MAX_STREAMS: u32 = 4096;
-/// Connections that are open but not yet served.
-const BACKLOG: usize = 256;
 /// How often silent clients are looked for, and handles to renew.
 const SWEEP: Duration = Duration::from_secs(5);
 /// How long the end waits for calls that are under way.
 const DRAIN: Duration = Duration::from_secs(3);
 /// A connection that is silent is asked whether it lives after this time.
 const KEEPALIVE: Duration = Duration::from_secs(60);
+/// How long it may take to answer that.
+const KEEPALIVE_ANSWER: Duration = Duration::from_secs(20);
+/// Pause after a connection could not be taken.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What a proxy needs to know.
 #[derive(Clone, Debug)]
@@ -51,7 +55,7 @@ pub struct ProxyConfig {
     pub http: Option<SocketAddr>,
     /// Where remoting clients connect that know the proxy only, if they are served.
     pub remoting: Option<RemotingDoor>,
-    /// Threads that serve them, at least 1.
+    /// Threads that serve them, at least 1; gRPC clients of the broker of this process are served on its reactors.
     pub threads: usize,
     /// Who has to speak TLS.
     pub tls_mode: TlsMode,
@@ -107,7 +111,7 @@ pub struct Proxy {
     addr: SocketAddr,
     runtime: Runtime,
     stop: watch::Sender<bool>,
-    served: tokio::task::JoinHandle<()>,
+    served: JoinHandle<()>,
     service: Arc<Service>,
     http: Option<Http>,
     remoting_addr: Option<SocketAddr>,
@@ -121,8 +125,10 @@ impl Proxy {
         let runtime = runtime(config)?;
         let tls = start_tls(config, &runtime)?;
         let remoting_tls = unsealed::remoting(runtime.handle().clone(), tls.clone());
-        let door = Door::Local(Local::new(Arc::clone(broker.shared()), broker.local_peers()));
-        let mut proxy = Self::serve(config, runtime, tls, door)?;
+        let peers = broker.local_peers();
+        let homes = peers.reactors().cloned().collect();
+        let door = Door::Local(Local::new(Arc::clone(broker.shared()), peers));
+        let mut proxy = Self::serve(config, runtime, homes, tls, door)?;
         if let Some(door) = config.remoting.clone() {
             let opened = broker.open_front_door(door.listen, remoting_tls, move |local| door.told(local))?;
             proxy.remoting_addr = Some(opened);
@@ -139,7 +145,8 @@ impl Proxy {
         };
         let tls = start_tls(config, &runtime)?;
         let remoting_tls = unsealed::remoting(runtime.handle().clone(), tls.clone());
-        let mut proxy = Self::serve(config, runtime, tls, Door::Cluster(Arc::clone(&cluster)))?;
+        let homes = vec![runtime.handle().clone()];
+        let mut proxy = Self::serve(config, runtime, homes, tls, Door::Cluster(Arc::clone(&cluster)))?;
         let start = |door| Relay::start(door, remoting_tls, Arc::clone(&cluster), Arc::clone(&proxy.service.calls));
         proxy.relay = config.remoting.as_ref().map(start).transpose()?;
         proxy.remoting_addr = proxy.relay.as_ref().map(Relay::addr);
@@ -158,15 +165,20 @@ impl Proxy {
         Ok(proxy)
     }
 
-    fn serve(config: &ProxyConfig, runtime: Runtime, tls: Tls, door: Door) -> Result<Proxy, StartError> {
+    /// Connections of gRPC clients live on one of `homes` each.
+    fn serve(
+        config: &ProxyConfig,
+        runtime: Runtime,
+        homes: Vec<Handle>,
+        tls: Tls,
+        door: Door,
+    ) -> Result<Proxy, StartError> {
         let refused = |source| StartError::Listen { addr: config.listen, source };
         let listener = runtime.block_on(TcpListener::bind(config.listen)).map_err(refused)?;
         let addr = listener.local_addr().map_err(refused)?;
         tracing::info!("gRPC clients are served on {addr}, {}", tls.mode.wanted());
         let (stop, stopped) = watch::channel(false);
         let service = Arc::new(Service::new(door, config.node.clone(), config.access.clone(), stopped.clone()));
-        let (opened, connections) = mpsc::channel(BACKLOG);
-        runtime.spawn(accept(listener, tls.clone(), opened, config.max_connections));
         runtime.spawn(sweep(Arc::clone(&service)));
         let http = config.http.map(|listen| {
             let started = runtime.block_on(Http::start(listen, tls.clone(), Arc::clone(&service)));
@@ -174,7 +186,8 @@ impl Proxy {
         });
         let http = http.transpose()?;
         let bounded = Bounded::new(Arc::clone(&service), config.max_inbound_bytes);
-        let served = runtime.spawn(serve(bounded, connections, stopped));
+        let homes = homes.into_iter().map(|runtime| Home { runtime, connections: Arc::default() }).collect();
+        let served = runtime.spawn(accept(listener, tls, homes, bounded, config.max_connections));
         Ok(Proxy { addr, runtime, stop, served, http, remoting_addr: None, relay: None, service })
     }
 
@@ -245,58 +258,83 @@ fn runtime(config: &ProxyConfig) -> Result<Runtime, StartError> {
     builder.build().map_err(StartError::Threads)
 }
 
-async fn serve(service: Bounded, connections: mpsc::Receiver<io::Result<Stream>>, mut stopped: watch::Receiver<bool>) {
-    let served = Server::builder()
-        .max_concurrent_streams(MAX_STREAMS)
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .add_service(service)
-        .serve_with_incoming_shutdown(ReceiverStream::new(connections), async move {
-            // An error means that the proxy is gone: stop as well.
-            let _ = stopped.wait_for(|stop| *stop).await;
-        })
-        .await;
-    if let Err(error) = served {
-        tracing::error!(%error, "the gRPC server has ended");
-    }
+/// Threads on which connections live, from their first byte to their last.
+struct Home {
+    runtime: Handle,
+    /// One more than there are connections.
+    connections: Arc<()>,
 }
 
-/// Takes connections. Each does its handshake for itself, so that a slow one holds up nobody; its place is its own until it
+/// Takes connections, each to the home that has the fewest, and waits for their end. A place is a connection's own until it
 /// is closed.
-async fn accept(listener: TcpListener, tls: Tls, opened: mpsc::Sender<io::Result<Stream>>, most: usize) {
-    let places = Arc::new(Semaphore::new(most));
+async fn accept(listener: TcpListener, tls: Tls, homes: Vec<Home>, service: Bounded, most: usize) {
+    let mut open = JoinSet::new();
     let mut full = false;
+    let mut stopping = pin!(service.stopping());
     loop {
         let socket = tokio::select! {
             socket = listener.accept() => socket,
-            () = opened.closed() => return,
+            Some(_) = open.join_next() => continue,
+            () = &mut stopping => break,
         };
-        match socket {
-            Ok((socket, _)) => {
-                let place = Arc::clone(&places).try_acquire_owned().ok();
-                if place.is_none() && !full {
-                    tracing::warn!("{most} gRPC connections are open; further ones are closed until some of them end");
-                }
-                full = place.is_none();
-                if let Some(place) = place {
-                    tokio::spawn(hand_over(socket, place, tls.clone(), opened.clone()));
-                }
+        let is_place = open.len() < most;
+        let fewest = homes.iter().min_by_key(|home| Arc::strong_count(&home.connections)).filter(|_| is_place);
+        let taken = socket.and_then(|(socket, _)| {
+            if let Some(home) = fewest {
+                let (socket, tls, counted) = (socket.into_std()?, tls.clone(), Arc::clone(&home.connections));
+                let served = serve(socket, tls, service.clone());
+                open.spawn_on(async move { (served.await, counted).0 }, &home.runtime);
+            } else if !full {
+                tracing::warn!("{most} gRPC connections are open; further ones are closed until some of them end");
             }
-            Err(error) => {
-                tracing::warn!(%error, "a gRPC connection could not be taken");
-                // Out of file descriptors, most likely: it takes a moment until there are some.
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
+            Ok(())
+        });
+        full = !is_place;
+        if let Err(error) = taken {
+            tracing::warn!(%error, "a gRPC connection could not be taken");
+            // Out of file descriptors, most likely: it takes a moment until there are some.
+            tokio::time::sleep(ACCEPT_PAUSE).await;
         }
+    }
+    drop(listener);
+    while open.join_next().await.is_some() {}
+}
+
+/// Serves one connection to its end. Each does its handshake for itself, so that a slow one holds up nobody.
+async fn serve(socket: std::net::TcpStream, tls: Tls, service: Bounded) {
+    let (stream, ends) = match tokio::time::timeout(HANDSHAKE_LIMIT, open(socket, &tls)).await {
+        Ok(Ok(opened)) => opened,
+        Ok(Err(error)) => return tracing::debug!(%error, "a gRPC connection was not opened"),
+        Err(_) => {
+            return tracing::debug!("a gRPC connection was not open within {HANDSHAKE_LIMIT:?} and is closed");
+        }
+    };
+    let mut connection = pin!(
+        http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(MAX_STREAMS)
+            .keep_alive_interval(KEEPALIVE)
+            .keep_alive_timeout(KEEPALIVE_ANSWER)
+            // Nobody reads it.
+            .auto_date_header(false)
+            .serve_connection(TokioIo::new(stream), service.clone().connected(ends))
+    );
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = service.stopping() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(peer = %ends.peer, %error, "a gRPC connection has broken");
     }
 }
 
-async fn hand_over(socket: TcpStream, place: OwnedSemaphorePermit, tls: Tls, opened: mpsc::Sender<io::Result<Stream>>) {
-    match tokio::time::timeout(HANDSHAKE_LIMIT, tls::open(socket, place, &tls)).await {
-        // The server is stopping when nobody takes it.
-        Ok(Ok(stream)) => drop(opened.send(Ok(stream)).await),
-        Ok(Err(error)) => tracing::debug!(%error, "a gRPC connection was not opened"),
-        Err(_) => tracing::debug!("a gRPC connection was not open within {HANDSHAKE_LIMIT:?} and is closed"),
-    }
+async fn open(socket: std::net::TcpStream, tls: &Tls) -> io::Result<(Stream, Ends)> {
+    let socket = TcpStream::from_std(socket)?;
+    let ends = Ends { peer: socket.peer_addr()?, local: socket.local_addr()? };
+    Ok((tls::open(socket, tls).await?, ends))
 }
 
 async fn sweep(service: Arc<Service>) {

@@ -4,8 +4,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
+use ferromq_remoting::LocalPeer;
 use tokio::sync::watch;
 use tokio_stream::Stream;
+use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::access::AccessAddresses;
@@ -21,6 +23,7 @@ use crate::rpc::{
     send, telemetry,
 };
 use crate::status::Refused;
+use crate::tls::Ends;
 
 /// What all calls share.
 #[derive(Clone)]
@@ -52,8 +55,8 @@ impl Service {
     }
 }
 
-/// A call that is being served. Dropped without an answer, it was given up by its client: that has cancelled it or is gone, or
-/// the call's deadline is over.
+/// A call that is being served. Dropped without an answer, it was given up by its client: that has cancelled it, as clients do
+/// at a call's deadline, or is gone.
 struct UnderWay<'s> {
     calls: &'s Calls,
     /// The name of its answer.
@@ -86,14 +89,32 @@ impl Drop for UnderWay<'_> {
     }
 }
 
+/// What the calls of one connection share.
+pub(crate) struct Connected {
+    service: Arc<Service>,
+    ends: Ends,
+    peer: Option<Arc<LocalPeer>>,
+}
+
+impl Connected {
+    pub fn new(service: Arc<Service>, ends: Ends) -> Self {
+        Connected { peer: service.door.peer(ends), service, ends }
+    }
+
+    /// Who makes a call, by its headers.
+    fn caller(&self, metadata: &MetadataMap) -> Result<Caller, Refused> {
+        Caller::read(metadata, self.ends, self.peer.clone())
+    }
+}
+
 pub(crate) type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// Serves one call: its outcome stands in the answer's status, whatever it is.
 macro_rules! answer {
     ($self:ident, $request:ident, $call:path, $answer:ident) => {{
-        let call = UnderWay::new(&$self.calls, stringify!($answer), false, Caller::of(&$request));
+        let call = UnderWay::new(&$self.service.calls, stringify!($answer), false, $self.caller($request.metadata()));
         let outcome = match &call.caller {
-            Ok(caller) => $call($self, caller, $request.into_inner()).await,
+            Ok(caller) => $call(&$self.service, caller, $request.into_inner()).await,
             Err(refused) => Err(refused.clone()),
         };
         let answer = outcome.unwrap_or_else(|refused: Refused| {
@@ -109,9 +130,9 @@ macro_rules! answer {
 /// Serves one call whose answer comes in pieces.
 macro_rules! answer_in_pieces {
     ($self:ident, $request:ident, $call:path, $nothing:path, $answer:ident) => {{
-        let call = UnderWay::new(&$self.calls, stringify!($answer), true, Caller::of(&$request));
+        let call = UnderWay::new(&$self.service.calls, stringify!($answer), true, $self.caller($request.metadata()));
         let outcome = match &call.caller {
-            Ok(caller) => $call($self, caller, $request.into_inner()).await,
+            Ok(caller) => $call(&$self.service, caller, $request.into_inner()).await,
             Err(refused) => Err(refused.clone()),
         };
         call.answered(outcome.as_ref().map_or_else(|refused| refused.code, |_| Code::Ok).into());
@@ -120,7 +141,7 @@ macro_rules! answer_in_pieces {
 }
 
 #[tonic::async_trait]
-impl MessagingService for Service {
+impl MessagingService for Connected {
     type ReceiveMessageStream = Answers<ReceiveMessageResponse>;
     type PullMessageStream = Answers<PullMessageResponse>;
     type TelemetryStream = Answers<TelemetryCommand>;
@@ -201,7 +222,8 @@ impl MessagingService for Service {
         &self,
         request: Request<Streaming<TelemetryCommand>>,
     ) -> Result<Response<Self::TelemetryStream>, Status> {
-        telemetry::talk(self, request)
+        let caller = self.caller(request.metadata());
+        telemetry::talk(&self.service, caller, request)
     }
 
     async fn notify_client_termination(

@@ -10,11 +10,10 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::server::TlsStream;
-use tonic::transport::server::Connected;
 
 /// First byte of a TLS handshake.
 const HANDSHAKE: u8 = 22;
@@ -94,13 +93,11 @@ pub(crate) struct Ends {
     pub local: SocketAddr,
 }
 
-/// A connection of either kind, and its place among all.
+/// A connection of either kind whose client has begun to speak HTTP/2.
 pub(crate) struct Stream {
     socket: Socket,
-    ends: Ends,
     /// The preface, and how much of it has been read.
     preface: ([u8; PREFACE], usize),
-    _place: OwnedSemaphorePermit,
 }
 
 /// A socket of either kind.
@@ -121,21 +118,12 @@ pub(crate) async fn detect(tcp: TcpStream, mode: TlsMode, acceptor: &TlsAcceptor
 }
 
 /// Opens a connection and waits for the preface: from then on the server notices by itself when the other end is gone.
-pub(crate) async fn open(tcp: TcpStream, place: OwnedSemaphorePermit, tls: &Tls) -> io::Result<Stream> {
-    let ends = Ends { peer: tcp.peer_addr()?, local: tcp.local_addr()? };
+pub(crate) async fn open(tcp: TcpStream, tls: &Tls) -> io::Result<Stream> {
     tcp.set_nodelay(true)?;
     let mut socket = detect(tcp, tls.mode, &tls.acceptor()).await?;
     let mut preface = [0; PREFACE];
     socket.read_exact(&mut preface).await?;
-    Ok(Stream { socket, ends, preface: (preface, 0), _place: place })
-}
-
-impl Connected for Stream {
-    type ConnectInfo = Ends;
-
-    fn connect_info(&self) -> Ends {
-        self.ends
-    }
+    Ok(Stream { socket, preface: (preface, 0) })
 }
 
 impl AsyncRead for Stream {

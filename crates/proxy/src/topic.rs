@@ -36,18 +36,16 @@ pub(crate) struct Share {
 
 impl Topic {
     /// The kinds of messages it takes.
-    pub fn accepted(&self) -> Vec<MessageType> {
+    pub fn accepted(&self) -> &'static [MessageType] {
         match self.message_type.as_deref() {
-            None | Some("NORMAL") => vec![MessageType::Normal],
-            Some("FIFO") => vec![MessageType::Fifo],
-            Some("DELAY") => vec![MessageType::Delay],
-            Some("TRANSACTION") => vec![MessageType::Transaction],
-            Some("PRIORITY") => vec![MessageType::Priority],
-            Some("LITE") => vec![MessageType::Lite],
-            Some("MIXED") => {
-                vec![MessageType::Normal, MessageType::Fifo, MessageType::Delay, MessageType::Transaction]
-            }
-            Some(_) => vec![MessageType::Unspecified],
+            None | Some("NORMAL") => &[MessageType::Normal],
+            Some("FIFO") => &[MessageType::Fifo],
+            Some("DELAY") => &[MessageType::Delay],
+            Some("TRANSACTION") => &[MessageType::Transaction],
+            Some("PRIORITY") => &[MessageType::Priority],
+            Some("LITE") => &[MessageType::Lite],
+            Some("MIXED") => &[MessageType::Normal, MessageType::Fifo, MessageType::Delay, MessageType::Transaction],
+            Some(_) => &[MessageType::Unspecified],
         }
     }
 

@@ -76,9 +76,14 @@ impl Reactor {
         Ok((reactor, stop, thread))
     }
 
+    /// Whether this thread is it.
+    pub fn is_here(&self) -> bool {
+        HERE.get() == std::ptr::from_ref(self).addr()
+    }
+
     /// Wakes a task of this reactor, from any thread.
     pub fn wake(&self, sleeper: Waker) {
-        if HERE.get() == std::ptr::from_ref(self).addr() {
+        if self.is_here() {
             return sleeper.wake();
         }
         let postman = {

@@ -175,7 +175,8 @@ impl Server {
 
     /// The way in for callers of this process: a connection each, with ids of this server.
     pub fn local_peers(&self) -> LocalPeers {
-        LocalPeers { common: self.common.clone(), service: self.service.clone() }
+        let reactors = self.reactors.as_slice().into();
+        LocalPeers { common: self.common.clone(), service: self.service.clone(), reactors }
     }
 
     /// Connections open now.

@@ -8,7 +8,7 @@ use std::io::Write;
 use std::net::TcpStream;
 use std::sync::atomic::Ordering;
 
-use ferromq_remoting::Limits;
+use ferromq_remoting::{Limits, OnRequest};
 
 use crate::echo::*;
 
@@ -35,6 +35,31 @@ fn sockets_that_are_ready_together_share_the_end_of_a_turn() {
     // On a busy machine the kernel may bring some of the bytes a moment later.
     let turns = service.turns.lock();
     assert!(turns[0] == 1 && turns.iter().sum::<usize>() == 10 && turns.len() < 10, "{turns:?}");
+}
+
+#[test]
+fn peers_on_a_reactor_share_the_end_of_a_turn_and_others_end_their_own() {
+    let (server, service, addr) = start_with(1, Limits::default());
+    let peers = server.local_peers();
+    let reactor = peers.reactors().next().unwrap().clone();
+    let call = move || {
+        let peer = peers.connect(addr, addr, OnRequest::new(|_| {}));
+        async move {
+            let write = |out: &mut Vec<u8>, opaque| out.extend(request(AT_TURNS_END, opaque, b""));
+            peer.invoke(WAIT, write, b"").await.unwrap()
+        }
+    };
+    let elsewhere = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let call_there = call.clone();
+    let together = reactor.spawn(async move {
+        let calls: Vec<_> = (0..10).map(|_| tokio::spawn(call_there())).collect();
+        for call in calls {
+            call.await.unwrap();
+        }
+    });
+    elsewhere.block_on(together).unwrap();
+    elsewhere.block_on(call());
+    assert_eq!(*service.turns.lock(), [10, 1]);
 }
 
 #[test]

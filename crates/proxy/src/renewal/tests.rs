@@ -61,6 +61,7 @@ fn caller(id: &str) -> Caller {
         client_id: id.to_owned(),
         language: 0,
         ends: Ends { peer: nobody, local: nobody },
+        peer: None,
         timeout: None,
         least_wait_ms: 0,
     }

@@ -104,7 +104,7 @@ async fn read(
         lite_topic: None,
     };
     // Its end, when the client goes away while it waits, takes the pull back.
-    let line = service.door.line(caller);
+    let line = service.door.waiting_line(caller);
     let timeout = Duration::from_millis(poll_ms.unsigned_abs()) + TIMEOUT;
     let answer = line.at(&place.broker)?.ask(request::PULL_MESSAGE, timeout, |frame| header.write(frame), &[]).await?;
     let status = match answer.head().code {

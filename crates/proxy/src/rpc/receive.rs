@@ -173,7 +173,7 @@ async fn pop(service: &Service, caller: &Caller, request: &ReceiveMessageRequest
     let wanted = queue.and_then(|queue| queue.broker.as_ref()).map_or("", |broker| &broker.name);
     let brokers = service.door.topic(&topic).await?;
     let broker = brokers.reader(&group, wanted, |broker| service.door.is_avoided(broker))?;
-    let line = service.door.line(caller);
+    let line = service.door.waiting_line(caller);
     let timeout = Duration::from_millis(poll_ms.unsigned_abs()) + TIMEOUT;
     let at = line.at(broker)?;
     let answer = match is_lite {
@@ -246,7 +246,9 @@ async fn hand_out(
         let lite = of_lite.map(|(_, lite)| lite);
         let of_pop = of_lite.map_or(of_pop, |(handle, _)| handle);
         let handle = Handle::new(&of_pop, Some(record.physical_offset())).of_lite(lite);
-        let in_order = counts.get(&format!("0 qo{}%{}", record.queue_id(), record.queue_offset()));
+        // Only ordered pops count by message.
+        let by_message = || counts.get(&format!("0 qo{}%{}", record.queue_id(), record.queue_offset()));
+        let in_order = if counts.is_empty() { None } else { by_message() };
         let times = lite_times.or_else(|| in_order.or_else(|| counts.get(&key)).copied());
         let times = times.and_then(|times| i32::try_from(times).ok()).filter(|times| *times > 0);
         let times = times.unwrap_or_else(|| record.reconsume_times());

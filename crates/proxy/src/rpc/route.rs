@@ -22,7 +22,7 @@ pub(crate) async fn query(
 /// All queues of a topic, by broker in the order clients know: readable ones, writable ones, both, none.
 pub(crate) async fn queues(service: &Service, name: &str, endpoints: Endpoints) -> Result<Vec<MessageQueue>, Refused> {
     let topic = service.door.topic(name).await?;
-    let accept: Vec<i32> = topic.accepted().into_iter().map(i32::from).collect();
+    let accept: Vec<i32> = topic.accepted().iter().copied().map(i32::from).collect();
     let mut queues = Vec::new();
     for share in &topic.brokers {
         // Whoever serves the broker's queues is behind this proxy, as its master would be.

@@ -15,9 +15,10 @@ use crate::status::{self, Refused};
 
 pub(crate) fn talk(
     service: &Service,
+    caller: Result<Caller, Refused>,
     request: Request<Streaming<TelemetryCommand>>,
 ) -> Result<Response<Answers<TelemetryCommand>>, Status> {
-    let caller = Caller::of(&request).map_err(|refused| ended(&refused))?;
+    let caller = caller.map_err(|refused| ended(&refused))?;
     let (commands, told) = Commands::stream(service.clients.waiting.clone());
     let clients = Arc::clone(&service.clients);
     let mut stopped = service.stopped.clone();

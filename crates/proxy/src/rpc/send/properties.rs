@@ -13,6 +13,8 @@ use crate::status::Refused;
 const MAX_USER_PROPERTIES: usize = 128;
 /// Most bytes of user properties, tag and keys together (`maxUserPropertySize`).
 const MAX_USER_BYTES: usize = 16 * 1024;
+/// Bytes that properties of a message seldom need more of.
+const PROPERTIES: usize = 256;
 /// Longest message group, bytes (`maxMessageGroupSize`).
 const MAX_GROUP_BYTES: usize = 64;
 /// Longest time a half message is not asked about, milliseconds (`maxTransactionRecoverySecond`).
@@ -38,7 +40,7 @@ pub(super) fn check(
 ) -> Result<Checked, Refused> {
     let absent = SystemProperties::default();
     let system = message.system_properties.as_ref().unwrap_or(&absent);
-    let mut text = Vec::new();
+    let mut text = Vec::with_capacity(PROPERTIES);
     push_user(message, system, &mut text)?;
     if is_blank(&system.message_id) || has_control(&system.message_id) {
         return Err(Refused::new(Code::IllegalMessageId, "the message id is empty or has control characters"));
