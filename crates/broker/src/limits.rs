@@ -1,9 +1,9 @@
 //! Rate limits that are set while the broker runs: what a topic takes in (topic attribute `send.rate.limit`), what a group
 //! reads (group attribute `read.rate.limit`), what one connection sends (`clientSendRateLimit`), all in messages a second.
 //! And how much may be on its way to the disk (`maxUnflushedBytes`; of a topic, attribute `send.unflushed.limit`; of a
-//! connection, `clientUnflushedLimit`; of a producer group, `producerGroupUnflushedLimit`: `limits/unflushed.rs`) and for how long (`waitTimeMillsInSendQueue`), where topics
-//! marked `degradable` give way first, and by time they alone: no request waits in a queue here, so a disk that is slow is no
-//! reason to refuse what can be stored.
+//! connection, `clientUnflushedLimit`; of a producer group, `producerGroupUnflushedLimit`: `limits/unflushed.rs`) and for
+//! how long (`waitTimeMillsInSendQueue`), where topics marked `degradable` give way first, and by time they alone: no request
+//! waits in a queue here, so a disk that is slow is no reason to refuse what can be stored.
 //!
 //! A [`Bucket`] is one atomic number: the moment until which its rate is used up. Up to [`BURST`] may be used ahead. A send
 //! beyond it is refused (SYSTEM_BUSY, which clients answer by another broker or a later try, with the time to wait in the

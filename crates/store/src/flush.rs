@@ -5,8 +5,8 @@
 //! left for the disk. SYNC_FLUSH: group commit; as long as one sync runs the next ones gather, and one sync serves
 //! them all. On a slow disk those who were answered just now are given a part of the time of a sync to send again: else
 //! senders fall into two halves, each of which waits for the sync of the other. After a sync the messages are shown to
-//! consumers, then the waiters are called, in the order of their positions. The first failed sync is the last: nothing is acknowledged after it, because the kernel may have dropped
-//! the pages it could not write.
+//! consumers, then the waiters are called, in the order of their positions. The first failed sync is the last: nothing is
+//! acknowledged after it, because the kernel may have dropped the pages it could not write.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

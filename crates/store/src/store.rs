@@ -163,7 +163,10 @@ impl Store {
             config,
         });
         let rebuilt = inner.recover(clean, &loaded)?;
-        inner.open_compaction(clean).map_err(OpenError::io("open the compacted topics of", &inner.config.root))?;
+        // After the death of the process alone the kernel has all it wrote: records before their entries.
+        inner
+            .open_compaction(clean || loaded.trusted)
+            .map_err(OpenError::io("open the compacted topics of", &inner.config.root))?;
         let store = Store { inner, instance, threads: Mutex::default() };
         // The files of very many queues take longer than to build them once more after another kill.
         let rebuilt = rebuilt && store.inner.queue_count() <= MANY_QUEUES;

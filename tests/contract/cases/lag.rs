@@ -9,7 +9,6 @@ use ferromq_contract::wire::code;
 use ferromq_contract::{Outcome, Stop, ensure, ensure_eq, wait_for};
 use serde_json::Value;
 use std::process::Command;
-use std::time::Duration;
 
 pub fn cases() -> Vec<Case> {
     vec![
@@ -43,8 +42,10 @@ fn in_hand(lab: &Lab, pops: bool) -> Outcome {
             format!(r#"{{"consumerGroup":"{group}","mode":"POP","popShareQueueNum":0,"topic":"{}"}}"#, stage.topic);
         stage.cluster.broker.conn()?.call(code::SET_MESSAGE_REQUEST_MODE, &[], mode.as_bytes())?.ok()?;
     }
+    // The tool starts with its first command.
+    lab.mqadmin(&stage.cluster.namesrv.addr, "clusterList")?;
     let producer = stage.producer(&[])?;
-    let mut options = vec![("threads", "8"), ("pause", "15000")];
+    let mut options = vec![("threads", "8"), ("pause", "45000")];
     options.extend(pops.then_some(("pop", "60000")));
     let consumer = stage.consumer(&group, &options)?;
     let messages: Vec<Msg> = numbered("m", COUNT).iter().map(|body| Msg::new(&stage.topic, body)).collect();
@@ -90,7 +91,10 @@ fn filtered(lab: &Lab) -> Outcome {
         Ok(lag(lab, &stage, &group).is_ok_and(|said| said["lag"] == 0).then_some(()))
     })?;
     send("B", 20)?;
-    std::thread::sleep(Duration::from_millis(200));
+    let mut conn = stage.cluster.broker.conn()?;
+    wait_for(DELIVERY, "all are dispatched", || {
+        Ok((conn.bound(code::GET_MAX_OFFSET, &stage.topic, 0)? == 23).then_some(()))
+    })?;
     let said = lag(lab, &stage, &group)?;
     ensure_eq!(
         (&said["lag"], &said["behindSeconds"]),

@@ -21,8 +21,8 @@ use tempfile::TempDir;
 
 /// Cases that run at the same time on the standing server.
 const SIDE_BY_SIDE: usize = 3;
-/// Most failed cases, of those that run alone, that run once more: more than that is no matter of a busy machine.
-const MAX_AGAIN: usize = 5;
+/// Most failed cases that run once more: more than that is no matter of a busy machine.
+const MAX_AGAIN: usize = 8;
 /// Folder of the standing server.
 const STANDING: &str = "standing";
 /// Keeps all folders.
@@ -290,10 +290,9 @@ pub fn main(cases: Vec<Case>, failed: Failed) -> ExitCode {
     let alone: Vec<(&Case, String)> =
         alone.into_iter().filter_map(|case| run(&lab, case, &tally).err().map(|why| (case, why))).collect();
     let mut tally = tally.into_inner().unwrap_or_else(PoisonError::into_inner);
-    if alone.len() <= MAX_AGAIN {
-        again.extend(alone);
-    } else {
-        tally.failed.extend(alone.into_iter().map(|(case, why)| (case.name.clone(), why)));
+    again.extend(alone);
+    if again.len() > MAX_AGAIN {
+        tally.failed.extend(again.drain(..).map(|(case, why)| (case.name.clone(), why)));
     }
     let again = run_again(&lab, again, failed, &mut tally);
     lab.print_table();

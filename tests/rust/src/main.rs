@@ -184,12 +184,11 @@ impl Driver {
                 let simple = find(&self.simples, args)?;
                 let (max, invisible) = (text(args, "max").parse().unwrap_or(16), text(args, "invisible").parse()?);
                 // The client gives a call no more time than it lets it wait: an answer without messages may come too late.
-                let received = simple.receive(max, Duration::from_millis(invisible)).await;
-                let nothing = |failure| {
-                    eprintln!("receiving failed: {failure:?}");
-                    Vec::new()
+                let received = match simple.receive(max, Duration::from_millis(invisible)).await {
+                    Err(failure) if format!("{failure:?}").contains("Timeout expired") => Vec::new(),
+                    received => received?,
                 };
-                for message in received.unwrap_or_else(nothing) {
+                for message in received {
                     let row: Vec<_> = parse(row_of(&message).as_bytes()).into_owned().collect();
                     answer(&row.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect::<Vec<_>>());
                     simple.held.borrow_mut().insert(message.message_id().to_owned(), message);

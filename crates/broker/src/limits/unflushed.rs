@@ -1,5 +1,5 @@
-//! How many bytes of one topic or of one connection may be in the log without being on the disk: whoever sends faster than
-//! the disk takes holds up itself only.
+//! How many bytes of one topic, one connection or one producer group may be in the log without being on the disk: whoever
+//! sends faster than the disk takes holds up itself only.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;

@@ -38,9 +38,20 @@ impl Topics {
         Some(self.finish_ending(name, end))
     }
 
+    /// The name is free again whatever happens to `end`.
     fn finish_ending<R>(&self, name: &str, end: impl FnOnce() -> R) -> R {
-        let ended = end();
-        self.table.write().ending.remove(name);
-        ended
+        let _freed = Freed { topics: self, name };
+        end()
+    }
+}
+
+struct Freed<'t> {
+    topics: &'t Topics,
+    name: &'t str,
+}
+
+impl Drop for Freed<'_> {
+    fn drop(&mut self) {
+        self.topics.table.write().ending.remove(self.name);
     }
 }

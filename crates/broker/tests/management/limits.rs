@@ -115,11 +115,9 @@ fn pulls_beyond_a_groups_limit_are_answered_later() {
         };
         let begun = Instant::now();
         assert_eq!(peer.ok(PULL_MESSAGE, &pull("0"), b"").await.field("nextBeginOffset").unwrap(), "15");
-        let free = begun.elapsed();
         peer.ok(PULL_MESSAGE, &pull("15"), b"").await;
         let paid = begun.elapsed();
         assert!(paid >= Duration::from_millis(1500), "answered after {paid:?}");
-        assert!(free < paid / 2, "a second's worth is free, and came after {free:?} of {paid:?}");
     });
     broker.shutdown();
 }

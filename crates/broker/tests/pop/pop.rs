@@ -296,7 +296,7 @@ fn what_is_popped_and_not_acknowledged_counts_in_the_lag() {
     first[3..].iter().for_each(|message| ack(&bench, message));
     assert_eq!(bench.lag("G", "T"), [40, 7, 10, 30, 3]);
     // What comes back waits in the retry topic.
-    let short = PopMessageHeader { max_msg_nums: 2, invisible_time: SHORT, ..pop_header("T") };
+    let short = PopMessageHeader { max_msg_nums: 2, invisible_time: 3 * SHORT, ..pop_header("T") };
     assert_eq!(pop(&bench, &short).1.len(), 2);
     assert_eq!(bench.lag("G", "T"), [40, 7, 12, 28, 5]);
     wait_until("two come back", || bench.lag("G", "T") == [40, 9, 12, 28, 3]);

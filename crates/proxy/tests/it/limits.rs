@@ -46,7 +46,7 @@ async fn a_connection_has_its_place_until_it_ends() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn half_open_connections_hold_up_nobody_and_are_closed() {
-    const HALF_OPEN: usize = 3000;
+    const HALF_OPEN: usize = 1000;
     let bench = bench::start();
     let mut silent = Vec::new();
     for number in 0..HALF_OPEN {

@@ -56,7 +56,7 @@ pub(crate) fn repair(config: &StoreConfig, repairs: &[Repair]) -> io::Result<()>
 }
 
 impl Compacted {
-    /// Finds what is on the disk. `clean`: the last process stopped in order; `in_log`: first queue offset that the log
+    /// Finds what is on the disk. `clean`: all that the last process wrote is there; `in_log`: first queue offset that the log
     /// still has; `agrees`: whether it has there the message that it is shown, or none that can be read.
     pub fn open(&self, clean: bool, in_log: i64, agrees: &dyn Fn(&Record<'_>) -> bool) -> io::Result<()> {
         let faults = self.places.faults.as_ref();
@@ -144,7 +144,7 @@ impl Compacted {
     fn read_again(&self, pair: &Pair, in_log: i64, agrees: &dyn Fn(&Record<'_>) -> bool) -> io::Result<Vec<CqEntry>> {
         let bytes = pair.log_bytes()?;
         let mut there = pair.raw_entries()?;
-        let most = there.size_hint().0;
+        let (most, written_count) = (there.size_hint().0, pair.found_entries()?);
         let (mut found, mut position, mut next) = (Vec::new(), pair.base, 0);
         while found.len() < most {
             let written = there.next();
@@ -160,10 +160,11 @@ impl Compacted {
                 let is_here = entry.is_written() && entry.physical_offset as u64 == position;
                 is_here && fits && (next..in_log).contains(&entry.queue_offset)
             };
-            // So is one that both are damaged of, and what follows it is found.
+            // So is one that both are damaged of, and what follows it is found; behind the last entry nothing is looked for.
+            let may_follow = next < in_log && (found.len() < written_count || written_count == 0);
             let follows = || {
                 let was_durable = |record: &Record<'_>| is_own(record) && record.queue_offset() < in_log;
-                next_sound(bytes, pair.base, position, was_durable).filter(|_| next < in_log)
+                may_follow.then(|| next_sound(bytes, pair.base, position, was_durable)).flatten()
             };
             let own = own.map(|record| entry_of(&record, position)).or_else(|| written.filter(is_lost));
             let Some(entry) = own.or_else(|| follows().map(|(position, record)| entry_of(&record, position))) else {
@@ -205,7 +206,8 @@ impl Compacted {
         let faults = self.places.faults.as_ref();
         *self.writer.lock() = None;
         let mut kept = Vec::new();
-        for pair in self.pairs().iter() {
+        // From the last on: interrupted, it has left no hole.
+        for pair in self.pairs().iter().rev() {
             let count = pair.partition(|entry| entry.queue_offset >= end)?;
             if count == 0 {
                 remove(pair, faults)?;
@@ -217,6 +219,7 @@ impl Compacted {
             }
             kept.push(Arc::new(Pair::new(&self.log, &self.queue, pair.base, count)));
         }
+        kept.reverse();
         self.take_over(kept)
     }
 }
