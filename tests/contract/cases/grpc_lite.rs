@@ -2,7 +2,6 @@
 
 use crate::common::{DELIVERY, bodies, each_once, numbered};
 use crate::grpc::Stage;
-
 use ferromq_contract::driver::Msg;
 use ferromq_contract::runner::Client;
 use ferromq_contract::wire::now_ms;
