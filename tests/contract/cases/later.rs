@@ -15,8 +15,8 @@ pub fn cases() -> Vec<Case> {
     let mut all = Vec::new();
     for client in ALL {
         let label = client.label();
-        all.push(Case::alone(format!("later::{label}::retries_and_dead_letters"), move |lab| retries(lab, client)));
-        all.push(Case::alone(format!("later::{label}::retries_through_a_broker_kill"), move |lab| {
+        all.push(Case::waiting(format!("later::{label}::retries_and_dead_letters"), move |lab| retries(lab, client)));
+        all.push(Case::waiting(format!("later::{label}::retries_through_a_broker_kill"), move |lab| {
             retries_killed(lab, client)
         }));
         all.push(Case::alone(format!("later::{label}::delay_levels_and_timers"), move |lab| delays(lab, client)));

@@ -14,10 +14,10 @@ use std::time::Duration;
 
 pub fn cases() -> Vec<Case> {
     vec![
-        Case::alone("mixed::java_namesrv_our_broker", |lab| serve(lab, Make::Java, &[lab.make])),
-        Case::alone("mixed::our_namesrv_java_broker", |lab| serve(lab, lab.make, &[Make::Java])),
-        Case::alone("mixed::two_name_servers_tell_the_same", two_name_servers),
-        Case::alone("mixed::our_namesrv_java_broker_and_our_broker", |lab| {
+        Case::waiting("mixed::java_namesrv_our_broker", |lab| serve(lab, Make::Java, &[lab.make])),
+        Case::waiting("mixed::our_namesrv_java_broker", |lab| serve(lab, lab.make, &[Make::Java])),
+        Case::waiting("mixed::two_name_servers_tell_the_same", two_name_servers),
+        Case::waiting("mixed::our_namesrv_java_broker_and_our_broker", |lab| {
             serve(lab, lab.make, &[Make::Java, lab.make])
         }),
     ]
