@@ -128,6 +128,11 @@ impl Groups {
         self.table.read().groups.get(name).cloned().or_else(light)
     }
 
+    /// Refuses what a group has waited for when it has been paused meanwhile.
+    pub(crate) fn refuse_paused(&self, name: &str) -> Result<(), Refusal> {
+        self.get(name).map_or(Ok(()), |group| refuse_paused(&group))
+    }
+
     /// The settings of a group, which is made with defaults when that is allowed; `None` answers code 26.
     pub fn find(&self, name: &str) -> Option<Arc<SubscriptionGroupConfig>> {
         if let Some(group) = self.get(name) {

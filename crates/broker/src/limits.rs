@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use ferromq_protocol::Text;
 use ferromq_protocol::code::response;
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::broker::Shared;
 use crate::handler::Refusal;
@@ -216,23 +216,26 @@ impl Limits {
             let remark = "[FLOW_CONTROL]too many pulls wait for rate limits, pull later";
             Refusal::new(response::FLOW_CONTROL, remark)
         })?;
-        tokio::spawn(async move {
-            tokio::time::sleep(wait.min(MAX_HOLD)).await;
-            drop(permit);
-            answer();
-        });
+        after(wait.min(MAX_HOLD), permit, answer);
         Ok(())
     }
 
     /// Runs `answer`, which refuses a send, after [`REFUSAL_HOLD`].
     pub(crate) fn hold_refusal(&self, answer: impl FnOnce() + Send + 'static) {
-        let Ok(permit) = Arc::clone(&self.refusals).try_acquire_owned() else { return answer() };
-        tokio::spawn(async move {
-            tokio::time::sleep(REFUSAL_HOLD).await;
-            drop(permit);
-            answer();
-        });
+        match Arc::clone(&self.refusals).try_acquire_owned() {
+            Ok(permit) => after(REFUSAL_HOLD, permit, answer),
+            Err(_) => answer(),
+        }
     }
+}
+
+/// Runs `answer` after `wait`, and gives its place back before.
+fn after(wait: Duration, permit: OwnedSemaphorePermit, answer: impl FnOnce() + Send + 'static) {
+    tokio::spawn(async move {
+        tokio::time::sleep(wait).await;
+        drop(permit);
+        answer();
+    });
 }
 
 /// Refuses a send beyond a limit.

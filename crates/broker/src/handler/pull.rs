@@ -23,7 +23,6 @@ use crate::broadcast;
 use crate::broker::Shared;
 use crate::clients::Subscription;
 use crate::filter::Filter;
-use crate::groups::refuse_paused;
 use crate::limits::Bucket;
 use crate::longpoll::Parked;
 use crate::rates::Flow;
@@ -148,9 +147,7 @@ fn read_later(broker: &Arc<Shared>, conn: Arc<Connection>, pull: Pull) -> Result
 }
 
 fn push_answer(broker: &Shared, conn: &Connection, pull: &Pull) {
-    // The group may have been paused while the pull waited.
-    let group = broker.groups.get(&pull.group.group_name);
-    if let Some(Err(refusal)) = group.map(|group| refuse_paused(&group)) {
+    if let Err(refusal) = broker.groups.refuse_paused(&pull.group.group_name) {
         let _ = conn.push(|out| Refused::paused(refusal).write(&pull.head, out));
         return;
     }

@@ -15,7 +15,6 @@ use ferromq_store::{Queue, ReadStatus};
 use super::registry::Subscriber;
 use super::{BIND_TOPIC, Lites, QUEUE_ID};
 use crate::broker::Shared;
-use crate::groups::refuse_paused;
 use crate::handler::Refusal;
 use crate::pop::popped::Popped;
 use crate::pop::rate;
@@ -73,7 +72,7 @@ pub(crate) fn is_cold(broker: &Shared, pop: &LitePop) -> bool {
 /// Pops: appends the records to `records`; none for a group that has read too fast. One that was paused while it waited is
 /// refused.
 pub(crate) fn take(broker: &Shared, pop: &LitePop, records: &mut Vec<u8>) -> Result<Popped, Refusal> {
-    broker.groups.get(&pop.request.group).map_or(Ok(()), |group| refuse_paused(&group))?;
+    broker.groups.refuse_paused(&pop.request.group)?;
     let mut popped =
         Popped { pop_time: clock::now_millis(), revive_queue: pop::ORDER_REVIVE_QUEUE, ..Popped::default() };
     if pop.is_held(broker) {

@@ -117,7 +117,7 @@ pub(crate) fn has_message(broker: &Shared, request: &PopRequest) -> bool {
 /// Pops: appends the records to `records`; none for a group that has read too fast. One that was paused while it waited is
 /// refused.
 pub(crate) fn take(broker: &Shared, request: &PopRequest, records: &mut Vec<u8>) -> Result<Popped, Refusal> {
-    broker.groups.get(&request.group).map_or(Ok(()), |group| refuse_paused(&group))?;
+    broker.groups.refuse_paused(&request.group)?;
     let limit = rate::limit_of(broker, request);
     let now = clock::now_millis();
     if let Some(until) = rate::held_until(limit.as_deref(), now) {

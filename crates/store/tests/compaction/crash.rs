@@ -11,7 +11,7 @@ use std::time::Duration;
 use ferromq_store::{Event, Faults, FlushMode, Store, StoreConfig};
 
 use crate::common::open;
-use crate::disk::{Dice, Disk, Fate};
+use crate::disk::{Dice, Disk, Fate, torn_and_reordered};
 use crate::support::{Seen, all, body, newest, put, short_lived};
 
 const KEYS: usize = 12;
@@ -139,12 +139,9 @@ fn torture(sync: bool) {
         let mut dice = Dice(*cut as u64 + 1);
         check(&events, &messages, &root, sync, (*cut, Fate::Random(&mut dice)), &format!("torn before event {cut}"));
     }
-    for seed in 1..=each as u64 {
-        let mut dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
-        let cut = 1 + dice.below(events.len());
-        let what = format!("torn and reordered by seed {seed} after event {cut}");
-        check(&events, &messages, &root, sync, (cut, Fate::Random(&mut dice)), &what);
-    }
+    torn_and_reordered(each, events.len(), |cut, fate, what| {
+        check(&events, &messages, &root, sync, (cut, fate), what);
+    });
 }
 
 #[test]

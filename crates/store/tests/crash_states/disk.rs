@@ -41,6 +41,18 @@ impl Dice {
     }
 }
 
+/// Cuts the power at `count` places of a run of so many events, each with its own throws: `check` gets the place, what
+/// becomes of the writes, and words for both.
+#[allow(dead_code, reason = "the states of the broker are chosen in another way")]
+pub fn torn_and_reordered(count: usize, events: usize, mut check: impl FnMut(usize, Fate<'_>, &str)) {
+    for seed in 1..=count as u64 {
+        let mut dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let cut = 1 + dice.below(events);
+        let what = format!("torn and reordered by seed {seed} after event {cut}");
+        check(cut, Fate::Random(&mut dice), &what);
+    }
+}
+
 /// Files and folders.
 #[derive(Default)]
 pub struct Disk {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use ferromq_store::{AppendBatch, Durability, Event, Faults, Store, StoreConfig, TopicKind};
 
 use crate::common::{self, inner_batch, parts, read_all};
-use crate::disk::{Dice, Disk, Fate};
+use crate::disk::{Dice, Disk, Fate, torn_and_reordered};
 
 const BATCH: &str = "Batch";
 const PLAIN: &str = "Plain";
@@ -172,12 +172,9 @@ fn torture(sync: bool) {
         check(&events, &all, &root, sync, (*cut, Fate::None), &format!("only what is durable before event {cut}"));
         check(&events, &all, &root, sync, (*cut, Fate::All), &format!("killed before event {cut}"));
     }
-    for seed in 1..=each as u64 {
-        let mut dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
-        let cut = 1 + dice.below(events.len());
-        let what = format!("torn and reordered by seed {seed} after event {cut}");
-        check(&events, &all, &root, sync, (cut, Fate::Random(&mut dice)), &what);
-    }
+    torn_and_reordered(each, events.len(), |cut, fate, what| {
+        check(&events, &all, &root, sync, (cut, fate), what);
+    });
 }
 
 #[test]

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::{config, parts, read_all, sync_config};
-use disk::{Dice, Disk, Fate};
+use disk::{Dice, Disk, Fate, torn_and_reordered};
 use ferromq_history::{Checker, Event as Seen, Outcome, Scan, Send};
 use ferromq_protocol::record::{self, Entry};
 use ferromq_store::{AppendBatch, Durability, Event, Faults, Store, StoreConfig};
@@ -305,13 +305,10 @@ fn torture(sync: bool) {
         tried += 3;
     }
     let torn = if seconds.is_some() { states / 2 } else { each };
-    for seed in 1..=torn as u64 {
-        let mut dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
-        let cut = 1 + dice.below(run.events.len());
-        let what = format!("torn and reordered by seed {seed} after event {cut}");
-        check(&run, &root, cut, Fate::Random(&mut dice), &what);
+    torn_and_reordered(torn, run.events.len(), |cut, fate, what| {
+        check(&run, &root, cut, fate, what);
         tried += 1;
-    }
+    });
     let mode = if sync { "SYNC_FLUSH" } else { "ASYNC_FLUSH" };
     let (changes, messages, syncs) = (run.events.len(), run.messages.len(), borders.len());
     // A line of the table that `cargo xtask torture` prints.
