@@ -2,8 +2,8 @@
 //! reads (group attribute `read.rate.limit`), what one connection sends (`clientSendRateLimit`), all in messages a second.
 //! And how much may be on its way to the disk (`maxUnflushedBytes`; of a topic, attribute `send.unflushed.limit`; of a
 //! connection, `clientUnflushedLimit`; of a producer group, `producerGroupUnflushedLimit`: `limits/unflushed.rs`) and for
-//! how long (`waitTimeMillsInSendQueue`), where topics marked `degradable` give way first, and by time they alone: no request
-//! waits in a queue here, so a disk that is slow is no reason to refuse what can be stored.
+//! how long (`waitTimeMillsInSendQueue`), where topics marked `degradable` give way first (`limits/giving_way.rs`), and by time
+//! they alone: no request waits in a queue here, so a disk that is slow is no reason to refuse what can be stored.
 //!
 //! A [`Bucket`] is one atomic number: the moment until which its rate is used up. Up to [`BURST`] may be used ahead. A send
 //! beyond it is refused (SYSTEM_BUSY, which clients answer by another broker or a later try, with the time to wait in the
@@ -11,6 +11,7 @@
 //! answered later instead, because a refusal would make consumers ask all the more. Where no limit is set a request looks at
 //! one `Option`.
 
+mod giving_way;
 mod unflushed;
 
 use std::collections::{BTreeMap, HashMap};
@@ -27,6 +28,7 @@ use crate::broker::Shared;
 use crate::handler::Refusal;
 use crate::topics::Topic;
 
+use self::giving_way::GivingWay;
 pub(crate) use self::unflushed::InHand;
 pub use self::unflushed::Unflushed;
 
@@ -130,6 +132,7 @@ pub struct Limits {
     groups: Mutex<HashMap<Box<str>, Arc<Bucket>>>,
     connections: Mutex<HashMap<u64, OfConnection>>,
     producers: Mutex<HashMap<Box<str>, Arc<Unflushed>>>,
+    pub(crate) giving_way: GivingWay,
     held: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
 }
@@ -140,6 +143,7 @@ impl Default for Limits {
             groups: Mutex::default(),
             connections: Mutex::default(),
             producers: Mutex::default(),
+            giving_way: GivingWay::default(),
             held: Arc::new(Semaphore::new(MAX_HELD)),
             refusals: Arc::new(Semaphore::new(MAX_REFUSALS_HELD)),
         }

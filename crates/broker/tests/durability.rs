@@ -77,6 +77,16 @@ fn no_room_for_the_next_file_is_told_and_passes() {
     assert_eq!(code(&bench.send("T", 0, "", &body)), response::SUCCESS);
 }
 
+/// Makes the topic D.
+fn create_degradable(bench: &Bench) {
+    let created = bench.call(request::UPDATE_AND_CREATE_TOPIC, b"", |frame| {
+        frame.str("topic", "D").str("defaultTopic", "TBW102").i32("readQueueNums", 1).i32("writeQueueNums", 1);
+        frame.i32("perm", 6).str("topicFilterType", "SINGLE_TAG").str("order", "false");
+        frame.str("attributes", "+degradable=true");
+    });
+    assert_eq!(code(&created), response::SUCCESS, "{}", remark(&created));
+}
+
 /// What senders feel of a disk that hangs: those of degradable topics are told at once, the others wait for it.
 #[test]
 fn degradable_topics_are_busy_while_a_sync_takes_too_long() {
@@ -85,12 +95,7 @@ fn degradable_topics_are_busy_while_a_sync_takes_too_long() {
         store.flush_disk_type = FlushMode::Sync;
         store.faults = Some(Arc::clone(&faults));
     });
-    let created = bench.call(request::UPDATE_AND_CREATE_TOPIC, b"", |frame| {
-        frame.str("topic", "D").str("defaultTopic", "TBW102").i32("readQueueNums", 1).i32("writeQueueNums", 1);
-        frame.i32("perm", 6).str("topicFilterType", "SINGLE_TAG").str("order", "false");
-        frame.str("attributes", "+degradable=true");
-    });
-    assert_eq!(code(&created), response::SUCCESS, "{}", remark(&created));
+    create_degradable(&bench);
     assert_eq!(code(&bench.send("D", 0, "", b"x")), response::SUCCESS);
     faults.inject(Operation::Sync, 0, Fault::Stall);
     std::thread::scope(|scope| {
@@ -104,4 +109,40 @@ fn degradable_topics_are_busy_while_a_sync_takes_too_long() {
         assert_eq!(code(&waits.join().unwrap()), response::SUCCESS);
     });
     assert_eq!(code(&bench.send("D", 0, "", b"x")), response::SUCCESS);
+}
+
+/// A sync that others wait for is not made longer by what may wait itself.
+#[test]
+fn degradable_topics_have_few_bytes_on_their_way_to_the_disk_while_others_send() {
+    let faults = Arc::new(Faults::default());
+    let bench = start_with(BrokerConfig { wait_time_mills_in_send_queue: 600_000, ..config() }, |store| {
+        store.flush_disk_type = FlushMode::Sync;
+        store.faults = Some(Arc::clone(&faults));
+    });
+    create_degradable(&bench);
+    let (bench, body) = (&bench, vec![b'x'; 80 * 1024]);
+    let store = &bench.broker.as_ref().unwrap().shared().store;
+    // The queues are made before the disk hangs, that of the other topic before anybody gives way.
+    for topic in ["T", "D"] {
+        assert_eq!(code(&bench.send(topic, 0, "", b"x")), response::SUCCESS);
+    }
+    faults.inject(Operation::Sync, 0, Fault::Stall);
+    std::thread::scope(|scope| {
+        let sent = |topic: &'static str, body: Vec<u8>, waiting: u64| {
+            let sends = scope.spawn(move || code(&bench.send(topic, 0, "", &body)));
+            wait_until("a send that is stored", || store.unflushed_bytes() > waiting);
+            sends
+        };
+        let alone = [sent("D", body.clone(), 80 * 1024), sent("D", body.clone(), 160 * 1024)];
+        let before = store.unflushed_bytes();
+        let other = sent("T", vec![b'x'], before);
+        let busy = bench.send("D", 0, "", b"x");
+        faults.heal(Operation::Sync);
+        assert_eq!(code(&busy), response::SYSTEM_BUSY, "{}", remark(&busy));
+        assert!(remark(&busy).contains("topic attribute degradable"), "{}", remark(&busy));
+        for sends in alone.into_iter().chain([other]) {
+            assert_eq!(sends.join().unwrap(), response::SUCCESS);
+        }
+    });
+    assert_eq!(code(&bench.send("D", 0, "", b"x")), response::SUCCESS, "nothing of it waits any more");
 }

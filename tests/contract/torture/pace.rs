@@ -13,6 +13,7 @@ use rustix::time::{ClockId, clock_gettime};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 pub fn cases() -> Vec<Case> {
@@ -93,6 +94,77 @@ fn raw_rate(folder: &Path, bytes: usize) -> Outcome<f64> {
     Ok(syncs as f64 / began.elapsed().as_secs_f64())
 }
 
+/// Messages per second that a group commit gives to as many threads of one process, without a network and a protocol: each
+/// puts `bytes` into a common buffer and waits, one thread more writes and syncs what has gathered.
+fn raw_group_commit(folder: &Path, bytes: usize) -> Outcome<f64> {
+    let file = File::create(folder.join("group"))?;
+    fallocate(&file, FallocateFlags::empty(), 0, RAW_BYTES).map_err(std::io::Error::from)?;
+    file.sync_all()?;
+    let group = Group::default();
+    let began = Instant::now();
+    let done = std::thread::scope(|scope| {
+        let flusher = scope.spawn(|| group.flush(&file, began + RAW));
+        (0..SENDERS.connections).for_each(|_| drop(scope.spawn(|| group.send(&vec![1; bytes]))));
+        flusher.join().map_err(|_| "the flushing thread panicked")
+    })??;
+    Ok(done as f64 / began.elapsed().as_secs_f64())
+}
+
+/// Threads that commit together.
+#[derive(Default)]
+struct Group {
+    state: Mutex<Gathered>,
+    work: Condvar,
+    durable: Condvar,
+}
+
+#[derive(Default)]
+struct Gathered {
+    buffer: Vec<u8>,
+    /// How many messages were put into the buffer so far, and how many of them are durable.
+    sent: u64,
+    done: u64,
+    ended: bool,
+}
+
+impl Group {
+    fn send(&self, message: &[u8]) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        while !state.ended {
+            state.buffer.extend_from_slice(message);
+            state.sent += 1;
+            let mine = state.sent;
+            self.work.notify_one();
+            let is_waiting = |state: &mut Gathered| state.done < mine && !state.ended;
+            state = self.durable.wait_while(state, is_waiting).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Until the time is over; how many messages became durable.
+    fn flush(&self, file: &File, end: Instant) -> Outcome<u64> {
+        let (mut spare, mut at) = (Vec::new(), 0);
+        loop {
+            let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut state =
+                self.work.wait_while(state, |s| s.buffer.is_empty()).unwrap_or_else(PoisonError::into_inner);
+            let buffer = std::mem::replace(&mut state.buffer, spare);
+            let sent = state.sent;
+            drop(state);
+            let synced = file.write_all_at(&buffer, at).and_then(|()| file.sync_data());
+            at = (at + buffer.len() as u64) % (RAW_BYTES / 2);
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.done = sent;
+            state.ended = synced.is_err() || Instant::now() >= end;
+            self.durable.notify_all();
+            if state.ended {
+                return Ok(synced.map(|()| sent)?);
+            }
+            spare = buffer;
+            spare.clear();
+        }
+    }
+}
+
 /// Ticks that all processors have spent, and those among them with nothing to do.
 fn ticks() -> Outcome<(u64, u64)> {
     let stat = std::fs::read_to_string("/proc/stat")?;
@@ -110,12 +182,14 @@ fn sync_flush(lab: &Lab) -> Outcome {
     let mut broker = Syncing::warm(lab, Make::Ferro, count / 10)?;
     let batch = broker.batch(count / 4)?;
     let bytes = (batch * broker.record()? as f64) as usize;
+    let record = bytes as f64 / batch;
     let before = raw_rate(&folder, bytes)?;
     let start = ticks()?;
     let ours = broker.rate(count)?;
     let end = ticks()?;
     let busy = 1.0 - (end.1 - start.1) as f64 / (end.0 - start.0).max(1) as f64;
     let after = raw_rate(&folder, bytes)?;
+    let threads = raw_group_commit(&folder, record as usize)?;
     broker.cluster.broker.stop()?;
     let mut broker = Syncing::warm(lab, Make::Java, count / 20)?;
     let java = broker.rate(count / 10)?;
@@ -126,6 +200,9 @@ fn sync_flush(lab: &Lab) -> Outcome {
     let share = format!("{ours:.0}/s, the disk alone {raw:.0}/s in batches of {batch:.1}: {:.0} %", of_raw * 100.0);
     let share = format!("{share}, the processors {:.0} % busy", busy * 100.0);
     lab.row("SYNC_FLUSH and the disk", width.clone(), format!("{share}, {}", verdict(">= 80 %", of_raw >= 0.8)));
+    let of_threads = ours / threads;
+    let share = format!("{ours:.0}/s, threads of one process {threads:.0}/s: {:.0} %", of_threads * 100.0);
+    lab.row("SYNC_FLUSH and a group commit without a network", width.clone(), share);
     let times = format!("{ours:.0}/s, Java 5.5.0 {java:.0}/s: {of_java:.2} x");
     lab.row("SYNC_FLUSH and Java", width, format!("{times}, {}", verdict(">= 1.5 x", of_java >= 1.5)));
     Ok(())

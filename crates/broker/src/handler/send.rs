@@ -145,7 +145,7 @@ impl Sends {
         let messages = self.batch.messages_from(first);
         if messages > 0 {
             let bytes = self.batch.record_bytes() - bytes;
-            charge(&target.topic, &of_sender, messages, bytes, &mut self.in_hand);
+            charge(broker, &target.topic, &of_sender, messages, bytes, &mut self.in_hand);
         }
         self.last_topic = Some((target.topic, generation));
         added?;

@@ -28,12 +28,17 @@ struct Waiting {
 }
 
 impl Unflushed {
+    /// A limit of `most` bytes.
+    pub fn new(most: u64) -> Self {
+        Self { most, waiting: Mutex::default() }
+    }
+
     /// A limit of `most` bytes, `None` for 0. One of the same size goes on.
     pub fn of(most: u64, before: Option<&Arc<Self>>) -> Option<Arc<Self>> {
         match before {
             _ if most == 0 => None,
             Some(limit) if limit.most == most => Some(Arc::clone(limit)),
-            _ => Some(Arc::new(Self { most, waiting: Mutex::default() })),
+            _ => Some(Arc::new(Self::new(most))),
         }
     }
 

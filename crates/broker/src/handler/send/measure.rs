@@ -19,6 +19,9 @@ pub(super) fn within_limits(
     in_hand: &InHand,
 ) -> Result<(), Refusal> {
     limits::refuse_under_pressure(broker, topic, bytes)?;
+    if broker.store.is_sync_flush() {
+        broker.limits.giving_way.refuse_beside_others(topic, in_hand, broker.store.flushed_position())?;
+    }
     if let Some(limit) = topic.unflushed() {
         let who = format_args!("topic {}", topic.name());
         in_hand.refuse_beyond(limit, broker.store.flushed_position(), who, "topic attribute send.unflushed.limit")?;
@@ -42,12 +45,20 @@ pub(super) fn within_limits(
 }
 
 /// Uses the limits for messages that passed.
-pub(super) fn charge(topic: &Topic, of_sender: &OfSender, messages: usize, bytes: usize, in_hand: &mut InHand) {
+pub(super) fn charge(
+    broker: &Shared,
+    topic: &Topic,
+    of_sender: &OfSender,
+    messages: usize,
+    bytes: usize,
+    in_hand: &mut InHand,
+) {
     let of_connection = &of_sender.connection;
     for bucket in topic.limit().into_iter().chain(of_connection.rate.as_deref()) {
         bucket.charge(messages as u64, Instant::now());
     }
-    for limit in topic.unflushed().into_iter().chain(&of_connection.unflushed).chain(&of_sender.group) {
+    let of_all = broker.limits.giving_way.limit_of(topic);
+    for limit in topic.unflushed().into_iter().chain(&of_connection.unflushed).chain(&of_sender.group).chain(of_all) {
         in_hand.add(limit, bytes as u64);
     }
 }
