@@ -140,6 +140,28 @@ fn pipelined_sends_are_all_answered_and_keep_their_order() {
 }
 
 #[test]
+fn a_send_that_meets_the_end_of_its_topic_is_refused_and_the_next_topic_begins_without_it() {
+    let bench = start();
+    assert_eq!(number(&bench.send("Gone", 0, "", b"before"), "queueOffset"), Some(0));
+    let connection = bench.connection();
+    // Both arrive together: the send waits for the end of the turn, in which the topic is deleted.
+    let answer = connection.invoke(TIMEOUT, |out, opaque| {
+        let mut frame = FrameWriter::request(out, Encoding::Json, request::SEND_MESSAGE_V2, opaque, false);
+        send_header("Gone", 0, "").write_short(&mut frame);
+        frame.finish_with_body(b"in flight");
+        let mut frame =
+            FrameWriter::request(out, Encoding::Json, request::DELETE_TOPIC_IN_BROKER, opaque ^ i32::MIN, true);
+        frame.str("topic", "Gone");
+        frame.finish();
+    });
+    let answer = bench.runtime.block_on(answer).unwrap();
+    assert_eq!(code(&answer), response::TOPIC_NOT_EXIST, "{}", remark(&answer));
+    assert!(remark(&answer).contains("deleted"), "{}", remark(&answer));
+    assert_eq!(number(&bench.send("Gone", 0, "", b"after"), "queueOffset"), Some(0));
+    assert_eq!(bench.ask(request::GET_MAX_OFFSET, "Gone", 0, "offset", &[("committed", "false")]), Some(1));
+}
+
+#[test]
 fn one_way_sends_are_stored_and_not_answered() {
     let bench = start();
     let connection = bench.connection();

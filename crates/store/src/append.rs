@@ -14,6 +14,7 @@ use crate::failure::is_out_of_space;
 use crate::lmq::{self, Lights};
 use crate::store::Inner;
 
+mod ended;
 mod facts;
 mod fan_out;
 mod inner;
@@ -56,6 +57,8 @@ pub struct AppendBatch {
     end_position: u64,
     /// Some message has light queues.
     fans_out: bool,
+    /// Messages that are not stored, by their places among all; the last ones first. Only during the append.
+    left_out: Vec<Range<usize>>,
 }
 
 struct Message {
@@ -127,6 +130,7 @@ impl AppendBatch {
         self.messages.clear();
         self.groups.clear();
         self.fans_out = false;
+        self.left_out.clear();
         self.hashes.clear();
         self.runs.clear();
         self.results.clear();
@@ -274,6 +278,13 @@ impl Inner {
         let mut tail = self.log.tail.lock();
         // It may have failed while this thread waited.
         self.check_writeable()?;
+        batch.leave_out_ended();
+        if batch.messages.is_empty() {
+            batch.results.clear();
+            batch.answer_left_out();
+            batch.end_position = tail.position;
+            return Ok(());
+        }
         let now = clock::now_millis();
         let first = match tail.segment.take() {
             Some(segment) if tail.position < segment.end() => Ok(segment),
@@ -284,12 +295,6 @@ impl Inner {
             batch.place(tail.position, segment, |position| self.next_segment(position))
         });
         placed.map_err(|error| self.no_space("making the next commit log file", &error))?;
-        for Group { queue, .. } in &mut batch.groups {
-            if queue.is_deleted() {
-                // The topic was deleted since: the messages begin its next life.
-                *queue = self.queue(queue.topic(), queue.id());
-            }
-        }
         if batch.fans_out {
             let lights = batch.messages.iter_mut().filter_map(|message| message.lights.as_mut());
             lights.for_each(|lights| lights.resolve(|name| self.queue(name, lmq::QUEUE_ID)));
@@ -318,6 +323,7 @@ impl Inner {
             self.log.publish(end, now);
         }
         drop(tail);
+        batch.answer_left_out();
         batch.runs.clear();
         if self.log.wants_preparation(end) {
             self.background.want_segment();

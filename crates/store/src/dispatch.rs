@@ -15,6 +15,7 @@ use ferromq_protocol::topic;
 use crate::append;
 use crate::index::{self, Keyed};
 use crate::labels::Labels;
+use crate::lives::Ended;
 use crate::lmq;
 use crate::queue::{CqEntry, Kind, Queue};
 use crate::redispatch::Doubts;
@@ -149,6 +150,8 @@ pub(crate) struct Dispatcher {
     pub dirty: Vec<Arc<Queue>>,
     /// Only while recovery reads: see `redispatch.rs`.
     pub doubts: Doubts,
+    /// Deleted topics whose records are still to be dispatched.
+    pub ended: Ended,
 }
 
 impl Dispatcher {
@@ -287,6 +290,7 @@ impl Inner {
     /// Takes the next items from the list, or from the log after an overflow.
     fn refill(&self, d: &mut Dispatcher) -> bool {
         d.forget();
+        d.ended.forget_before(d.position);
         {
             let mut pending = self.pending.lock();
             std::mem::swap(&mut pending.items, &mut d.items);
@@ -314,14 +318,15 @@ impl Inner {
             };
             match record::read(bytes) {
                 Entry::Record(record) => {
-                    position += record.bytes().len() as u64;
-                    if let Some((queue, item)) = self.item_of(&record, &mut d.hashes) {
+                    if let Some((queue, item)) = self.item_of(&record, &d.ended, &mut d.hashes) {
                         let lights = if item.fans_out { lmq::stored(&record) } else { Vec::new() };
                         d.take(queue, item);
                         for (name, offset) in lights {
-                            d.take(self.queue(name, lmq::QUEUE_ID), item.in_light(offset));
+                            let light = self.queue_at(&d.ended, name, lmq::QUEUE_ID, position);
+                            light.into_iter().for_each(|light| d.take(light, item.in_light(offset)));
                         }
                     }
+                    position += record.bytes().len() as u64;
                 }
                 Entry::Blank => position = segment.end(),
                 Entry::Invalid(damage) => {
@@ -338,8 +343,8 @@ impl Inner {
     }
 
     /// What dispatch needs to know of a stored record, and its queue; its hashes are appended to `hashes`. `None` if the
-    /// record has no topic that could be a folder.
-    pub fn item_of(&self, record: &Record<'_>, hashes: &mut Vec<u32>) -> Option<(Arc<Queue>, Item)> {
+    /// record has no topic that could be a folder, or one that ended without the queue.
+    pub fn item_of(&self, record: &Record<'_>, ended: &Ended, hashes: &mut Vec<u32>) -> Option<(Arc<Queue>, Item)> {
         let Some(name) = std::str::from_utf8(record.topic()).ok().filter(|name| append::is_folder_name(name)) else {
             tracing::error!(
                 position = record.physical_offset(),
@@ -348,8 +353,8 @@ impl Inner {
             return None;
         };
         let labels = Labels::of(record.properties());
-        let queue = self.queue(name, u32::try_from(record.queue_id()).ok()?);
         let physical_offset = u64::try_from(record.physical_offset()).ok()?;
+        let queue = self.queue_at(ended, name, u32::try_from(record.queue_id()).ok()?, physical_offset)?;
         let before = hashes.len();
         if queue.context().index && flags::transaction_value(record.sys_flag()) != flags::TRANSACTION_ROLLBACK {
             index::push_hashes(queue.key_prefix(), labels.uniq_key, labels.keys, hashes);

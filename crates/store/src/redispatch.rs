@@ -25,7 +25,7 @@ impl Inner {
         let mut d = self.dispatcher.lock();
         let d = &mut *d;
         d.forget();
-        let Some((queue, item)) = self.item_of(record, &mut d.hashes) else { return true };
+        let Some((queue, item)) = self.item_of(record, &d.ended, &mut d.hashes) else { return true };
         let lights = if item.fans_out { lmq::stored(record) } else { Vec::new() };
         let redispatch =
             |d: &mut Dispatcher, queue, item| self.redispatch_item(d, queue, item, may_begin_anywhere, may_be_behind);

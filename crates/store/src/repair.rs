@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use ferromq_protocol::record::{self, Entry};
 
+use crate::lives::Ended;
 use crate::lmq;
 use crate::queue::{CqEntry, Queue};
 use crate::store::Inner;
@@ -94,6 +95,8 @@ impl Inner {
     /// The entries of the queue's records there.
     fn records_in(&self, queue: &Queue, &Place { mut position, end, .. }: &Place) -> Vec<CqEntry> {
         let (mut found, mut hashes, mut hunt) = (Vec::new(), Vec::new(), MAX_HUNT);
+        // The queue is there.
+        let ended = Ended::default();
         while position < end
             && let Some(segment) = self.log.segment(position)
             && let Some(bytes) = segment.bytes_from(position, self.visible())
@@ -102,7 +105,7 @@ impl Inner {
                 Entry::Record(record) if record.physical_offset() as u64 == position => {
                     position += record.bytes().len() as u64;
                     let Some(queue_offset) = lmq::offset_in(&record, queue) else { continue };
-                    let item = self.item_of(&record, &mut hashes).filter(|(_, item)| item.in_queue);
+                    let item = self.item_of(&record, &ended, &mut hashes).filter(|(_, item)| item.in_queue);
                     found.extend(item.map(|(_, item)| CqEntry { queue_offset, ..item.entry(queue.kind()) }));
                 }
                 Entry::Blank => position = segment.end(),

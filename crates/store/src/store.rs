@@ -285,7 +285,7 @@ impl Store {
 
     /// Forgets a topic's queues and removes their files. The records stay in the log until it expires.
     pub fn delete_topic(&self, topic: &str) -> std::io::Result<()> {
-        self.inner.delete_topic(topic)
+        self.inner.end_topic(topic, Kind::Simple, |_| true)
     }
 
     /// Lets the store delete log files that are old enough, whatever the hour. Returns at once; a thread of the store

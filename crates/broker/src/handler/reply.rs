@@ -180,7 +180,9 @@ fn store(
         .store
         .append(&mut batch)
         .map_err(|e| Refusal::new(response::SERVICE_NOT_AVAILABLE, format!("service not available now. {e}")))?;
-    let Some(message) = batch.results().first() else { return Err(illegal(&"the store kept nothing")) };
+    let Some(message) = batch.results().first().filter(|message| message.is_stored()) else {
+        return Err(illegal(&"the reply topic was deleted at this moment"));
+    };
     topic.taken().count(1, u64::from(message.size));
     broker.stats.count_put(1, u64::from(message.size));
     Ok((id::offset_message_id(broker.store_host, message.physical_offset), message.queue_offset))

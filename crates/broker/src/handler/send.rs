@@ -147,7 +147,9 @@ impl Sends {
             let bytes = self.batch.record_bytes() - bytes;
             charge(broker, &target.topic, &of_sender, messages, bytes, &mut self.in_hand);
         }
-        self.last_topic = Some((target.topic, generation));
+        // A light topic ends without a word to the table.
+        let is_light = target.topic.name().starts_with(names::LMQ_PREFIX);
+        self.last_topic = (!is_light).then_some((target.topic, generation));
         added?;
         self.body_bytes += call.request.body.len();
         Ok(())

@@ -16,7 +16,7 @@ use ferromq_protocol::record::{self, Entry, MessageParts, Record};
 use ferromq_protocol::sys_flag::{message as flags, perm, topic as topic_flags};
 use ferromq_protocol::{FrameWriter, Head, id, topic, version};
 use ferromq_remoting::Connection;
-use ferromq_store::{AppendBatch, Durability, Queue};
+use ferromq_store::{AppendBatch, Appended, Durability, Queue};
 
 use super::{Call, Refusal};
 use crate::broker::Shared;
@@ -187,6 +187,10 @@ impl SendBack {
         if let Err(error) = result {
             broker.stats.count_put_failed(1);
             return Err(Refusal::new(response::SYSTEM_ERROR, format!("the message is not sent back: {error}")));
+        }
+        if !batch.results().iter().all(Appended::is_stored) {
+            let remark = format!("the message is not sent back: topic {} was deleted at this moment", queue.topic());
+            return Err(Refusal::new(response::SYSTEM_ERROR, remark));
         }
         broker.stats.count_put(1, batch.results().iter().map(|message| u64::from(message.size)).sum());
         if !broker.store.is_sync_flush() {

@@ -70,8 +70,8 @@ impl Queue {
         self.deleted.load(Ordering::Acquire)
     }
 
-    /// Marks the handle as deleted and removes the files.
-    pub(crate) fn delete(&self) -> io::Result<()> {
+    /// Marks the handle as deleted: it writes no file any more.
+    pub(crate) fn delete(&self) {
         if !self.deleted.swap(true, Ordering::AcqRel) && self.is_light() {
             self.context.lights.fetch_sub(1, Ordering::Relaxed);
         }
@@ -79,6 +79,5 @@ impl Queue {
         *tail = Tail { first: tail.end(self.kind), ..Tail::default() };
         self.context.files.forget(self.uid);
         self.context.touched.lock().forget(self.uid);
-        file::remove_dir_all(&self.folder(), self.context.faults.as_ref())
     }
 }

@@ -16,6 +16,10 @@ use crate::properties;
 /// Hex digits of the physical offset at the end of an offset message id.
 const OFFSET_DIGITS: usize = 16;
 
+/// Said of a send that met the end of its topic.
+const TOPIC_ENDED: &str =
+    "the topic was deleted while the message was on its way: nothing is stored, create the topic and send again";
+
 /// Capacity that the buffers of a reactor keep between drains, entries and bytes.
 const KEPT_ENTRIES: usize = 4096;
 const KEPT_BYTES: usize = 256 * 1024;
@@ -157,6 +161,9 @@ impl SendConstants {
             return;
         }
         let messages = &results[waiting.first as usize..(waiting.first + waiting.count) as usize];
+        if !messages.iter().all(Appended::is_stored) {
+            return self.refuse(&waiting.head, response::TOPIC_NOT_EXIST, TOPIC_ENDED, out);
+        }
         let uniq_key = &uniq_keys[waiting.uniq_key.0 as usize..waiting.uniq_key.1 as usize];
         let first_offset = messages.first().map_or(0, |message| message.queue_offset);
         let ids_len = (messages.len() * (self.msg_id_prefix.len() + OFFSET_DIGITS + 1)).saturating_sub(1);
