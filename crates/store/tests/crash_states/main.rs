@@ -10,6 +10,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod disk;
+mod interrupted;
 mod kinds;
 
 use std::collections::{BTreeMap, BTreeSet};
