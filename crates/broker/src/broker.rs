@@ -293,6 +293,7 @@ impl Broker {
         let period = Duration::from_millis(shared.config.flush_consumer_offset_interval);
         let persister = Persister::start(saving, saved::tables(&shared), period)?;
         shared.topics.restore_missing(&shared.store).map_err(StartError::Topics)?;
+        shared.groups.restore_missing(&shared.offsets);
         replay(&shared);
         let reviver = Reviver::start(&shared)?;
         shared.timer.start(&shared)?;

@@ -19,6 +19,7 @@ use parking_lot::RwLock;
 use crate::broadcast_groups;
 use crate::config::BrokerConfig;
 use crate::handler::Refusal;
+use crate::offsets::Offsets;
 use crate::persist::{self, LoadError, SaveSignal};
 use crate::topics::{AttributeError, GROUP_ATTRIBUTES, alter_attributes};
 
@@ -80,6 +81,8 @@ pub struct Groups {
     create_system: bool,
     /// Light groups exist without being made.
     light: bool,
+    /// There was no file that could be read.
+    is_begun_anew: bool,
     path: PathBuf,
     saving: Arc<SaveSignal>,
 }
@@ -90,7 +93,10 @@ impl Groups {
         let path = persist::config_path(store_root, FILE);
         let mut groups: HashMap<Arc<str>, Arc<SubscriptionGroupConfig>> =
             BUILT_IN.iter().map(|n| with_defaults(n)).collect();
-        let loaded = persist::load::<SubscriptionGroupWrapper>(&path)?.unwrap_or_default();
+        let effect = "groups that have offsets are made again with default settings; pauses, retry policies, attributes and forbidden topics are lost, set them again";
+        let loaded = persist::load_or_begin_anew::<SubscriptionGroupWrapper>(&path, effect)?;
+        let is_begun_anew = loaded.is_none();
+        let loaded = loaded.unwrap_or_default();
         for (name, mut group) in loaded.subscription_group_table {
             if let Err(e) = names::validate_group(&name) {
                 tracing::warn!("a group of {FILE} is left out: {e}");
@@ -105,9 +111,25 @@ impl Groups {
             auto_create: config.auto_create_subscription_group.into(),
             create_system: config.enable_create_sys_group,
             light: config.enable_lmq,
+            is_begun_anew,
             path,
             saving,
         })
+    }
+
+    /// Makes groups again that have offsets, if there was no file: they consumed before.
+    pub fn restore_missing(&self, offsets: &Offsets) {
+        let mut table = self.table.write();
+        for name in offsets.groups().into_iter().filter(|_| self.is_begun_anew) {
+            let is_known = table.groups.contains_key(name.as_str()) || name.starts_with(names::LMQ_PREFIX);
+            if is_known || table.groups.len() >= MAX_GROUPS || names::validate_group(&name).is_err() {
+                continue;
+            }
+            tracing::warn!("group {name} has offsets but stood in no {FILE}: it is made again with default settings");
+            let (name, group) = with_defaults(&name);
+            table.groups.insert(name, group);
+            self.note_change(&mut table);
+        }
     }
 
     /// Whether unknown groups are made at first use (`autoCreateSubscriptionGroup`).

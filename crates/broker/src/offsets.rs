@@ -4,8 +4,7 @@
 //! [`STRIPES`] maps for a few dozen nanoseconds. `persist.rs` writes it; nothing here touches files. Offsets may go
 //! backward: that is how consumers reset themselves.
 
-use std::collections::BTreeMap;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::BuildHasher;
 use std::hash::RandomState;
 use std::io;
@@ -23,6 +22,9 @@ use crate::persist;
 const FILE: &str = "consumerOffset.json";
 /// The file in its place where light groups are served: it has the same table and theirs.
 const LIGHT_FILE: &str = "lmqConsumerOffset.json";
+
+/// What it means to start without the file.
+const WITHOUT: &str = ", where groups begin as their clients say, most at the end, and skip what they have not read: then set them back with `mqadmin resetOffsetByTime` to a time before the damage";
 
 /// Maps the table is split into.
 const STRIPES: usize = 16;
@@ -153,6 +155,11 @@ impl Offsets {
         self.pick(|t, g| (g == group).then(|| t.to_owned()))
     }
 
+    /// Groups that committed offsets for any topic.
+    pub fn groups(&self) -> HashSet<String> {
+        self.pick(|_, g| Some(g.to_owned())).into_iter().collect()
+    }
+
     /// Forgets a topic's offsets, as its deletion does.
     pub fn remove_topic(&self, topic: &str) {
         self.remove_topics(|t| t == topic);
@@ -206,14 +213,17 @@ impl Offsets {
     }
 
     /// Reads `consumerOffset.json` below `store_root`, if there is one; with `light` groups their file, and that one only
-    /// at the first start with them.
+    /// at the first start with them. No other table is needed so much: nothing else tells what groups have consumed.
     pub fn open(store_root: &Path, light: bool) -> Result<Self, LoadError> {
         let usual = persist::config_path(store_root, FILE);
         let path = if light { persist::config_path(store_root, LIGHT_FILE) } else { usual.clone() };
         let offsets = Self { path, light, ..Self::default() };
-        let mut file = persist::load::<ConsumerOffsetSerializeWrapper>(&offsets.path)?;
+        let load = |path: &Path| {
+            persist::load::<ConsumerOffsetSerializeWrapper>(path).map_err(|error| error.with_advice(WITHOUT))
+        };
+        let mut file = load(&offsets.path)?;
         if file.is_none() && light {
-            file = persist::load(&usual)?;
+            file = load(&usual)?;
         }
         if let Some(file) = file {
             offsets.load(file);

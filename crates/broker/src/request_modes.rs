@@ -33,7 +33,8 @@ impl RequestModes {
     /// Reads `messageRequestMode.json` below `store_root`, if there is one.
     pub fn open(store_root: &Path, saving: Arc<SaveSignal>) -> Result<Self, LoadError> {
         let path = persist::config_path(store_root, FILE);
-        let loaded = persist::load::<MessageRequestModeWrapper>(&path)?.unwrap_or_default();
+        let effect = "all groups pull until the modes are set again";
+        let loaded = persist::load_or_begin_anew::<MessageRequestModeWrapper>(&path, effect)?.unwrap_or_default();
         let modes = RwLock::new(loaded.message_request_mode_map);
         Ok(Self { modes, changes: AtomicU64::new(0), path, saving })
     }

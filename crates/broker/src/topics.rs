@@ -94,7 +94,8 @@ impl Topics {
             topics.insert(Arc::from(topic.topic_name.as_str()), Arc::new(Topic::new(topic, None)));
         }
         let mut version = DataVersion { timestamp: clock::now_millis(), ..DataVersion::default() };
-        if let Some(loaded) = persist::load::<TopicConfigSerializeWrapper>(&path)? {
+        let effect = "topics that have messages are made again with default settings; permissions, attributes and topics without messages are lost, create them again";
+        if let Some(loaded) = persist::load_or_begin_anew::<TopicConfigSerializeWrapper>(&path, effect)? {
             version = loaded.data_version;
             for (name, mut topic) in loaded.topic_config_table {
                 if let Err(e) = names::validate_topic(&name) {

@@ -1,5 +1,5 @@
 //! A broker whose tables in `config` are missing, cut, zeroed or old, any of them: it starts with what their copies say, or
-//! says which it cannot read, and no message is lost or gets another's offset.
+//! the store; only offsets that it cannot read keep it from starting. No message is lost or gets another's offset.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -20,8 +20,8 @@ const QUEUES: u64 = 3;
 /// Messages of queue 0 when the files are damaged, and what the group had consumed of them at the end, and before.
 const MESSAGES: i64 = 12;
 const OFFSETS: [i64; 2] = [5, 9];
-/// A broker starts without these, whatever is in them.
-const SPARED: [&str; 2] = ["consumerFilter.json", "timercheck"];
+/// The table that nothing else tells.
+const NEEDED: &str = "consumerOffset.json";
 
 /// What happens to a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,32 +113,30 @@ fn check(sample: &Path, harms: &[(String, Harm)]) {
     killed_copy(sample, folder.path());
     let config = folder.path().join("config");
     harms.iter().for_each(|(name, of)| harm(&config.join(name), *of));
+    let is_readable = |name: &str| fs::read(config.join(name)).is_ok_and(|bytes| bytes.trim_ascii().ends_with(b"}"));
+    let has: BTreeSet<String> =
+        tables(sample).into_iter().filter(|name| is_readable(name) || is_readable(&format!("{name}.bak"))).collect();
     // What nobody can read, and no copy of it.
-    let harmed: BTreeSet<&str> =
-        harms.iter().filter(|(_, of)| *of != Harm::Stale).map(|(name, _)| name.as_str()).collect();
-    let is_readable = |name: &str| config.join(name).exists() && !harmed.contains(name);
-    let is_unreadable = |name: &String| {
-        let copy = format!("{name}.bak");
-        let is_there = config.join(name).exists() || config.join(&copy).exists();
-        !SPARED.contains(&name.as_str()) && is_there && !is_readable(name) && !is_readable(&copy)
-    };
-    let mut unreadable = tables(sample);
-    unreadable.retain(is_unreadable);
+    let mut lost: Vec<(PathBuf, Vec<u8>)> = Vec::new();
+    for name in tables(sample).iter().filter(|name| !has.contains(*name) && name.ends_with(".json")) {
+        let there = [config.join(name), with_bak(&config.join(name))].map(|path| (fs::read(&path), path));
+        lost.extend(there.into_iter().filter_map(|(bytes, path)| Some((path, bytes.ok()?))));
+    }
     let start = || open(folder.path());
-    let broker = match start() {
-        Ok(broker) => broker,
-        Err(error) => {
-            let text = error.to_string();
-            assert!(unreadable.iter().any(|name| text.contains(name.as_str())), "{harms:?}: {text}");
-            // Whoever moves them away starts without them.
-            for name in &unreadable {
-                for path in [config.join(name), with_bak(&config.join(name))] {
-                    drop(fs::remove_file(path));
-                }
-            }
-            start().unwrap_or_else(|error| panic!("{harms:?}: {error}"))
+    let is_needed = |path: &Path| path.to_string_lossy().contains(NEEDED);
+    if lost.iter().any(|(path, _)| is_needed(path)) {
+        let error = start().err().unwrap_or_else(|| panic!("{harms:?}: it starts")).to_string();
+        assert!(error.contains(NEEDED) && error.contains("resetOffsetByTime"), "{harms:?}: {error}");
+        // Whoever moves them away starts without them.
+        for path in [config.join(NEEDED), with_bak(&config.join(NEEDED))] {
+            drop(fs::remove_file(path));
         }
-    };
+    }
+    let broker = start().unwrap_or_else(|error| panic!("{harms:?}: {error}"));
+    for (path, bytes) in lost.iter().filter(|(path, _)| !is_needed(path) && !path.ends_with("consumerFilter.json")) {
+        let kept = PathBuf::from(format!("{}.broken", path.display()));
+        assert_eq!(fs::read(&kept).ok().as_ref(), Some(bytes), "{harms:?}: {}", kept.display());
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let (addr, client) = (broker.addr().to_string(), Client::new(ClientConfig::default(), None));
     let bench = Bench { broker: Some(broker), runtime, client, addr, folder };
@@ -147,17 +145,17 @@ fn check(sample: &Path, harms: &[(String, Harm)]) {
     let pulled = bench.pull(&pull_header(TOPIC, 0, 0, "*"));
     assert_eq!((code(&pulled), records(pulled.body()).len() as i64), (response::SUCCESS, MESSAGES), "{harms:?}");
     assert_eq!(number(&bench.send(TOPIC, 0, "", b"x"), "queueOffset"), Some(MESSAGES), "{harms:?}");
-    let has = |name: &str| is_readable(name) || is_readable(&format!("{name}.bak"));
-    if has("consumerOffset.json") {
+    if has.contains(NEEDED) {
         let offset = bench.ask(request::QUERY_CONSUMER_OFFSET, TOPIC, 0, "offset", &[("consumerGroup", "Early")]);
         assert!(offset.is_some_and(|offset| OFFSETS.contains(&offset)), "{harms:?}: {offset:?}");
     }
-    if has("topics.json") {
-        let topic = bench.broker.as_ref().unwrap().shared().topics.get(TOPIC).unwrap();
-        assert!((QUEUES as u32 - 1..=QUEUES as u32).contains(&topic.write_queues()), "{harms:?}");
-    }
-    if has("subscriptionGroup.json") {
-        assert!(bench.broker.as_ref().unwrap().shared().groups.get("Early").is_some(), "{harms:?}");
+    let shared = bench.broker.as_ref().unwrap().shared();
+    let topic = shared.topics.get(TOPIC).unwrap();
+    // Queues with messages are known without the table.
+    let least = if has.contains("topics.json") { QUEUES as u32 - 1 } else { 1 };
+    assert!((least..=QUEUES as u32).contains(&topic.write_queues()), "{harms:?}");
+    if has.contains("subscriptionGroup.json") || has.contains(NEEDED) {
+        assert!(shared.groups.get("Early").is_some(), "{harms:?}");
     }
 }
 
@@ -171,6 +169,34 @@ fn each_table_is_read_from_its_copy_whatever_became_of_it() {
     }
     for of in HARMS {
         check(sample.path(), &names.iter().map(|name| (name.clone(), of)).collect::<Vec<_>>());
+    }
+}
+
+/// Both cut, emptied or zeroed, as the last moments of a disk leave them.
+#[test]
+fn each_table_may_be_damaged_with_its_copy() {
+    let sample = sample();
+    for name in tables(sample.path()) {
+        for of in [Harm::Empty, Harm::Zeroed, Harm::Cut] {
+            check(sample.path(), &[(format!("{name}.bak"), of), (name.clone(), of)]);
+        }
+    }
+    let names = tables(sample.path()).into_iter().filter(|name| name != NEEDED);
+    let all: Vec<_> = names.flat_map(|name| [(format!("{name}.bak"), Harm::Zeroed), (name, Harm::Cut)]).collect();
+    check(sample.path(), &all);
+}
+
+/// A newer broker may have written it: nothing of it is thrown away.
+#[test]
+fn a_table_that_is_whole_and_not_understood_is_not_set_aside() {
+    for (name, content) in [("topics.json", r#"{"topicConfigTable":7}"#), ("subscriptionGroup.json", "[1]")] {
+        let sample = sample();
+        let path = sample.path().join("config").join(name);
+        fs::write(&path, content).unwrap();
+        fs::write(with_bak(&path), "garbage").unwrap();
+        let error = open(sample.path()).err().unwrap().to_string();
+        assert!(error.contains(name) && error.contains("move both away"), "{error}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), content);
     }
 }
 

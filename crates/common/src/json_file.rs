@@ -15,13 +15,25 @@ pub const MAX_FILE_BYTES: u64 = 1024 * 1024 * 1024;
 
 /// Both the file and its `.bak` are there in part, and neither can be used.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "cannot use {}: {main}; its copy {}: {backup}; repair one of the two, or move both away to start empty", path.display(), with_suffix(path, "bak").display()
-)]
+#[error("{}; repair one of the two, or move both away to start empty{advice}", self.what())]
 pub struct LoadError {
     path: PathBuf,
     main: String,
     backup: String,
+    advice: &'static str,
+}
+
+impl LoadError {
+    /// The same, with words on what an empty table means.
+    pub fn with_advice(self, advice: &'static str) -> Self {
+        Self { advice, ..self }
+    }
+
+    /// What is wrong with the two, without advice.
+    pub fn what(&self) -> String {
+        let (path, copy) = (self.path.display(), with_suffix(&self.path, "bak"));
+        format!("cannot use {path}: {}; its copy {}: {}", self.main, copy.display(), self.backup)
+    }
 }
 
 /// What [`load`] found.
@@ -75,8 +87,31 @@ pub fn load<T, E: Display>(path: &Path, decode: impl Fn(&[u8]) -> Result<T, E>) 
             path: path.to_owned(),
             main: main.unwrap_or_else(|| "it does not exist".into()),
             backup: backup.err().unwrap_or_else(|| "it does not exist".into()),
+            advice: "",
         }),
     }
+}
+
+/// Whether neither the file nor its copy is whole, as `is_whole` sees it: what is there is empty, zeroed, cut or garbage. One
+/// that the system does not let us read, and one that is whole and says something unknown, are not damaged.
+pub fn is_damaged(path: &Path, is_whole: impl Fn(&[u8]) -> bool) -> bool {
+    let is_useless = |path: &Path| match fs::metadata(path) {
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+        Ok(metadata) if metadata.len() > MAX_FILE_BYTES => false,
+        Ok(_) => fs::read(path).is_ok_and(|bytes| !is_whole(&bytes)),
+    };
+    is_useless(path) && is_useless(&with_suffix(path, "bak"))
+}
+
+/// Moves a file and its copy to `NAME.broken` and `NAME.bak.broken`, for whoever wants to look at them.
+pub fn set_aside(path: &Path) -> io::Result<()> {
+    for path in [path, &with_suffix(path, "bak")] {
+        match fs::rename(path, with_suffix(path, "broken")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn read<T, E: Display>(path: &Path, decode: impl Fn(&[u8]) -> Result<T, E>) -> Result<Option<T>, String> {
@@ -175,6 +210,36 @@ mod tests {
             store(&path, b"{2}").unwrap();
             fs::write(dir.path().join("a.json.bak"), b"{1}").unwrap();
         }
+    }
+
+    #[test]
+    fn two_damaged_files_can_be_set_aside_but_not_one_that_is_merely_unknown() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, copy) = (dir.path().join("a.json"), dir.path().join("a.json.bak"));
+        let is_whole = |bytes: &[u8]| text(bytes).is_ok();
+        assert!(is_damaged(&path, is_whole), "nothing is there");
+        for (main, backup, damaged) in [
+            (Some("x"), Some(""), true),
+            (Some("x"), None, true),
+            (None, Some("\0\0"), true),
+            (Some("{1}"), Some("x"), false),
+            (Some("x"), Some("{1}"), false),
+        ] {
+            for (path, content) in [(&path, main), (&copy, backup)] {
+                let _ = fs::remove_file(path);
+                content.into_iter().for_each(|content| fs::write(path, content).unwrap());
+            }
+            assert_eq!(is_damaged(&path, is_whole), damaged, "{main:?} {backup:?}");
+        }
+        fs::write(&path, "x").unwrap();
+        fs::write(&copy, "y").unwrap();
+        set_aside(&path).unwrap();
+        assert_eq!(load(&path, text).unwrap(), Loaded::Absent);
+        assert_eq!(fs::read(dir.path().join("a.json.broken")).unwrap(), b"x");
+        assert_eq!(fs::read(dir.path().join("a.json.bak.broken")).unwrap(), b"y");
+        // What cannot be read at all may be whole.
+        fs::create_dir(&path).unwrap();
+        assert!(!is_damaged(&path, is_whole));
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //! object as the key. Integer keys are quoted in [`to_vec_standard`] and bare in [`to_vec_fastjson1`].
 
 use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 use crate::{Command, version};
 
@@ -31,6 +31,11 @@ pub fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
     let value = T::deserialize(&mut reader)?;
     reader.finish()?;
     Ok(value)
+}
+
+/// Whether this is one whole object or array, whatever is in it. A word alone, or zeros, which are one, are none.
+pub fn is_document(bytes: &[u8]) -> bool {
+    matches!(bytes.trim_ascii_start().first(), Some(b'{' | b'[')) && from_slice::<IgnoredAny>(bytes).is_ok()
 }
 
 /// Writes with quoted integer keys: what every reader takes. The default for every answer.

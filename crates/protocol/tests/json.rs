@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use ferromq_protocol::body::*;
-use ferromq_protocol::json::{from_slice, to_vec_fastjson1, to_vec_standard};
+use ferromq_protocol::json::{from_slice, is_document, to_vec_fastjson1, to_vec_standard};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -23,6 +23,16 @@ fn read<T: DeserializeOwned>(text: &str) -> T {
 
 fn queue(topic: &str, broker: &str, id: i32) -> MessageQueue {
     MessageQueue { broker_name: broker.into(), queue_id: id, topic: topic.into() }
+}
+
+#[test]
+fn a_document_is_whole_whatever_is_in_it() {
+    for whole in ["{}", " [1] ", r#"{{"a":"}"}:{1:2},x:null}"#] {
+        assert!(is_document(whole.as_bytes()), "{whole}");
+    }
+    for part in ["", "\0\0\0\0", "7", "word", "{", r#"{"a":{"b":1}"#, r#"{"a":"}"#, "{}}", "{}\0"] {
+        assert!(!is_document(part.as_bytes()), "{part:?}");
+    }
 }
 
 #[test]

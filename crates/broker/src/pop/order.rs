@@ -58,7 +58,9 @@ impl OrderPops {
     /// Reads `consumerOrderInfo.json` below `store_root`, if there is one.
     pub fn open(store_root: &Path) -> Result<Self, LoadError> {
         let path = persist::config_path(store_root, FILE);
-        let loaded = persist::load::<ConsumerOrderInfoWrapper>(&path)?.unwrap_or_default();
+        let effect =
+            "messages that ordered pops have handed out and nobody has acknowledged are handed out again at once";
+        let loaded = persist::load_or_begin_anew::<ConsumerOrderInfoWrapper>(&path, effect)?.unwrap_or_default();
         let table = loaded.table.into_iter().map(|(pair, queues)| {
             let queues = queues.into_iter().filter(|(_, info)| info.offsets.len() <= MAX_MESSAGES);
             (pair.into(), queues.filter_map(|(id, info)| Some((u32::try_from(id).ok()?, info))).collect())

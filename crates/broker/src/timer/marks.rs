@@ -83,7 +83,8 @@ impl Marks {
     pub(super) fn open(root: &Path, levels: &[Arc<Queue>]) -> Result<Self, LoadError> {
         let levels_path = persist::config_path(root, LEVELS_FILE);
         let timer_path = persist::config_path(root, TIMER_FILE);
-        let saved = persist::load::<DelayOffsets>(&levels_path)?.unwrap_or_default();
+        let effect = "all delayed messages in the log are looked at, those that the index shows to be delivered are not delivered again";
+        let saved = persist::load_or_begin_anew::<DelayOffsets>(&levels_path, effect)?.unwrap_or_default();
         let offsets =
             (1..).zip(levels).map(|(level, _)| saved.offset_table.get(&level).copied().unwrap_or(0)).collect();
         let java_files = root.join(JAVA_TIMER_LOG).exists();

@@ -54,6 +54,7 @@ pub enum Kind {
     NoIndex,
     Checkpoint,
     TableFromCopy,
+    TableLost,
     NoTopicTable,
     ConsumerOffset,
     DelayOffset,
@@ -111,8 +112,8 @@ impl Kind {
             Self::TableUnreadable => (
                 "table-unreadable",
                 Unusable,
-                "neither a table of the config folder nor its copy can be read",
-                "repair one of the two, or move both away to start without",
+                "neither a table that a broker needs nor its copy can be read",
+                "repair one of the two, or move both away to start without; groups without offsets begin where their clients say, until mqadmin resetOffsetByTime sets them back",
             ),
             Self::RecordDamaged => ("record-damaged", Damage, "bytes in the commit log are no sound record", LOST),
             Self::LogUnreadable => ("log-unreadable", Damage, "the disk does not give a part of the commit log", LOST),
@@ -227,11 +228,17 @@ impl Kind {
                 "a table of the config folder cannot be read, its older copy can",
                 "a broker uses the copy; what changed after the copy was made is lost",
             ),
+            Self::TableLost => (
+                "table-lost",
+                Damage,
+                "a table of the config folder and its copy are damaged: a broker sets both aside and begins it anew",
+                "bring one of the two back to keep what it says",
+            ),
             Self::NoTopicTable => (
                 "no-topic-table",
                 Damage,
-                "config/topics.json is missing: a broker knows none of the topics in the log",
-                "bring the file back, or create the topics again",
+                "config/topics.json is missing: a broker makes the topics in the log again, with default settings",
+                "bring the file back to keep their settings, or set them again",
             ),
             Self::ConsumerOffset => (
                 "consumer-offset",

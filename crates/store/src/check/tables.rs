@@ -29,6 +29,8 @@ const OTHERS: &[&str] = &[
     "timermetrics",
     "transactionMetrics",
 ];
+/// Tables without which a broker does not start: nothing else tells what they say.
+const NEEDED: &[&str] = &["consumerOffset.json", "lmqConsumerOffset.json"];
 /// Beginning of the names of light queues, which `topics.json` does not list.
 const LIGHT_QUEUE_PREFIX: &str = "%LMQ%";
 
@@ -136,7 +138,9 @@ fn read<T: DeserializeOwned>(path: &Path, findings: &mut Findings) -> Option<T> 
         }
         Ok(Loaded::Absent) => None,
         Err(error) => {
-            findings.add(Kind::TableUnreadable, || error.to_string());
+            let is_needed = NEEDED.iter().any(|name| path.ends_with(name));
+            let is_lost = !is_needed && json_file::is_damaged(path, json::is_document);
+            findings.add(if is_lost { Kind::TableLost } else { Kind::TableUnreadable }, || error.what());
             None
         }
     }
