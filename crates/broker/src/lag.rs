@@ -40,10 +40,13 @@ pub(crate) struct Place {
     pub end: i64,
     /// The committed offset; a pop commits what it hands out.
     pub committed: i64,
-    /// Up to where members that pull have read, not less than `committed`.
+    /// Up to where members that pull have read, or those that pop in order have messages in hand; not less than
+    /// `committed`.
     pub pulled: i64,
-    /// Popped messages that nobody acknowledged.
+    /// Popped messages that nobody acknowledged, all before `committed`.
     pub popped: i64,
+    /// The same of an ordered pop, between `committed` and `pulled`; `None` when nobody has one in hand.
+    pub popped_in_order: Option<i64>,
 }
 
 impl Place {
@@ -71,14 +74,21 @@ impl<'a> Reader<'a> {
         let pulls = self.is_connected && committed.is_some();
         let pulled = pulls.then(|| broker.rates.pulled(topic, self.group, queue_id)).flatten();
         let committed = committed.unwrap_or(0).clamp(0, end);
+        let in_order = broker.order_pops.in_hand(topic, self.group, queue_id, clock::now_millis());
+        let pulled = pulled.max(in_order.map(|(to, _)| to)).unwrap_or(0).clamp(committed, end);
+        let popped_in_order = in_order.map(|(_, waiting)| waiting);
         let popped = broker.pops.find(topic, self.group, queue_id).map_or(0, |queue| queue.in_flight() as i64);
-        Place { end, committed, pulled: pulled.unwrap_or(0).clamp(committed, end), popped }
+        Place { end, committed, pulled, popped, popped_in_order }
     }
 
     /// What waits in a queue of which the group is at `place`. Reads the log: not for threads that must not wait for a disk.
     pub fn lag(&self, queue_id: u32, place: Place) -> QueueLag {
         let Some(queue) = self.broker.store.find_queue(self.topic.name(), queue_id) else { return QueueLag::default() };
-        let in_hand = self.wanted(&queue, place.committed, place.pulled);
+        let in_hand = match place.popped_in_order {
+            // The group's offset is that of the first.
+            Some(count) => Wanted { count, first: Some(place.committed) },
+            None => self.wanted(&queue, place.committed, place.pulled),
+        };
         let ready = self.wanted(&queue, place.pulled, place.end);
         let popped = self.broker.pops.find(queue.topic(), self.group, queue_id);
         let first_popped = popped.and_then(|queue| queue.first_waiting());

@@ -14,7 +14,7 @@ use ferromq_common::clock;
 use ferromq_protocol::body::{BrokerStatsData, BrokerStatsItem};
 use parking_lot::{Mutex, RwLock};
 
-use crate::offsets::with_pair;
+use crate::offsets::{SEPARATOR, with_pair};
 
 /// Samples of the last minute, each 10 seconds after the one before.
 const MINUTE: Window = Window { period: 10_000, samples: 7 };
@@ -187,6 +187,11 @@ impl Rates {
     /// Messages a second that a group reads of a topic.
     pub fn rate(&self, topic: &str, group: &str) -> f64 {
         with_pair(topic, group, |key| self.find(key)).map_or(0.0, |flow| flow.rate())
+    }
+
+    /// A topic is deleted: one of the same name begins anew.
+    pub(crate) fn forget_topic(&self, topic: &str) {
+        self.read.write().retain(|pair, _| pair.split_once(SEPARATOR).is_none_or(|(of, _)| of != topic));
     }
 
     /// Keeps samples; forgets who has read nothing for a day. A parked pull holds its flow and will count in it.

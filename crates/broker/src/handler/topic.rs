@@ -100,10 +100,12 @@ pub(crate) fn delete(broker: &Arc<Shared>, call: &Call<'_>, _out: &mut Vec<u8>) 
     Ok(())
 }
 
-/// Deletes a topic with its queues and its offsets.
+/// Deletes a topic with its queues, its offsets and what groups have of it in hand.
 pub(crate) fn forget(broker: &Shared, name: &str) -> Result<(), Refusal> {
     let deleted = broker.topics.delete(name, || {
         broker.offsets.remove_topic(name);
+        broker.order_pops.forget_topic(name);
+        broker.rates.forget_topic(name);
         broker.store.delete_topic(name)
     })?;
     deleted.map_err(|e| Refusal::new(response::SYSTEM_ERROR, e.to_string()))

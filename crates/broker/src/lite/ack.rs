@@ -35,8 +35,10 @@ impl LiteMessage<'_> {
         Err(Refusal::new(response::NO_MESSAGE, remark))
     }
 
-    fn is_done(&self, broker: &Shared, queue: &str) -> bool {
-        broker.offsets.query(queue, self.group, QUEUE_ID).is_some_and(|committed| self.offset < committed)
+    /// Where the group stands if the message is not done.
+    fn committed_before(&self, broker: &Shared, queue: &str) -> Option<i64> {
+        let committed = broker.offsets.query(queue, self.group, QUEUE_ID).unwrap_or(0);
+        (committed <= self.offset).then_some(committed)
     }
 }
 
@@ -52,14 +54,12 @@ pub(crate) fn acknowledge(broker: &Shared, message: &LiteMessage<'_>) -> Result<
     }
     {
         let _taking = broker.lites.taking(&queue, group);
-        if message.is_done(broker, &queue) {
-            return Ok(());
-        }
-        let orders = &broker.lites.orders;
-        match orders.acknowledge(&queue, group, QUEUE_ID, message.offset, message.handle.pop_time) {
+        let Some(committed) = message.committed_before(broker, &queue) else { return Ok(()) };
+        let place = (queue.as_str(), group, QUEUE_ID);
+        match broker.lites.orders.acknowledge(place, committed, message.offset, message.handle.pop_time) {
             // While a reset waits, nothing is committed.
             Acked::Commit(next) => broker.offsets.commit(&queue, group, QUEUE_ID, next),
-            // It was popped again meanwhile: who has it now acknowledges it.
+            // It was popped again meanwhile, or is popped again: who has it then acknowledges it.
             Acked::Stale => return Ok(()),
             Acked::NotPopped => return Err(Refusal::new(response::MESSAGE_ILLEGAL, "ack offset illegal.")),
         };
@@ -82,7 +82,7 @@ pub(crate) fn change_invisible_time(
     let visible_at = clock::now_millis().saturating_add(invisible_ms);
     {
         let _taking = lites.taking(&queue, group);
-        if message.is_done(broker, &queue) {
+        if message.committed_before(broker, &queue).is_none() {
             return Ok(None);
         }
         let place = (&*queue, group, QUEUE_ID);

@@ -138,17 +138,16 @@ pub(crate) fn ack_in_order(
     pop_time: i64,
     offset: i64,
 ) -> Result<Option<u64>, Refusal> {
-    let is_behind = || broker.offsets.query(topic, group, queue_id).is_none_or(|committed| offset < committed);
-    if is_behind() {
+    let committed_before = || broker.offsets.query(topic, group, queue_id).filter(|committed| *committed <= offset);
+    if committed_before().is_none() {
         return Ok(None);
     }
+    let place = (topic, group, queue_id);
     let position = {
         let queue = broker.pops.queue(topic, group, queue_id)?;
         let _taking = queue.taking.lock();
-        if is_behind() {
-            return Ok(None);
-        }
-        let Acked::Commit(next) = broker.order_pops.acknowledge(topic, group, queue_id, offset, pop_time) else {
+        let Some(committed) = committed_before() else { return Ok(None) };
+        let Acked::Commit(next) = broker.order_pops.acknowledge(place, committed, offset, pop_time) else {
             return Ok(None);
         };
         let _gate = broker.pops.gate.read();

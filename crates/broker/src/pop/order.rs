@@ -22,7 +22,7 @@ use crate::persist;
 
 /// File name in the store's `config` folder.
 const FILE: &str = "consumerOrderInfo.json";
-/// A queue that nobody popped for this long is forgotten, milliseconds (`CLEAN_SPAN_FROM_LAST`).
+/// A queue that nobody popped for this long is forgotten once it is free, milliseconds (`CLEAN_SPAN_FROM_LAST`).
 const FORGET_AFTER_MS: i64 = 24 * 3_600_000;
 /// Bits there are for the acknowledgements of one pop.
 const MAX_MESSAGES: usize = 64;
@@ -48,7 +48,7 @@ pub struct OrderPops {
 pub(crate) enum Acked {
     /// The group's offset moves here.
     Commit(i64),
-    /// The handle is of an older pop.
+    /// The handle is of an older pop, or of none.
     Stale,
     /// The last pop did not hand the message out.
     NotPopped,
@@ -83,15 +83,34 @@ impl OrderPops {
         self.look(topic, group, queue_id, |info| blocked_until(info, 0, now))
     }
 
+    /// Of a queue that no new attempt may pop: the offset behind its last pop, and how many of its messages nobody
+    /// acknowledged.
+    pub(crate) fn in_hand(&self, topic: &str, group: &str, queue_id: u32, now: i64) -> Option<(i64, i64)> {
+        self.look(topic, group, queue_id, |info| {
+            blocked_until(info, 0, now)?;
+            let waiting = (0..info.offsets.len()).filter(|at| info.acked & (1 << at) == 0).count();
+            Some((offset_at(info, info.offsets.len().checked_sub(1)?).saturating_add(1), waiting as i64))
+        })
+    }
+
     fn look<R>(&self, topic: &str, group: &str, queue_id: u32, f: impl FnOnce(&OrderInfo) -> Option<R>) -> Option<R> {
         with_pair(topic, group, |pair| self.table.lock().get(pair)?.get(&queue_id).and_then(f))
     }
 
     /// A group is deleted.
     pub(crate) fn forget_group(&self, group: &str) {
+        self.forget(|_, of| of == group);
+    }
+
+    /// A topic is deleted: one of the same name begins anew.
+    pub(crate) fn forget_topic(&self, topic: &str) {
+        self.forget(|of, _| of == topic);
+    }
+
+    fn forget(&self, is_gone: impl Fn(&str, &str) -> bool) {
         let mut table = self.table.lock();
         let before = table.len();
-        table.retain(|pair, _| pair.split_once(SEPARATOR).is_none_or(|(_, of)| of != group));
+        table.retain(|pair, _| pair.split_once(SEPARATOR).is_none_or(|(topic, group)| !is_gone(topic, group)));
         if table.len() != before {
             self.changes.fetch_add(1, Ordering::Relaxed);
         }
@@ -153,10 +172,19 @@ impl OrderPops {
         counts
     }
 
-    /// Notes an acknowledgement.
-    pub(crate) fn acknowledge(&self, topic: &str, group: &str, queue_id: u32, offset: i64, pop_time: i64) -> Acked {
+    /// Notes an acknowledgement by a group that stands at `committed`. Of a pop that nobody knows, because it is forgotten or
+    /// never was, the next message alone moves the group: RocketMQ passes over what lies before any other.
+    pub(crate) fn acknowledge(
+        &self,
+        (topic, group, queue_id): (&str, &str, u32),
+        committed: i64,
+        offset: i64,
+        pop_time: i64,
+    ) -> Acked {
         self.with(topic, group, queue_id, |info| {
-            let Some(info) = info else { return Acked::Commit(offset.saturating_add(1)) };
+            let Some(info) = info else {
+                return if offset == committed { Acked::Commit(offset.saturating_add(1)) } else { Acked::Stale };
+            };
             if info.pop_time != pop_time {
                 return Acked::Stale;
             }
@@ -202,11 +230,12 @@ impl OrderPops {
         self.table.lock().len()
     }
 
-    /// Forgets what nobody popped for long, and pairs of topic and group that `is_known` says are gone.
+    /// Forgets what nobody popped for long and is visible again, and pairs of topic and group that `is_known` says are gone.
     pub(crate) fn forget_old(&self, is_known: impl Fn(&str, &str) -> bool) {
         let now = clock::now_millis();
         self.table.lock().retain(|pair, queues| {
-            queues.retain(|_, info| now - info.last_consume_timestamp < FORGET_AFTER_MS);
+            let is_recent = |info: &OrderInfo| now - info.last_consume_timestamp < FORGET_AFTER_MS;
+            queues.retain(|_, info| is_recent(info) || blocked_until(info, 0, now).is_some());
             !queues.is_empty() && pair.split_once('@').is_some_and(|(topic, group)| is_known(topic, group))
         });
     }
@@ -327,12 +356,20 @@ mod tests {
         assert_eq!(pops.blocked_until(&request(None), 0, 1100), None);
         pops.set_visible_at(("T", "G", 0), 6, 100, 5000);
         assert_eq!(pops.blocked_until(&request(None), 0, 1100), Some(5000));
-        assert_eq!(pops.acknowledge("T", "G", 0, 6, 100), Acked::Commit(5));
-        assert_eq!(pops.acknowledge("T", "G", 0, 5, 100), Acked::Commit(8));
-        assert_eq!(pops.acknowledge("T", "G", 0, 7, 100), Acked::NotPopped);
-        assert_eq!(pops.acknowledge("T", "G", 0, 8, 99), Acked::Stale);
-        assert_eq!(pops.acknowledge("T", "G", 0, 8, 100), Acked::Commit(9));
+        let acknowledge = |offset, pop_time| pops.acknowledge(("T", "G", 0), 5, offset, pop_time);
+        assert_eq!(acknowledge(6, 100), Acked::Commit(5));
+        assert_eq!(acknowledge(5, 100), Acked::Commit(8));
+        assert_eq!(acknowledge(7, 100), Acked::NotPopped);
+        assert_eq!(acknowledge(8, 99), Acked::Stale);
+        assert_eq!(acknowledge(8, 100), Acked::Commit(9));
         assert_eq!(pops.blocked_until(&request(None), 0, 200), None);
+    }
+
+    #[test]
+    fn an_acknowledgement_of_no_known_pop_passes_over_nothing() {
+        let pops = OrderPops::default();
+        assert_eq!(pops.acknowledge(("T", "G", 0), 5, 7, 100), Acked::Stale);
+        assert_eq!(pops.acknowledge(("T", "G", 0), 5, 5, 100), Acked::Commit(6));
     }
 
     #[test]

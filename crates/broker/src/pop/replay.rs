@@ -200,8 +200,9 @@ fn order_pop(broker: &Shared, record: &Record<'_>, newest: &mut Newest) {
 fn order_ack(broker: &Shared, record: &Record<'_>, newest: &mut Newest) {
     let Ok(ack) = json::from_slice::<AckMsg>(record.body()) else { return };
     let Some(queue_id) = u32::try_from(ack.queue_id).ok().filter(|_| is_newer(broker, record)) else { return };
-    broker.order_pops.acknowledge(&ack.topic, &ack.group, queue_id, ack.ack_offset, ack.pop_time);
-    note(newest, record, (&ack.topic, &ack.group, queue_id), (ack.start_offset, ack.start_offset));
+    let place = (ack.topic.as_str(), ack.group.as_str(), queue_id);
+    broker.order_pops.acknowledge(place, ack.start_offset, ack.ack_offset, ack.pop_time);
+    note(newest, record, place, (ack.start_offset, ack.start_offset));
 }
 
 /// Whether an own record was stored after the files were written.

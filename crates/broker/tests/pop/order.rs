@@ -116,6 +116,62 @@ fn a_pop_that_made_its_group_is_remembered_when_the_group_was_not_written() {
 }
 
 #[test]
+fn what_is_popped_in_order_and_not_acknowledged_counts_as_in_flight() {
+    let bench = small();
+    fill(&bench, "T", 0..5);
+    let popped = pop(&bench, &PopMessageHeader { invisible_time: 60_000, ..ordered(3) }).1;
+    // End, consumed, pulled; ready, in flight.
+    assert_eq!(bench.lag("G", "T"), [5, 0, 3, 2, 3]);
+    ack(&bench, &popped[1]);
+    assert_eq!(bench.lag("G", "T"), [5, 0, 3, 2, 2]);
+    ack(&bench, &popped[0]);
+    assert_eq!(bench.lag("G", "T"), [5, 2, 3, 2, 1]);
+    // Its time is over: it waits for the next pop.
+    change(&bench, &popped[2], 0).unwrap();
+    assert_eq!(bench.lag("G", "T"), [5, 2, 2, 3, 0]);
+}
+
+#[test]
+fn a_topic_made_anew_knows_nothing_of_what_was_popped_before() {
+    let bench = small();
+    fill(&bench, "T", 0..2);
+    assert_eq!(pop(&bench, &PopMessageHeader { invisible_time: 60_000, ..ordered(2) }).1.len(), 2);
+    assert_eq!(code(&bench.call(request::DELETE_TOPIC_IN_BROKER, b"", |frame| _ = frame.str("topic", "T"))), 0);
+    assert!(bench.broker.as_ref().unwrap().shared().rates.find("T@G").is_none());
+    fill(&bench, "T", 5..6);
+    assert_eq!(bodies(&pop(&bench, &ordered(2)).1), ["5"]);
+}
+
+#[test]
+fn a_forged_acknowledgement_passes_over_no_message() {
+    let bench = small();
+    fill(&bench, "T", 0..3);
+    // The group stands at 0, but nobody has popped.
+    bench.broker.as_ref().unwrap().shared().offsets.commit("T", "G", 0, 0);
+    let handle = "0 1 60000 999 0 broker-a 0 2";
+    let forged = Message {
+        body: String::new(),
+        reconsume_times: 0,
+        topic: "T".into(),
+        real_topic: "T".into(),
+        queue_id: 0,
+        queue_offset: 2,
+        handle: handle.into(),
+        properties: Vec::new(),
+    };
+    ack(&bench, &forged);
+    let all = r#"{"acks":[{"c":"G","t":"T","r":"0","so":1,"pt":1,"rq":999,"b":"Aw=="}]}"#;
+    assert_eq!(code(&bench.call(request::BATCH_ACK_MESSAGE, all.as_bytes(), |_| {})), 0);
+    assert_eq!(committed(&bench), Some(0));
+    let popped = pop(&bench, &ordered(3)).1;
+    assert_eq!(bodies(&popped), ["0", "1", "2"]);
+    ack(&bench, &forged);
+    assert_eq!(committed(&bench), Some(0));
+    popped.iter().for_each(|message| ack(&bench, message));
+    assert_eq!(committed(&bench), Some(3));
+}
+
+#[test]
 fn a_group_that_was_deleted_stays_so() {
     let bench = small();
     fill(&bench, "T", 0..1);
