@@ -28,7 +28,7 @@ const WITHOUT: &str = ", where groups begin as their clients say, most at the en
 
 /// Maps the table is split into.
 const STRIPES: usize = 16;
-/// Most (topic, group) pairs kept; a commit for one more is dropped and counted, so that bad clients cost bounded memory.
+/// Most (topic, group) pairs kept; a commit for one more is refused, so that bad clients cost bounded memory.
 pub const MAX_PAIRS: usize = 1_000_000;
 /// Separates topic and group in a key (RocketMQ's `TOPIC_GROUP_SEPARATOR`).
 pub(crate) const SEPARATOR: char = '@';
@@ -58,6 +58,16 @@ pub struct Offsets {
     light: bool,
 }
 
+/// What became of a commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Committed {
+    Stored,
+    /// It is ignored: a reset waits for this queue.
+    Reset,
+    /// There is no room for one more pair of topic and group.
+    Full,
+}
+
 #[derive(Default)]
 struct Pair {
     offsets: Queues,
@@ -85,20 +95,22 @@ impl Offsets {
         with_pair(topic, group, |key| self.stripe(key).read().get(key)?.offsets.get(&queue_id).copied())
     }
 
-    /// Stores a commit. While a reset waits for this queue the commit is ignored and `false` is returned.
-    pub fn commit(&self, topic: &str, group: &str, queue_id: u32, offset: i64) -> bool {
+    /// Stores a commit, unless a reset waits for this queue.
+    pub fn commit(&self, topic: &str, group: &str, queue_id: u32, offset: i64) -> Committed {
         with_pair(topic, group, |key| {
             let mut stripe = self.stripe(key).write();
             if let Some(pair) = stripe.get_mut(key) {
                 if !pair.resets.is_empty() && pair.resets.contains_key(&queue_id) {
-                    return false;
+                    return Committed::Reset;
                 }
                 pair.offsets.insert(queue_id, offset);
             } else if let Some(pair) = self.new_pair(&mut stripe, key) {
                 pair.offsets.insert(queue_id, offset);
+            } else {
+                return Committed::Full;
             }
             self.changes.fetch_add(1, Ordering::Relaxed);
-            true
+            Committed::Stored
         })
     }
 
@@ -334,11 +346,24 @@ mod tests {
         offsets.commit("T", "G", 0, 10);
         offsets.reset("T", "G", 0, 3);
         assert!(offsets.has_reset("T", "G", 0));
-        assert!(!offsets.commit("T", "G", 0, 11));
+        assert_eq!(offsets.commit("T", "G", 0, 11), Committed::Reset);
         assert_eq!(offsets.query("T", "G", 0), Some(3));
         assert_eq!(offsets.take_reset("T", "G", 0), Some(3));
         assert_eq!(offsets.take_reset("T", "G", 0), None);
-        assert!(offsets.commit("T", "G", 0, 11));
+        assert_eq!(offsets.commit("T", "G", 0, 11), Committed::Stored);
+    }
+
+    #[test]
+    fn one_more_pair_than_there_is_room_for_is_told() {
+        let offsets = Offsets::default();
+        offsets.commit("T", "G", 0, 1);
+        offsets.pairs.store(MAX_PAIRS as u64, Ordering::Relaxed);
+        assert_eq!(offsets.commit("T", "H", 0, 1), Committed::Full);
+        offsets.reset("T", "H", 0, 1);
+        assert_eq!((offsets.query("T", "H", 0), offsets.has_reset("T", "H", 0)), (None, false));
+        assert_eq!(offsets.commit("T", "G", 7, 1), Committed::Stored);
+        offsets.remove_group("G");
+        assert_eq!(offsets.commit("T", "H", 0, 1), Committed::Stored);
     }
 
     #[test]

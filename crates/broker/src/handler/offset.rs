@@ -18,6 +18,7 @@ use ferromq_store::{Boundary, Queue};
 
 use super::{Call, Refusal};
 use crate::broker::Shared;
+use crate::offsets::{Committed, MAX_PAIRS};
 
 /// Code 14. Without a commit, offset 0 is answered while the queue's first message is still in memory, else 22:
 /// programs depend on a young topic starting at 0 even for CONSUME_FROM_LAST_OFFSET.
@@ -51,19 +52,33 @@ pub(crate) fn update(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8>) -
     if broker.groups.find(&group).is_none() {
         return Err(Refusal::new(response::SUBSCRIPTION_GROUP_NOT_EXIST, format!("Group {group} not exist!")));
     }
-    if broker.topics.get(&topic).is_none() {
+    let Some(known) = broker.topics.get(&topic) else {
         return Err(Refusal::new(response::TOPIC_NOT_EXIST, format!("Topic {topic} not exist!")));
-    }
-    let Some(id) = queue_id(header.queue_id) else {
+    };
+    // A queue that was taken from the topic may still be read to its end. One that never was would only fill the table.
+    let is_queue =
+        |id: u32| id < known.read_queues().max(known.write_queues()) || broker.store.find_queue(&topic, id).is_some();
+    let Some(id) = queue_id(header.queue_id).filter(|id| is_queue(*id)) else {
         let remark = format!("QueueId {} is illegal, topic is {topic}", header.queue_id);
         return Err(Refusal::new(response::INVALID_PARAMETER, remark));
     };
+    let committed = broker.offsets.commit(&topic, &group, id, header.commit_offset);
+    if committed == Committed::Full {
+        return Err(no_room());
+    }
     let mut frame = call.respond(out, response::SUCCESS);
-    if !broker.offsets.commit(&topic, &group, id, header.commit_offset) {
+    if committed == Committed::Reset {
         frame.remark("Offset has been previously reset");
     }
     frame.finish();
     Ok(())
+}
+
+/// Refuses what needs an offset of one more pair of topic and group.
+pub(crate) fn no_room() -> Refusal {
+    let remark =
+        format!("[OVERLOAD]system busy, {MAX_PAIRS} pairs of topic and group have offsets already: delete some groups");
+    Refusal::new(response::SYSTEM_BUSY, remark)
 }
 
 /// Code 29.

@@ -53,7 +53,7 @@ pub(crate) fn pop(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8>) -> R
     let left = time_left(header.born_time, header.poll_time, now);
     check_pop(broker, left, header.max_msg_nums)?;
     let (topic, group) = (header.topic.to_str()?, header.consumer_group.to_str()?);
-    take::check(broker, &topic, &group, header.queue_id, "pop")?;
+    let (_, settings) = take::check(broker, &topic, &group, header.queue_id, "pop")?;
     take::check_invisible_time(header.invisible_time, 1)?;
     let request = PopRequest {
         max_messages: header.max_msg_nums.max(1) as u32,
@@ -76,7 +76,7 @@ pub(crate) fn pop(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8>) -> R
     };
     // Most pops find messages: they are answered here, without what a parked one needs.
     if !take::is_cold(broker, &request) {
-        let left_over = with_records(|records| match take::take(broker, &request, records) {
+        let left_over = with_records(|records| match take::take(broker, &request, Some(&settings), records) {
             Ok(popped) if popped.count > 0 => {
                 write(Woken::Found(&popped, records), out);
                 if popped.rest > 0 {

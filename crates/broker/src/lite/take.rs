@@ -15,6 +15,7 @@ use ferromq_store::{Queue, ReadStatus};
 use super::registry::Subscriber;
 use super::{BIND_TOPIC, Lites, QUEUE_ID};
 use crate::broker::Shared;
+use crate::groups::refuse_paused;
 use crate::handler::Refusal;
 use crate::pop::popped::Popped;
 use crate::pop::rate;
@@ -37,13 +38,14 @@ impl LitePop {
 
     /// Whether the group has read too fast.
     pub(super) fn is_held(&self, broker: &Shared) -> bool {
-        rate::held_until(rate::limit_of(broker, &self.request).as_deref(), clock::now_millis()).is_some()
+        let group = broker.groups.get(&self.request.group);
+        rate::held_until(rate::limit_of(broker, group.as_deref()).as_deref(), clock::now_millis()).is_some()
     }
 }
 
 /// Checks that a group may pop lite topics of a parent, beyond what every pop is checked for.
 pub(crate) fn check(broker: &Shared, parent: &str, group: &str) -> Result<(), Refusal> {
-    let topic = take::check(broker, parent, group, -1, "pop")?;
+    let (topic, _) = take::check(broker, parent, group, -1, "pop")?;
     if !topic.is_lite() {
         return Err(Refusal::new(response::INVALID_PARAMETER, format!("the topic [{parent}] message type not match")));
     }
@@ -72,10 +74,12 @@ pub(crate) fn is_cold(broker: &Shared, pop: &LitePop) -> bool {
 /// Pops: appends the records to `records`; none for a group that has read too fast. One that was paused while it waited is
 /// refused.
 pub(crate) fn take(broker: &Shared, pop: &LitePop, records: &mut Vec<u8>) -> Result<Popped, Refusal> {
-    broker.groups.refuse_paused(&pop.request.group)?;
+    let group = broker.groups.get(&pop.request.group);
+    group.as_deref().map_or(Ok(()), refuse_paused)?;
+    let limit = rate::limit_of(broker, group.as_deref());
     let mut popped =
         Popped { pop_time: clock::now_millis(), revive_queue: pop::ORDER_REVIVE_QUEUE, ..Popped::default() };
-    if pop.is_held(broker) {
+    if rate::held_until(limit.as_deref(), popped.pop_time).is_some() {
         return Ok(popped);
     }
     let mut looked = HashSet::new();
@@ -91,7 +95,7 @@ pub(crate) fn take(broker: &Shared, pop: &LitePop, records: &mut Vec<u8>) -> Res
     }
     broker.stats.count_pull(u64::from(popped.count));
     if popped.count > 0 {
-        if let Some(limit) = rate::limit_of(broker, &pop.request) {
+        if let Some(limit) = limit {
             limit.charge(u64::from(popped.count), Instant::now());
         }
         if let Some(flow) = broker.rates.read_by(&pop.request.topic, &pop.request.group) {
@@ -111,7 +115,13 @@ fn take_from(broker: &Shared, request: &PopRequest, queue: &Arc<Queue>, popped: 
     }
     let before = records.len();
     let left = request.max_messages - popped.count;
-    let offset = start_offset(broker, request, queue);
+    let offset = match start_offset(broker, request, queue) {
+        Ok(offset) => offset,
+        Err(refusal) => {
+            tracing::error!("group {group} cannot pop {name}: {}", refusal.remark);
+            return;
+        }
+    };
     let mut read = |offset| broker.store.read(queue, offset, left, u32::MAX, &mut |_| true, records);
     let mut outcome = read(offset);
     if let ReadStatus::OffsetTooSmall
@@ -141,14 +151,14 @@ fn take_from(broker: &Shared, request: &PopRequest, queue: &Arc<Queue>, popped: 
 }
 
 /// Where the group's pop begins: where it was reset to, at its offset, or where a new group begins.
-fn start_offset(broker: &Shared, request: &PopRequest, queue: &Queue) -> i64 {
+fn start_offset(broker: &Shared, request: &PopRequest, queue: &Queue) -> Result<i64, Refusal> {
     let (name, group) = (queue.topic(), &*request.group);
     if let Some(reset) = broker.offsets.take_reset(name, group, QUEUE_ID) {
         broker.lites.orders.clear(name, group, QUEUE_ID);
         broker.offsets.commit(name, group, QUEUE_ID, reset);
-        return reset;
+        return Ok(reset);
     }
-    broker.offsets.query(name, group, QUEUE_ID).unwrap_or_else(|| take::first_offset(broker, request, queue))
+    broker.offsets.query(name, group, QUEUE_ID).map_or_else(|| take::first_offset(broker, request, queue), Ok)
 }
 
 impl Lites {

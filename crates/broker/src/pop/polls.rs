@@ -94,15 +94,16 @@ pub(crate) fn serve(broker: &Arc<Shared>, mut waiter: Waiter) {
     let mut records = Vec::new();
     let queues = watched(broker, &waiter.request);
     let seen = ends(&queues);
+    let group = broker.groups.get(&waiter.request.group);
     if waiter.notification {
         if take::has_message(broker, &waiter.request) {
             (waiter.reply)(Woken::Found(&Popped::default(), &[]));
             // It took nothing: the arrival that woke it is still there for a pop.
             return broker.pops.polls.wake_one(&waiter.request.topic, &waiter.request.group);
         }
-        waiter.again_at = rate::held_until(rate::limit_of(broker, &waiter.request).as_deref(), clock::now_millis());
+        waiter.again_at = rate::held_until(rate::limit_of(broker, group.as_deref()).as_deref(), clock::now_millis());
     } else {
-        match take::take(broker, &waiter.request, &mut records) {
+        match take::take(broker, &waiter.request, group.as_deref(), &mut records) {
             Ok(popped) if popped.count > 0 => {
                 let more = popped.rest > 0;
                 let (topic, group) = (Arc::clone(&waiter.request.topic), Arc::clone(&waiter.request.group));

@@ -4,14 +4,15 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::take::PopRequest;
+use ferromq_protocol::body::SubscriptionGroupConfig;
+
 use crate::broker::Shared;
 use crate::limits::Bucket;
 
 /// How fast the group may read, if that is limited.
-pub(crate) fn limit_of(broker: &Shared, request: &PopRequest) -> Option<Arc<Bucket>> {
-    let group = broker.groups.get(&request.group)?;
-    broker.limits.of_group(&request.group, &group.attributes)
+pub(crate) fn limit_of(broker: &Shared, group: Option<&SubscriptionGroupConfig>) -> Option<Arc<Bucket>> {
+    let group = group?;
+    broker.limits.of_group(&group.group_name, &group.attributes)
 }
 
 /// When the group may read again, milliseconds since 1970; `None` when it may now.

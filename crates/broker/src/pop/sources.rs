@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use ferromq_protocol::body::SubscriptionGroupConfig;
 use ferromq_protocol::pop::Origin;
 use ferromq_store::Queue;
 
@@ -22,12 +23,9 @@ pub(super) struct Walk {
 }
 
 impl Walk {
-    pub fn of(broker: &Shared, request: &PopRequest, turn: u32) -> Walk {
+    pub fn of(broker: &Shared, request: &PopRequest, group: Option<&SubscriptionGroupConfig>, turn: u32) -> Walk {
         let topic = if request.order { None } else { broker.topics.get(&request.topic) };
-        let factor = || {
-            let group = broker.groups.get(&request.group)?;
-            group.attributes.get(PRIORITY_FACTOR)?.parse().ok()
-        };
+        let factor = || group?.attributes.get(PRIORITY_FACTOR)?.parse().ok();
         let by_priority = topic.is_some_and(|topic| topic.is_by_priority()) && share(turn) < factor().unwrap_or(100);
         Walk { turn, by_priority }
     }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use ferromq_common::clock;
+use ferromq_protocol::body::SubscriptionGroupConfig;
 use ferromq_protocol::code::response;
 use ferromq_protocol::pop::{self, Origin, ReceiptHandle};
 use ferromq_store::{CqEntry, Queue, ReadOutcome, ReadStatus};
@@ -23,6 +24,8 @@ use crate::broker::Shared;
 use crate::filter::Filter;
 use crate::groups::refuse_paused;
 use crate::handler::Refusal;
+use crate::handler::offset::no_room;
+use crate::offsets::Committed;
 use crate::topics::Topic;
 
 /// When a queue with too many messages in flight is looked at again, milliseconds.
@@ -50,14 +53,14 @@ pub(crate) struct PopRequest {
     pub attempt_id: Option<Box<str>>,
 }
 
-/// Checks that topic and group may be popped, in RocketMQ's order; the topic.
+/// Checks that topic and group may be popped, in RocketMQ's order; both.
 pub(crate) fn check(
     broker: &Shared,
     topic_name: &str,
     group_name: &str,
     queue_id: i32,
     what: &str,
-) -> Result<Arc<Topic>, Refusal> {
+) -> Result<(Arc<Topic>, Arc<SubscriptionGroupConfig>), Refusal> {
     if broker.live.broker_permission() & 4 == 0 {
         let remark = format!("the broker[{}] {what} message is forbidden", broker.config.broker_ip1);
         return Err(Refusal::new(response::NO_PERMISSION, remark));
@@ -80,7 +83,7 @@ pub(crate) fn check(
         Refusal::new(response::SUBSCRIPTION_GROUP_NOT_EXIST, remark)
     })?;
     refuse_paused(&group)?;
-    Ok(topic)
+    Ok((topic, group))
 }
 
 /// Checks how long messages may stay invisible.
@@ -105,7 +108,8 @@ pub(crate) fn is_cold(broker: &Shared, request: &PopRequest) -> bool {
 /// Whether a message waits behind the group's offsets and may be popped now: the answer of a notification.
 pub(crate) fn has_message(broker: &Shared, request: &PopRequest) -> bool {
     let now = clock::now_millis();
-    let may_read = rate::held_until(rate::limit_of(broker, request).as_deref(), now).is_none();
+    let group = broker.groups.get(&request.group);
+    let may_read = rate::held_until(rate::limit_of(broker, group.as_deref()).as_deref(), now).is_none();
     may_read
         && watched(broker, request).iter().any(|queue| {
             let committed = broker.offsets.query(queue.topic(), &request.group, queue.id());
@@ -114,18 +118,23 @@ pub(crate) fn has_message(broker: &Shared, request: &PopRequest) -> bool {
         })
 }
 
-/// Pops: appends the records to `records`; none for a group that has read too fast. One that was paused while it waited is
-/// refused.
-pub(crate) fn take(broker: &Shared, request: &PopRequest, records: &mut Vec<u8>) -> Result<Popped, Refusal> {
-    broker.groups.refuse_paused(&request.group)?;
-    let limit = rate::limit_of(broker, request);
+/// Pops for a group with these settings, if it has any: appends the records to `records`; none for one that has read too
+/// fast. One that was paused while it waited is refused.
+pub(crate) fn take(
+    broker: &Shared,
+    request: &PopRequest,
+    group: Option<&SubscriptionGroupConfig>,
+    records: &mut Vec<u8>,
+) -> Result<Popped, Refusal> {
+    group.map_or(Ok(()), refuse_paused)?;
+    let limit = rate::limit_of(broker, group);
     let now = clock::now_millis();
     if let Some(until) = rate::held_until(limit.as_deref(), now) {
         return Ok(Popped { pop_time: now, blocked_until: Some(until), ..Popped::default() });
     }
     let pops = &broker.pops;
     let turn = pops.turn();
-    let walk = Walk::of(broker, request, turn);
+    let walk = Walk::of(broker, request, group, turn);
     let mut sources: Vec<_> = sources(broker, request, walk).collect();
     if walk.retry_first(&broker.config.pop) {
         let own = sources.iter().take_while(|(origin, _)| *origin == Origin::Topic).count();
@@ -146,7 +155,10 @@ pub(crate) fn take(broker: &Shared, request: &PopRequest, records: &mut Vec<u8>)
             continue;
         }
         let before = (popped.count, records.len());
-        take_from(broker, request, (*origin, queue), revive_queue, &mut popped, records)?;
+        let taken = take_from(broker, request, (*origin, queue), revive_queue, &mut popped, records);
+        if popped.count == 0 {
+            taken?;
+        }
         if popped.count > before.0
             && let Some(flow) = broker.rates.read_by(queue.topic(), &request.group)
         {
@@ -176,7 +188,7 @@ pub(crate) fn peek(broker: &Shared, request: &PopRequest, records: &mut Vec<u8>)
     found
 }
 
-/// Pops from one queue.
+/// Pops from one queue; a refusal has taken nothing from it.
 fn take_from(
     broker: &Shared,
     request: &PopRequest,
@@ -188,7 +200,7 @@ fn take_from(
     let (topic, group) = (queue.topic(), &*request.group);
     let pop_queue = broker.pops.queue(topic, group, queue.id())?;
     let _taking = pop_queue.taking.lock();
-    let mut offset = start_offset(broker, request, queue);
+    let mut offset = start_offset(broker, request, queue)?;
     if request.order
         && let Some(until) = broker.order_pops.blocked_until(request, queue.id(), popped.pop_time)
     {
@@ -238,7 +250,7 @@ fn take_from(
         if let Err(refusal) = stored {
             records.truncate(before);
             popped.rest += outcome.max_offset - offset;
-            return if popped.count > 0 { Ok(()) } else { Err(refusal) };
+            return Err(refusal);
         }
         let counts = broker.order_pops.popped(request, queue.id(), popped.pop_time, &offsets);
         if !popped.order_count_info.is_empty() {
@@ -264,7 +276,7 @@ fn take_from(
         if let Err(refusal) = hand_out(broker, &pop_queue, revive_queue, key, due, &offsets, commit) {
             records.truncate(before);
             popped.rest += outcome.max_offset - offset;
-            return if popped.count > 0 { Ok(()) } else { Err(refusal) };
+            return Err(refusal);
         }
         pop_time
     };
@@ -329,21 +341,24 @@ fn read(
 }
 
 /// Where the group's pop of a queue begins; a group without an offset gets one, which is committed at once.
-fn start_offset(broker: &Shared, request: &PopRequest, queue: &Queue) -> i64 {
+fn start_offset(broker: &Shared, request: &PopRequest, queue: &Queue) -> Result<i64, Refusal> {
     let (topic, group) = (queue.topic(), &*request.group);
     if let Some(reset) = broker.offsets.take_reset(topic, group, queue.id()) {
         broker.order_pops.clear(topic, group, queue.id());
         broker.offsets.commit(topic, group, queue.id(), reset);
-        return reset;
+        return Ok(reset);
     }
-    broker.offsets.query(topic, group, queue.id()).unwrap_or_else(|| first_offset(broker, request, queue))
+    broker.offsets.query(topic, group, queue.id()).map_or_else(|| first_offset(broker, request, queue), Ok)
 }
 
-/// Where a group without an offset begins; it has one from now on.
-pub(crate) fn first_offset(broker: &Shared, request: &PopRequest, queue: &Queue) -> i64 {
+/// Where a group without an offset begins; it has one from now on. Refused without room for it: the group would pop the same
+/// messages for ever.
+pub(crate) fn first_offset(broker: &Shared, request: &PopRequest, queue: &Queue) -> Result<i64, Refusal> {
     let offset = would_begin(broker, request, queue);
-    broker.offsets.commit(queue.topic(), &request.group, queue.id(), offset);
-    offset
+    match broker.offsets.commit(queue.topic(), &request.group, queue.id(), offset) {
+        Committed::Full => Err(no_room()),
+        Committed::Stored | Committed::Reset => Ok(offset),
+    }
 }
 
 /// Where a group without an offset would begin.
