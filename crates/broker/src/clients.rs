@@ -9,6 +9,7 @@
 //! One lock over everything, held for look-ups only: heartbeats come every 30 s per client, pulls take the read side.
 
 mod group;
+mod limits;
 mod service;
 mod view;
 
@@ -25,38 +26,12 @@ use tokio::sync::{Notify, Semaphore};
 use crate::filter::{ExpressionError, Filter};
 
 use group::{ConsumerGroup, Member, text_bytes};
+pub use limits::{
+    ClientsFull, MAX_CLIENT_GROUPS, MAX_CLIENT_ID_BYTES, MAX_CLIENTS_PER_GROUP, MAX_GROUPS_PER_CONNECTION, MAX_MEMBERS,
+    MAX_SUBSCRIPTION_BYTES, MAX_SUBSCRIPTIONS_PER_GROUP,
+};
+use limits::{MAX_RELAYS, MAX_REPLIES};
 pub(crate) use service::{drop_silent, tell_changes};
-
-/// Most groups with connected consumers, and as many with producers.
-pub const MAX_CLIENT_GROUPS: usize = 100_000;
-/// Most connected clients of one group.
-pub const MAX_CLIENTS_PER_GROUP: usize = 10_000;
-/// Most groups one connection may speak for.
-pub const MAX_GROUPS_PER_CONNECTION: usize = 10_000;
-/// Most topics one group may subscribe to.
-pub const MAX_SUBSCRIPTIONS_PER_GROUP: usize = 10_000;
-/// Most text of subscriptions kept for all groups, bytes.
-pub const MAX_SUBSCRIPTION_BYTES: usize = 256 * 1024 * 1024;
-/// Longest client id, bytes.
-pub const MAX_CLIENT_ID_BYTES: usize = 1024;
-/// Most requests of tools that wait for the answer of a consumer.
-const MAX_RELAYS: usize = 256;
-/// Most replies on their way to producers.
-const MAX_REPLIES: usize = 4096;
-/// Why a client was not recorded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ClientsFull {
-    #[error("the broker serves {MAX_CLIENT_GROUPS} groups already")]
-    Groups,
-    #[error("the group has {MAX_CLIENTS_PER_GROUP} clients already")]
-    Clients,
-    #[error("one connection may speak for {MAX_GROUPS_PER_CONNECTION} groups at most")]
-    GroupsOfConnection,
-    #[error("one group may subscribe to {MAX_SUBSCRIPTIONS_PER_GROUP} topics at most")]
-    Subscriptions,
-    #[error("the subscriptions of all groups are limited to {MAX_SUBSCRIPTION_BYTES} bytes of text")]
-    SubscriptionBytes,
-}
 
 /// One connected client of a group. `C` is its connection.
 #[derive(Clone, Debug)]
@@ -124,6 +99,8 @@ struct Tables<C> {
     /// The newest connection of each producer, for replies that name it.
     producer_ids: HashMap<Arc<str>, Client<C>>,
     subscription_bytes: usize,
+    /// Entries of `of_connection`.
+    members: usize,
 }
 
 /// Connected clients by group.
@@ -147,6 +124,7 @@ impl<C> Default for Clients<C> {
                 of_connection: HashMap::new(),
                 producer_ids: HashMap::new(),
                 subscription_bytes: 0,
+                members: 0,
             }),
             notices: Mutex::new(HashSet::new()),
             noticed: Notify::new(),
@@ -365,14 +343,19 @@ impl<C> Tables<C> {
             PRODUCER => self.producers.get_key_value(group).map(|(name, _)| Arc::clone(name)),
         };
         let name = known.unwrap_or_else(|| Arc::from(group));
-        let groups = self.of_connection.entry(connection_id).or_default();
         let key = (kind, Arc::clone(&name));
-        if !groups.contains(&key) {
-            if groups.len() >= MAX_GROUPS_PER_CONNECTION {
-                return Err(ClientsFull::GroupsOfConnection);
-            }
-            groups.insert(key);
+        let groups = self.of_connection.get(&connection_id);
+        if groups.is_some_and(|groups| groups.contains(&key)) {
+            return Ok(name);
         }
+        if groups.is_some_and(|groups| groups.len() >= MAX_GROUPS_PER_CONNECTION) {
+            return Err(ClientsFull::GroupsOfConnection);
+        }
+        if self.members >= MAX_MEMBERS {
+            return Err(ClientsFull::Members);
+        }
+        self.of_connection.entry(connection_id).or_default().insert(key);
+        self.members += 1;
         Ok(name)
     }
 
@@ -389,7 +372,7 @@ impl<C> Tables<C> {
 
     fn release(&mut self, kind: bool, group: &str, connection_id: u64) {
         if let Some(groups) = self.of_connection.get_mut(&connection_id) {
-            groups.remove(&(kind, Arc::from(group)));
+            self.members -= usize::from(groups.remove(&(kind, Arc::from(group))));
             if groups.is_empty() {
                 self.of_connection.remove(&connection_id);
             }

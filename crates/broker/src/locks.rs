@@ -17,10 +17,10 @@ use parking_lot::Mutex;
 pub const LOCK_LIFE: Duration = Duration::from_millis(60_000);
 /// The same once the owner has no connection. Its client holds a lock for lost 30 s after the last renewal.
 pub const LEFT_LIFE: Duration = Duration::from_millis(35_000);
-/// Most groups with locks.
-const MAX_LOCK_GROUPS: usize = 100_000;
 /// Most locked queues of one group.
 const MAX_LOCKS_PER_GROUP: usize = 100_000;
+/// Most locked queues of all groups.
+const MAX_LOCKS: usize = 1_000_000;
 
 struct Lease {
     client_id: Box<str>,
@@ -43,7 +43,14 @@ impl Lease {
 /// Which client of a group owns which queue.
 #[derive(Default)]
 pub struct OrderLocks {
-    groups: Mutex<HashMap<Box<str>, HashMap<MessageQueue, Lease>>>,
+    table: Mutex<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    groups: HashMap<Box<str>, HashMap<MessageQueue, Lease>>,
+    /// Of all groups.
+    leases: usize,
 }
 
 impl OrderLocks {
@@ -55,18 +62,13 @@ impl OrderLocks {
         client_id: &str,
         now: Instant,
     ) -> Vec<MessageQueue> {
-        let mut groups = self.groups.lock();
-        if !groups.contains_key(group) {
-            if groups.len() >= MAX_LOCK_GROUPS {
-                tracing::warn!("group {group} gets no locks: {MAX_LOCK_GROUPS} groups hold some already");
-                return Vec::new();
-            }
-            groups.insert(group.into(), HashMap::new());
-        }
-        let Some(leases) = groups.get_mut(group) else { return Vec::new() };
+        let mut table = self.table.lock();
+        let Table { groups, leases: all } = &mut *table;
+        let leases = groups.entry(group.into()).or_default();
         let mut granted = Vec::with_capacity(queues.len().min(MAX_LOCKS_PER_GROUP));
+        let mut left_out = 0_usize;
         for queue in queues {
-            let full = leases.len() >= MAX_LOCKS_PER_GROUP;
+            let full = leases.len() >= MAX_LOCKS_PER_GROUP || *all >= MAX_LOCKS;
             match leases.get_mut(&queue) {
                 Some(lease) if *lease.client_id == *client_id => (lease.renewed, lease.owner_left) = (now, false),
                 Some(lease) if lease.is_expired(now) => {
@@ -77,24 +79,38 @@ impl OrderLocks {
                     *lease = Lease::new(client_id, now);
                 }
                 Some(_) => continue,
-                None if full => continue,
+                None if full => {
+                    left_out += 1;
+                    continue;
+                }
                 None => {
                     leases.insert(queue.clone(), Lease::new(client_id, now));
+                    *all += 1;
                 }
             }
             granted.push(queue);
+        }
+        if leases.is_empty() {
+            groups.remove(group);
+        }
+        if left_out > 0 {
+            tracing::warn!(
+                "group {group} gets no lock for {left_out} queues: one group may hold {MAX_LOCKS_PER_GROUP}, all together {MAX_LOCKS}"
+            );
         }
         granted
     }
 
     /// Gives up the locks among `queues` that `client_id` owns.
     pub fn unlock_batch(&self, group: &str, queues: &[MessageQueue], client_id: &str) {
-        let mut groups = self.groups.lock();
+        let mut table = self.table.lock();
+        let Table { groups, leases: all } = &mut *table;
         let Some(leases) = groups.get_mut(group) else { return };
         for queue in queues {
             match leases.get(queue) {
                 Some(lease) if *lease.client_id == *client_id => {
                     leases.remove(queue);
+                    *all -= 1;
                 }
                 Some(lease) => {
                     tracing::debug!("group {group}: {client_id} cannot unlock {queue:?}, {} owns it", lease.client_id);
@@ -109,12 +125,12 @@ impl OrderLocks {
 
     /// Whether the group holds any live lock, which marks it as consuming in order.
     pub fn holds_any(&self, group: &str, now: Instant) -> bool {
-        self.groups.lock().get(group).is_some_and(|leases| leases.values().any(|lease| !lease.is_expired(now)))
+        self.table.lock().groups.get(group).is_some_and(|leases| leases.values().any(|lease| !lease.is_expired(now)))
     }
 
     /// The last connection of a group's client has ended.
     pub fn owner_left(&self, group: &str, client_id: &str) {
-        if let Some(leases) = self.groups.lock().get_mut(group) {
+        if let Some(leases) = self.table.lock().groups.get_mut(group) {
             leases
                 .values_mut()
                 .filter(|lease| *lease.client_id == *client_id)
@@ -126,12 +142,16 @@ impl OrderLocks {
     /// queues of an owner that left are free from now on: their members should come for them.
     pub fn sweep(&self, now: Instant) -> Vec<Box<str>> {
         let mut freed = Vec::new();
-        self.groups.lock().retain(|group, leases| {
+        let mut table = self.table.lock();
+        let Table { groups, leases: all } = &mut *table;
+        groups.retain(|group, leases| {
+            let before = leases.len();
             let left =
                 leases.extract_if(|_, lease| lease.is_expired(now)).filter(|(_, lease)| lease.owner_left).count();
             if left > 0 {
                 freed.push(group.clone());
             }
+            *all -= before - leases.len();
             !leases.is_empty()
         });
         freed
@@ -210,6 +230,21 @@ mod tests {
         locks.lock_batch("new", queues(0..1), "a", late);
         locks.sweep(late);
         assert!(locks.holds_any("new", late));
-        assert_eq!(locks.groups.lock().len(), 1);
+        let table = locks.table.lock();
+        assert_eq!((table.groups.len(), table.leases), (1, 1));
+    }
+
+    #[test]
+    fn the_number_of_locks_is_bounded_and_what_is_given_up_makes_room() {
+        let locks = OrderLocks::default();
+        let now = Instant::now();
+        let most = MAX_LOCKS_PER_GROUP as i32;
+        assert_eq!(locks.lock_batch("g", queues(0..most + 1), "a", now).len(), MAX_LOCKS_PER_GROUP);
+        locks.table.lock().leases = MAX_LOCKS - 1;
+        assert_eq!(locks.lock_batch("h", queues(0..2), "a", now), queues(0..1));
+        assert!(locks.lock_batch("i", queues(0..1), "a", now).is_empty());
+        assert_eq!(locks.table.lock().groups.len(), 2, "a group without a lock leaves nothing behind");
+        locks.unlock_batch("h", &queues(0..1), "a");
+        assert_eq!(locks.lock_batch("i", queues(0..2), "a", now), queues(0..1));
     }
 }

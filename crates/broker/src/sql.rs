@@ -3,11 +3,15 @@
 //!
 //! The language: `AND OR NOT = <> > >= < <= BETWEEN IN IS NULL CONTAINS STARTSWITH ENDSWITH`, parentheses, numbers, strings,
 //! `TRUE FALSE NULL`, names of properties. Properties are texts; one that a message does not have is NULL. Only TRUE matches.
-//! Length and depth are limited, and an expression is no larger than its text, so that evaluation is bounded too.
+//! Length and depth are limited, and an expression has no more parts than its text, so that evaluation is bounded too; and so is
+//! the memory of all expressions.
 
 mod eval;
+mod held;
 mod lexer;
 mod parser;
+
+use held::{Held, MAX_HELD_BYTES};
 
 /// Longest expression, bytes.
 pub const MAX_LENGTH: usize = 4096;
@@ -25,6 +29,8 @@ pub enum CompileError {
     Depth,
     #[error("the expression names more than {MAX_PROPERTIES} properties")]
     Properties,
+    #[error("the expressions of all consumers are limited to {MAX_HELD_BYTES} bytes of memory: try again later")]
+    Held,
     #[error("no token begins at byte {at} of the expression")]
     Character { at: usize },
     #[error("the string that begins at byte {at} of the expression has no closing quote")]
@@ -43,17 +49,21 @@ pub enum CompileError {
 
 /// A compiled expression.
 #[derive(Debug)]
-pub struct Expression(Program);
+pub struct Expression {
+    program: Program,
+    _held: Held,
+}
 
 impl Expression {
     /// Compiles a text.
     pub fn compile(text: &str) -> Result<Self, CompileError> {
-        parser::compile(text).map(Expression)
+        let program = parser::compile(text)?;
+        Ok(Self { _held: Held::by(&program)?, program })
     }
 
     /// Whether a message with these stored properties is wanted: the expression is TRUE for it.
     pub fn matches(&self, properties: &[u8]) -> bool {
-        self.0.matches(properties)
+        self.program.matches(properties)
     }
 }
 

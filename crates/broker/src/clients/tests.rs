@@ -187,6 +187,15 @@ fn tables_are_bounded() {
     }
     assert_eq!(table.producer_beat("full", client(9, "a"), now), Err(ClientsFull::Clients));
     assert!(!table.tables.read().of_connection.contains_key(&9));
+    let members = table.tables.read().members;
+    assert_eq!(members, MAX_GROUPS_PER_CONNECTION + MAX_CLIENTS_PER_GROUP);
+    table.tables.write().subscription_bytes = 0;
+    table.tables.write().members = MAX_MEMBERS;
+    assert_eq!(table.consumer_beat("g", client(8, "a"), subscribing(&["T"]), now), Err(ClientsFull::Members));
+    assert!(table.consumer_group("g").is_none());
+    table.producer_beat("full", client(10, "a"), now).unwrap();
+    table.connection_closed(1);
+    table.consumer_beat("g", client(8, "a"), subscribing(&["T"]), now).unwrap();
 }
 
 #[test]
