@@ -23,14 +23,17 @@ use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ferromq_protocol::body::SubscriptionGroupConfig;
+use ferromq_protocol::code::response;
 use ferromq_remoting::Connection;
 use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::Semaphore;
 
 use crate::broker::Shared;
 use crate::config::LiteConfig;
+use crate::handler::Refusal;
 use crate::offsets::with_pair;
 use crate::pop::OrderPops;
 use polls::Polls;
@@ -41,6 +44,9 @@ use unlocks::Unlocks;
 const QUEUE_ID: u32 = 0;
 /// Pops and acknowledgements of one lite topic by one group follow each other; others share a lock by chance.
 const STRIPES: usize = 64;
+
+/// Most pulls that wait for lite topics without a message.
+const MAX_WAITING_PULLS: usize = 10_000;
 
 /// Attribute of a group: the parent topic whose lite topics it consumes.
 pub(crate) const BIND_TOPIC: &str = "lite.bind.topic";
@@ -68,6 +74,8 @@ pub(crate) struct Lites {
     orders: OrderPops,
     hasher: RandomState,
     takings: Box<[Mutex<()>]>,
+    /// One permit per pull that waits.
+    pulls: Arc<Semaphore>,
 }
 
 /// What is locked together; the tables of groups, offsets and orders may be asked meanwhile.
@@ -97,6 +105,7 @@ impl Default for Lites {
             orders: OrderPops::default(),
             hasher: RandomState::new(),
             takings: (0..STRIPES).map(|_| Mutex::default()).collect(),
+            pulls: Arc::new(Semaphore::new(MAX_WAITING_PULLS)),
         }
     }
 }
@@ -105,6 +114,20 @@ impl Lites {
     /// Held from the look at a group's offset in a queue until the messages are handed out or acknowledged.
     fn taking(&self, queue: &str, group: &str) -> MutexGuard<'_, ()> {
         with_pair(queue, group, |pair| self.takings[self.hasher.hash_one(pair) as usize % STRIPES].lock())
+    }
+
+    /// Runs `answer`, that of a pull of a lite topic without a message, after `wait`; refuses when too many wait already.
+    pub(crate) fn answer_later(&self, wait: Duration, answer: impl FnOnce() + Send + 'static) -> Result<(), Refusal> {
+        let permit = Arc::clone(&self.pulls).try_acquire_owned().map_err(|_| {
+            let remark = "[FLOW_CONTROL]too many pulls wait for lite topics that have no message, pull later";
+            Refusal::new(response::FLOW_CONTROL, remark)
+        })?;
+        tokio::spawn(async move {
+            tokio::time::sleep(wait).await;
+            drop(permit);
+            answer();
+        });
+        Ok(())
     }
 }
 

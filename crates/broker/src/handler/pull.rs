@@ -88,7 +88,7 @@ pub(crate) fn pull(broker: &Arc<Shared>, call: &Call<'_>, out: &mut Vec<u8>) -> 
             // It is asked for again until its lite topic has a first message.
             let wait = suspend_time(broker, header.suspend_timeout_millis).min(LOOK_AGAIN);
             let (conn, head) = (Arc::clone(call.conn), call.request.head);
-            return broker.limits.hold(wait, move || {
+            return broker.lites.answer_later(wait, move || {
                 // A push fails when the client has gone.
                 let _ = conn.push(|out| refused.write(&head, out));
             });

@@ -283,6 +283,11 @@ fn a_lite_topic_is_pulled_from_any_offset_and_waited_for() {
     let nothing = bench.pull(&pull("a", 0));
     assert_eq!((code(&nothing), number(&nothing, "nextBeginOffset")), (response::PULL_NOT_FOUND, Some(0)));
     assert_eq!(code(&bench.pull(&pull("a", 5))), response::PULL_OFFSET_MOVED);
+    // It is checked who asks, all the same.
+    let unreadable = PullHeader { subscription: Some("||".into()), ..pull("a", 0) };
+    assert_eq!(code(&bench.pull(&unreadable)), response::SUBSCRIPTION_PARSE_FAILED);
+    let unknown = PullHeader { sys_flag: 2, suspend_timeout_millis: 20_000, ..pull("a", 0) };
+    assert_eq!(code(&bench.pull(&unknown)), response::SUBSCRIPTION_NOT_EXIST);
     assert_eq!(bench.ask(request::GET_MAX_OFFSET, "%LMQ%$P$a", 0, "offset", &[]), Some(0));
     for body in ["a0", "a1"] {
         send_lite(&bench, "a", body);

@@ -45,7 +45,7 @@ impl Refused {
         Self { refusal, forbidden_type: forbidden::GROUP }
     }
 
-    /// A lite topic that has no message yet: an empty queue, whoever asks.
+    /// A lite topic that has no message yet: an empty queue.
     fn empty(offset: i64) -> Self {
         let code = if offset == 0 { response::PULL_NOT_FOUND } else { response::PULL_OFFSET_MOVED };
         Refusal::new(code, "NO_MATCHED_LOGIC_QUEUE").into()
@@ -108,16 +108,16 @@ pub(super) fn check(
             );
             Refusal::new(response::INVALID_PARAMETER, remark)
         })?;
+    let wanted = match header.sys_flag & flags::SUBSCRIPTION != 0 {
+        true => given_subscription(broker, header)?,
+        false => registered_subscription(broker, header, topic_name, &group)?,
+    };
     let queue = match header.lite_topic.map(|lite| lite.to_str()).transpose()?.filter(|lite| !lite.trim().is_empty()) {
         None => Arc::clone(queue),
         Some(lite) => {
             let light = broker.store.find_queue(&names::lite_queue(topic_name, &lite), queue.id());
             light.ok_or_else(|| Refused::empty(header.queue_offset))?
         }
-    };
-    let wanted = match header.sys_flag & flags::SUBSCRIPTION != 0 {
-        true => given_subscription(broker, header)?,
-        false => registered_subscription(broker, header, topic_name, &group)?,
     };
     Ok(Pull {
         head: call.request.head,
