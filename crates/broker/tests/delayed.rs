@@ -121,6 +121,17 @@ fn impossible_times_are_refused_and_nothing_is_stored() {
         assert_eq!(code(&answer), response::MESSAGE_ILLEGAL, "{property:?}");
         assert!(remark(&answer).starts_with("timer message illegal"), "{}", remark(&answer));
     }
+    // Whose time is over is delivered at once, and without a level there is no delay.
+    let passed = ["TIMER_DELIVER_MS\u{1}-1\u{2}", "TIMER_DELAY_MS\u{1}-9223372036854775808\u{2}", "DELAY\u{1}-3\u{2}"];
+    for property in passed {
+        assert_eq!(code(&bench.send("T", 0, property, b"now")), response::SUCCESS, "{property:?}");
+    }
+    assert_eq!(wait_for(&bench, "T", 0, passed.len()).len(), passed.len(), "nothing of what was refused is there");
+    let month = start_with(BrokerConfig { timer_max_delay_sec: 30 * 86_400, ..config() }, |_| {});
+    for (seconds, answer) in [(2_592_000, response::SUCCESS), (2_592_001, response::MESSAGE_ILLEGAL)] {
+        let answered = month.send("T", 0, &format!("TIMER_DELAY_SEC\u{1}{seconds}\u{2}"), b"x");
+        assert_eq!(code(&answered), answer, "{seconds} seconds, more than RocketMQ takes");
+    }
     let off = start_with(BrokerConfig { timer_wheel_enable: false, ..config() }, |_| {});
     assert_eq!(code(&off.send("T", 0, "TIMER_DELAY_MS\u{1}5\u{2}", b"x")), response::SYSTEM_ERROR);
     assert_eq!(code(&bench.send("rmq_sys_wheel_timer", 0, "TIMER_OUT_MS\u{1}5\u{2}", b"x")), response::NO_PERMISSION);

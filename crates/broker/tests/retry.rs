@@ -137,6 +137,25 @@ fn what_cannot_be_sent_back_is_told() {
     assert!(remark(&answer).contains("no consumer has received it"), "{}", remark(&answer));
 }
 
+/// Nothing says who received a message: what another group's member names goes to the retries of the group it speaks for.
+#[test]
+fn a_message_of_another_groups_retries_stays_there() {
+    let bench = start_with(config(), levels);
+    let first = stored(&bench, "UNIQ_KEY\u{1}U1\u{2}");
+    assert_eq!(code(&send_back(&bench, first.physical_offset, "G", 0, None)), response::SUCCESS);
+    let retry = wait_for(&bench, "%RETRY%G", 1).remove(0);
+    assert_eq!(code(&send_back(&bench, retry.physical_offset, "H", 0, None)), response::SUCCESS);
+    let copy = wait_for(&bench, "%RETRY%H", 1).remove(0);
+    assert_eq!((&copy.body[..], copy.property("RETRY_TOPIC").as_deref()), (&b"hello"[..], Some("T")));
+    assert_eq!(copy.property("ORIGIN_MESSAGE_ID"), retry.property("ORIGIN_MESSAGE_ID"));
+    assert_eq!(code(&send_back(&bench, retry.physical_offset, "H", -1, None)), response::SUCCESS);
+    let dead = wait_for(&bench, "%DLQ%H", 1).remove(0);
+    assert_eq!(dead.property("DLQ_ORIGIN_TOPIC").as_deref(), Some("T"));
+    assert_eq!(dead.property("DLQ_ORIGIN_MESSAGE_ID").as_deref(), Some("U1"));
+    assert_eq!(wait_for(&bench, "%RETRY%G", 1).len(), 1);
+    assert!(bench.broker.as_ref().unwrap().shared().topics.get("%DLQ%G").is_none());
+}
+
 #[test]
 fn a_message_is_sent_back_only_when_it_is_on_the_disk() {
     let faults = Arc::new(Faults::default());

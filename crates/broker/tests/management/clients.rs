@@ -15,6 +15,7 @@ const GET_CONSUMER_CONNECTION_LIST: i32 = 203;
 const GET_PRODUCER_CONNECTION_LIST: i32 = 204;
 const QUERY_TOPIC_CONSUME_BY_WHO: i32 = 300;
 const GET_CONSUMER_RUNNING_INFO: i32 = 307;
+const CONSUME_MESSAGE_DIRECTLY: i32 = 309;
 const GET_ALL_PRODUCER_INFO: i32 = 328;
 const QUERY_SUBSCRIPTION_BY_CONSUMER: i32 = 345;
 const GET_TOPIC_CONFIG: i32 = 351;
@@ -134,6 +135,9 @@ fn tools_see_who_is_connected() {
         let info = tool.ok(GET_CONSUMER_RUNNING_INFO, &[("consumerGroup", "g"), ("clientId", "a")], b"").await;
         assert_eq!(info.text(), "{\"answer\":true}");
         assert_eq!(peer.asked(GET_CONSUMER_RUNNING_INFO).len(), 1);
+        let nothing = [("consumerGroup", "g"), ("clientId", "a"), ("msgId", "x")];
+        assert_eq!(tool.call(CONSUME_MESSAGE_DIRECTLY, &nothing, b"").await.code, 1);
+        assert!(peer.asked(CONSUME_MESSAGE_DIRECTLY).is_empty());
         let absent = tool.call(GET_CONSUMER_RUNNING_INFO, &[("consumerGroup", "g"), ("clientId", "x")], b"").await;
         assert_eq!((absent.code, &*absent.remark), (1, "The Consumer <g> <x> not online"));
     });

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::support::{Peer, eventually, run, start};
 
 const UPDATE_AND_CREATE_TOPIC: i32 = 17;
+const UPDATE_AND_CREATE_STATIC_TOPIC: i32 = 513;
 const UPDATE_AND_CREATE_TOPIC_LIST: i32 = 18;
 const GET_ALL_TOPIC_CONFIG: i32 = 21;
 const GET_BROKER_CONFIG: i32 = 26;
@@ -113,6 +114,8 @@ fn bad_topics_are_refused_with_rocketmqs_codes() {
         assert_eq!(peer.call(UPDATE_AND_CREATE_TOPIC_LIST, &[], b"{]").await.code, 1);
         assert_eq!(peer.call(DELETE_TOPIC_IN_BROKER, &[("topic", "TBW102")], b"").await.code, 29);
         assert_eq!(peer.call(DELETE_TOPIC_IN_BROKER, &[("topic", " ")], b"").await.code, 29);
+        let of_many = peer.call(UPDATE_AND_CREATE_STATIC_TOPIC, &topic_fields("T", "4", ""), b"{}").await;
+        assert_eq!((of_many.code, of_many.remark.contains("static topics")), (3, true), "{}", of_many.remark);
         assert_eq!(peer.call(GET_TOPIC_CONFIG, &[("topic", "T")], b"").await.code, 17);
         assert_eq!(peer.call(DELETE_TOPIC_IN_BROKER, &[("topic", "../config")], b"").await.code, 29);
     });

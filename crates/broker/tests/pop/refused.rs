@@ -25,6 +25,10 @@ fn pops_out_of_bounds_get_the_codes_java_users_know() {
     assert_eq!(pop(late), response::POLLING_TIMEOUT);
     let expression = PopMessageHeader { exp: Some(Text::plain("||")), ..pop_header("T") };
     assert_eq!(pop(expression), response::SUBSCRIPTION_PARSE_FAILED);
+    for bomb in ["(".repeat(4000), "n = 1 OR ".repeat(500), "x".repeat(5000)] {
+        let (exp_type, exp) = (Some(Text::plain("SQL92")), Some(Text::plain(&bomb)));
+        assert_eq!(pop(PopMessageHeader { exp_type, exp, ..pop_header("T") }), response::SUBSCRIPTION_PARSE_FAILED);
+    }
     // Nothing of it took the message.
     assert_eq!(pop(PopMessageHeader { max_msg_nums: -3, ..pop_header("T") }), response::SUCCESS);
 }

@@ -109,6 +109,10 @@ fn forged_ends_are_refused_and_change_nothing() {
     // Names another's half as its own first copy.
     let thief = send_half(&bench, "V", b"y", "TRAN_PREPARED_QUEUE_OFFSET\u{1}0\u{2}TRANSACTION_CHECK_TIMES\u{1}9\u{2}");
     assert_eq!(end(&bench, thief, ROLLBACK, false).0, 0);
+    // Says itself where it goes, and that it has gone already.
+    let own_way = "REAL_TOPIC\u{1}Elsewhere\u{2}REAL_QID\u{1}7\u{2}__transactionId__\u{1}U\u{2}";
+    let stray = send_half(&bench, "W", b"z", own_way);
+    assert_eq!(end(&bench, stray, COMMIT, false).0, 0);
     bench.send("Orders", 1, "UNIQ_KEY\u{1}N\u{2}", b"an ordinary message");
     let ordinary = all(&bench, "Orders", 1)[0].physical_offset;
     assert_eq!(end_as(&bench, half, COMMIT, false, "other").1, "The producer group wrong");
@@ -126,7 +130,8 @@ fn forged_ends_are_refused_and_change_nothing() {
     let (code, remark) = end(&bench, half, 7, false);
     assert_eq!((code, remark.contains("commitOrRollback=7")), (1, true));
     assert_eq!(end(&bench, half, COMMIT, false).0, 0);
-    wait_until("dispatch", || bodies(&bench) == ["x"]);
+    wait_until("dispatch", || bodies(&bench) == ["z", "x"]);
+    assert!(bench.broker.as_ref().unwrap().shared().store.find_queue("Elsewhere", 7).is_none());
 }
 
 #[test]
