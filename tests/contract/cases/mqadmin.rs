@@ -136,6 +136,10 @@ fn groups(lab: &Lab) -> Outcome {
         &["#Consumer Subscription#", "#Consumer jstack#", topic],
     )?;
     drop(home);
+    let shown = admin.shows(&format!("queryMsgByOffset -t {topic} -b broker-a -i 1 -o 0"), &["OffsetID: "])?;
+    let message = shown.lines().find_map(|line| line.strip_prefix("OffsetID: ")).unwrap_or_default();
+    admin.shows(&format!("queryMsgById -t {topic} -i {message} -g {group} -d {id}"), &["consumeResult=CR_SUCCESS"])?;
+    ensure_eq!(stage.driver.count(&consumer), 11, "deliveries, the one that was asked for included");
     stage.stop(&consumer)?;
     admin.comes_to_show(&format!("statsAll -t {topic}"), &[&format!("{topic} {group} 0")])?;
     let all = admin.shows(&format!("statsAll -t {topic}"), &[])?;
