@@ -104,6 +104,7 @@ pub(crate) fn delete(broker: &Arc<Shared>, call: &Call<'_>, _out: &mut Vec<u8>) 
 pub(crate) fn forget(broker: &Shared, name: &str) -> Result<(), Refusal> {
     let deleted = broker.topics.delete(name, || {
         broker.offsets.remove_topic(name);
+        broker.pops.forget_topic(name);
         broker.order_pops.forget_topic(name);
         broker.rates.forget_topic(name);
         broker.store.delete_topic(name)

@@ -57,6 +57,11 @@ impl PopQueue {
         self.check_points.lock().is_empty()
     }
 
+    /// Names of all check points.
+    pub(super) fn keys(&self) -> Vec<Key> {
+        self.check_points.lock().keys().copied().collect()
+    }
+
     /// A copy of a check point.
     pub fn check_point(&self, key: Key) -> Option<CheckPoint> {
         self.check_points.lock().get(&key).cloned()

@@ -180,6 +180,24 @@ impl Pops {
         }
     }
 
+    /// A topic is deleted: what was popped from it is not brought back, least of all out of one of the same name.
+    pub(crate) fn forget_topic(&self, topic: &str) {
+        let mut gone = Vec::new();
+        for stripe in &self.queues {
+            stripe.write().retain(|_, queues| {
+                let keep = queues.values().any(|queue| *queue.topic != *topic);
+                if !keep {
+                    gone.extend(std::mem::take(queues).into_values());
+                }
+                keep
+            });
+        }
+        self.queue_count.fetch_sub(gone.len(), Ordering::Relaxed);
+        for queue in gone {
+            queue.keys().into_iter().for_each(|key| self.remove(&queue, key));
+        }
+    }
+
     /// Enters a check point whose record was appended.
     pub(super) fn insert(&self, queue: &Arc<PopQueue>, key: Key, ck: CheckPoint) {
         let (revive_queue, revive_offset, due) = (ck.revive_queue, ck.revive_offset, ck.due);

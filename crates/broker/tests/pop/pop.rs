@@ -146,6 +146,25 @@ fn what_is_not_acknowledged_comes_back_through_the_retry_topic() {
 }
 
 #[test]
+fn what_was_popped_from_a_deleted_topic_is_forgotten() {
+    let bench = small();
+    fill(&bench, "T", 0..2);
+    let before = pop(&bench, &pop_header("T")).1;
+    assert_eq!(before.len(), 2);
+    assert_eq!(code(&bench.call(request::DELETE_TOPIC_IN_BROKER, b"", |frame| _ = frame.str("topic", "T"))), 0);
+    assert_eq!(bench.broker.as_ref().unwrap().shared().pops.check_points(), 0);
+    fill(&bench, "T", 5..6);
+    assert_eq!(bench.lag("G", "T"), [1, 0, 0, 1, 0]);
+    let after = pop(&bench, &pop_header("T")).1;
+    assert_eq!(bodies(&after), ["5"]);
+    // The handle of the message that had this offset before.
+    ack(&bench, &before[0]);
+    assert_eq!(bench.lag("G", "T")[4], 1);
+    ack(&bench, &after[0]);
+    assert_eq!(bench.lag("G", "T"), [1, 1, 1, 0, 0]);
+}
+
+#[test]
 fn what_was_tried_too_often_ends_among_the_dead_letters() {
     let bench = small();
     fill(&bench, "T", 0..1);
