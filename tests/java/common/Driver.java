@@ -3,6 +3,7 @@ import java.nio.charset.CharacterCodingException;
 import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
 import java.util.Collection;
+import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
@@ -409,12 +410,12 @@ public final class Driver {
             consumer.subscribe(args.need("topic"), args.get("expression", "*"));
         }
         final long laterFirst = args.num64("later", 0);
-        final Set<String> later = ConcurrentHashMap.newKeySet();
+        final Set<String> later = new HashSet<>();
         consumer.setMaxReconsumeTimes(args.num("maxreconsume", -1));
         // Every message is asked for again until it has come so often.
         final int failing = args.num("fail", 0);
         final long suspendFirst = args.num64("suspend", 0);
-        final Set<String> suspended = ConcurrentHashMap.newKeySet();
+        final Set<String> suspended = new HashSet<>();
         // The producer that answers each message.
         final String replier = args.get("replier", null);
         if (args.get("mode", "concurrent").equals("orderly")) {
@@ -422,7 +423,7 @@ public final class Driver {
                 for (MessageExt m : messages) {
                     final long from = System.currentTimeMillis();
                     sleep(pause);
-                    if (suspended.size() < suspendFirst && suspended.add(m.getQueueId() + ":" + m.getQueueOffset())) {
+                    if (isAmongFirst(suspendFirst, m.getQueueId() + ":" + m.getQueueOffset(), suspended)) {
                         context.setSuspendCurrentQueueTimeMillis(50);
                         return ConsumeOrderlyStatus.SUSPEND_CURRENT_QUEUE_A_MOMENT;
                     }
@@ -439,7 +440,7 @@ public final class Driver {
                 boolean again = false;
                 for (MessageExt m : messages) {
                     sleep(pause);
-                    if (later.size() < laterFirst && later.add(m.getMsgId())) {
+                    if (isAmongFirst(laterFirst, m.getMsgId(), later)) {
                         return ConsumeConcurrentlyStatus.RECONSUME_LATER;
                     }
                     Lines.line("event " + name + " " + shown(m, brief).put("at", System.currentTimeMillis()));
@@ -456,6 +457,13 @@ public final class Driver {
         if (args.get("further", null) != null) {
             // Subscribed to while it runs.
             consumer.subscribe(args.need("further"), "*");
+        }
+    }
+
+    /** Whether a message is one of the first so many that a listener meets; the threads of a listener ask at once. */
+    private static boolean isAmongFirst(long first, String id, Set<String> met) {
+        synchronized (met) {
+            return met.size() < first && met.add(id);
         }
     }
 
