@@ -157,7 +157,7 @@ async fn open_connection(socket: TcpStream, endpoint: Arc<Endpoint>) {
     let acceptor = endpoint.tls.speaking(Some(b"http/1.1"));
     // A connection that asks nothing for so long is closed, whether it has begun or not.
     let opened = tokio::select! {
-        opened = tokio::time::timeout(HEAD_LIMIT, tls::detect(socket, endpoint.tls.mode, &acceptor)) => opened,
+        opened = tokio::time::timeout(HEAD_LIMIT, tls::detect(socket, &endpoint.tls, acceptor)) => opened,
         () = endpoint.stopping() => return,
     };
     match opened {

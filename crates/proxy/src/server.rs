@@ -55,7 +55,8 @@ pub struct ProxyConfig {
     pub http: Option<SocketAddr>,
     /// Where remoting clients connect that know the proxy only, if they are served.
     pub remoting: Option<RemotingDoor>,
-    /// Threads that serve them, at least 1; gRPC clients of the broker of this process are served on its reactors.
+    /// Threads that serve them, at least 1, and half as many for TLS handshakes; gRPC clients of the broker of this process
+    /// are served on its reactors.
     pub threads: usize,
     /// Who has to speak TLS.
     pub tls_mode: TlsMode,
@@ -110,6 +111,8 @@ pub enum StartError {
 pub struct Proxy {
     addr: SocketAddr,
     runtime: Runtime,
+    /// For TLS handshakes alone.
+    handshakes: Runtime,
     stop: watch::Sender<bool>,
     served: JoinHandle<()>,
     service: Arc<Service>,
@@ -122,13 +125,13 @@ pub struct Proxy {
 impl Proxy {
     /// Serves the broker of this process.
     pub fn start(config: &ProxyConfig, broker: &Broker) -> Result<Proxy, StartError> {
-        let runtime = runtime(config)?;
-        let tls = start_tls(config, &runtime)?;
+        let (runtime, handshakes) = runtimes(config)?;
+        let tls = start_tls(config, &runtime, &handshakes)?;
         let remoting_tls = unsealed::remoting(runtime.handle().clone(), tls.clone());
         let peers = broker.local_peers();
         let homes = peers.reactors().cloned().collect();
         let door = Door::Local(Local::new(Arc::clone(broker.shared()), peers));
-        let mut proxy = Self::serve(config, runtime, homes, tls, door)?;
+        let mut proxy = Self::serve(config, (runtime, handshakes), homes, tls, door)?;
         if let Some(door) = config.remoting.clone() {
             let opened = broker.open_front_door(door.listen, remoting_tls, move |local| door.told(local))?;
             proxy.remoting_addr = Some(opened);
@@ -138,15 +141,16 @@ impl Proxy {
 
     /// Serves the brokers that NameServers know.
     pub fn start_for_cluster(config: &ProxyConfig, cluster: ClusterConfig) -> Result<Proxy, StartError> {
-        let runtime = runtime(config)?;
+        let (runtime, handshakes) = runtimes(config)?;
         let (cluster, mut calls) = {
             let _inside = runtime.enter();
             Cluster::start(cluster)?
         };
-        let tls = start_tls(config, &runtime)?;
+        let tls = start_tls(config, &runtime, &handshakes)?;
         let remoting_tls = unsealed::remoting(runtime.handle().clone(), tls.clone());
         let homes = vec![runtime.handle().clone()];
-        let mut proxy = Self::serve(config, runtime, homes, tls, Door::Cluster(Arc::clone(&cluster)))?;
+        let door = Door::Cluster(Arc::clone(&cluster));
+        let mut proxy = Self::serve(config, (runtime, handshakes), homes, tls, door)?;
         let start = |door| Relay::start(door, remoting_tls, Arc::clone(&cluster), Arc::clone(&proxy.service.calls));
         proxy.relay = config.remoting.as_ref().map(start).transpose()?;
         proxy.remoting_addr = proxy.relay.as_ref().map(Relay::addr);
@@ -168,7 +172,7 @@ impl Proxy {
     /// Connections of gRPC clients live on one of `homes` each.
     fn serve(
         config: &ProxyConfig,
-        runtime: Runtime,
+        (runtime, handshakes): (Runtime, Runtime),
         homes: Vec<Handle>,
         tls: Tls,
         door: Door,
@@ -188,7 +192,7 @@ impl Proxy {
         let bounded = Bounded::new(Arc::clone(&service), config.max_inbound_bytes);
         let homes = homes.into_iter().map(|runtime| Home { runtime, connections: Arc::default() }).collect();
         let served = runtime.spawn(accept(listener, tls, homes, bounded, config.max_connections));
-        Ok(Proxy { addr, runtime, stop, served, http, remoting_addr: None, relay: None, service })
+        Ok(Proxy { addr, runtime, handshakes, stop, served, http, remoting_addr: None, relay: None, service })
     }
 
     /// Where clients connect.
@@ -231,31 +235,36 @@ impl Proxy {
                 cluster.shutdown().await;
             }
         });
+        self.handshakes.shutdown_background();
         self.runtime.shutdown_timeout(DRAIN);
     }
 }
 
 /// TLS as it is at any time.
-fn start_tls(config: &ProxyConfig, runtime: &Runtime) -> Result<Tls, TlsError> {
-    let mode = config.tls_mode;
+fn start_tls(config: &ProxyConfig, runtime: &Runtime, handshakes: &Runtime) -> Result<Tls, TlsError> {
+    let (mode, handshakes) = (config.tls_mode, handshakes.handle().clone());
     let Some(files) = config.certificate.clone() else {
         if mode != TlsMode::Disabled {
             tracing::info!(
                 "the certificate of TLS was made by this process: no one can trust it; set tlsCertPath and tlsKeyPath for one of your own"
             );
         }
-        return Ok(Tls { mode, acceptors: watch::channel(certificate::made()?).1 });
+        return Ok(Tls { mode, acceptors: watch::channel(certificate::made()?).1, handshakes });
     };
     tracing::info!("the certificate of TLS is from {}", files.certificate.display());
     let (followed, acceptors) = Followed::start(files)?;
     runtime.spawn(followed.follow());
-    Ok(Tls { mode, acceptors })
+    Ok(Tls { mode, acceptors, handshakes })
 }
 
-fn runtime(config: &ProxyConfig) -> Result<Runtime, StartError> {
-    let mut builder = Builder::new_multi_thread();
-    let builder = builder.worker_threads(config.threads.max(1)).thread_name("proxy").enable_all();
-    builder.build().map_err(StartError::Threads)
+/// The proxy's threads, and half as many for handshakes: however many clients come at once, the other cores are free for
+/// those that are there.
+fn runtimes(config: &ProxyConfig) -> Result<(Runtime, Runtime), StartError> {
+    let of = |name, threads: usize| {
+        let mut builder = Builder::new_multi_thread();
+        builder.worker_threads(threads.max(1)).thread_name(name).enable_all().build().map_err(StartError::Threads)
+    };
+    Ok((of("proxy", config.threads)?, of("handshakes", config.threads / 2)?))
 }
 
 /// Threads on which connections live, from their first byte to their last.
@@ -300,7 +309,7 @@ async fn accept(listener: TcpListener, tls: Tls, homes: Vec<Home>, service: Boun
     while open.join_next().await.is_some() {}
 }
 
-/// Serves one connection to its end. Each does its handshake for itself, so that a slow one holds up nobody.
+/// Serves one connection to its end. Each is opened for itself, so that a slow one holds up nobody.
 async fn serve(socket: std::net::TcpStream, tls: Tls, service: Bounded) {
     let (stream, ends) = match tokio::time::timeout(HANDSHAKE_LIMIT, open(socket, &tls)).await {
         Ok(Ok(opened)) => opened,

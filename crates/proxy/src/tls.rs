@@ -1,8 +1,12 @@
 //! TLS and plaintext on one port: the first byte of a connection tells (22 begins a TLS record), and [`TlsMode`] which of them
 //! is served. `certificate.rs` has the certificate.
+//!
+//! A handshake takes about a millisecond of CPU with a key of RSA. Clients that all come back at once would hold up whoever
+//! is served on the same thread for as long as their handshakes take together, so these have threads of their own.
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -10,7 +14,9 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::server::TlsStream;
@@ -70,6 +76,8 @@ impl TlsMode {
 pub(crate) struct Tls {
     pub mode: TlsMode,
     pub acceptors: watch::Receiver<TlsAcceptor>,
+    /// Where handshakes are done.
+    pub handshakes: Handle,
 }
 
 impl Tls {
@@ -83,6 +91,20 @@ impl Tls {
         let mut config = ServerConfig::clone(self.acceptors.borrow().config());
         config.alpn_protocols = protocol.map(<[u8]>::to_vec).into_iter().collect();
         Arc::new(config).into()
+    }
+
+    /// Does a handshake, on a thread for that. The connection lives on the caller's runtime, before and after.
+    pub async fn accept(&self, acceptor: TlsAcceptor, tcp: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        let tcp = tcp.into_std()?;
+        // Given up together with the caller.
+        let mut handshake = JoinSet::new();
+        handshake.spawn_on(async move { acceptor.accept(TcpStream::from_std(tcp)?).await }, &self.handshakes);
+        let done = handshake.join_next().await.ok_or_else(|| io::Error::other("no handshake was begun"))?;
+        let mut stream = done.map_err(io::Error::other)??;
+        let tcp = stream.get_mut().0;
+        // A socket stays with the runtime that it was made in; a second handle to it is made in this one.
+        *tcp = TcpStream::from_std(tcp.as_fd().try_clone_to_owned()?.into())?;
+        Ok(stream)
     }
 }
 
@@ -107,12 +129,12 @@ pub(crate) enum Socket {
 }
 
 /// Looks at the first byte, and does the handshake if it asks for one.
-pub(crate) async fn detect(tcp: TcpStream, mode: TlsMode, acceptor: &TlsAcceptor) -> io::Result<Socket> {
+pub(crate) async fn detect(tcp: TcpStream, tls: &Tls, acceptor: TlsAcceptor) -> io::Result<Socket> {
     let mut first = [0];
     let is_sealed = tcp.peek(&mut first).await? == 1 && first[0] == HANDSHAKE;
-    mode.check(is_sealed)?;
+    tls.mode.check(is_sealed)?;
     Ok(match is_sealed {
-        true => Socket::Tls(Box::new(acceptor.accept(tcp).await?)),
+        true => Socket::Tls(Box::new(tls.accept(acceptor, tcp).await?)),
         false => Socket::Plain(tcp),
     })
 }
@@ -120,7 +142,7 @@ pub(crate) async fn detect(tcp: TcpStream, mode: TlsMode, acceptor: &TlsAcceptor
 /// Opens a connection and waits for the preface: from then on the server notices by itself when the other end is gone.
 pub(crate) async fn open(tcp: TcpStream, tls: &Tls) -> io::Result<Stream> {
     tcp.set_nodelay(true)?;
-    let mut socket = detect(tcp, tls.mode, &tls.acceptor()).await?;
+    let mut socket = detect(tcp, tls, tls.acceptor()).await?;
     let mut preface = [0; PREFACE];
     socket.read_exact(&mut preface).await?;
     Ok(Stream { socket, preface: (preface, 0) })
@@ -210,5 +232,80 @@ impl AsyncWrite for Socket {
             Socket::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
             Socket::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use parking_lot::Mutex;
+    use rcgen::generate_simple_self_signed;
+    use std::thread::ThreadId;
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+    use tokio::runtime::Builder;
+    use tokio_rustls::TlsConnector;
+    use tokio_rustls::rustls::crypto::ring;
+    use tokio_rustls::rustls::server::{ClientHello, ResolvesServerCert};
+    use tokio_rustls::rustls::sign::{CertifiedKey, SingleCertAndKey};
+    use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+    /// A certificate that notes which thread asks for it.
+    #[derive(Debug)]
+    struct Watched(SingleCertAndKey, Mutex<Option<ThreadId>>);
+
+    impl ResolvesServerCert for Watched {
+        fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+            *self.1.lock() = Some(std::thread::current().id());
+            self.0.resolve(hello)
+        }
+    }
+
+    fn server_and_client() -> (Arc<Watched>, TlsAcceptor, TlsConnector) {
+        let made = generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        let provider = Arc::new(ring::default_provider());
+        let key = provider.key_provider.load_private_key(made.signing_key.into()).unwrap();
+        let chain = vec![made.cert.der().clone()];
+        let mut roots = RootCertStore::empty();
+        roots.add(chain[0].clone()).unwrap();
+        let watched = Arc::new(Watched(CertifiedKey::new(chain, key).into(), Mutex::default()));
+        let server = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions();
+        let server = server.unwrap().with_no_client_auth().with_cert_resolver(Arc::clone(&watched) as _);
+        let client = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let client = client.unwrap().with_root_certificates(roots).with_no_client_auth();
+        (watched, Arc::new(server).into(), Arc::new(client).into())
+    }
+
+    #[test]
+    fn a_handshake_has_a_thread_of_its_own_and_its_connection_lives_on_the_one_it_came_to() {
+        let handshakes = Builder::new_multi_thread().worker_threads(1).enable_io().build().unwrap();
+        let (watched, acceptor, connector) = server_and_client();
+        let acceptors = watch::channel(acceptor).1;
+        let tls = Tls { mode: TlsMode::Enforcing, acceptors, handshakes: handshakes.handle().clone() };
+        let home = Builder::new_current_thread().enable_io().build().unwrap();
+        home.block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let addr = listener.local_addr().unwrap();
+            let client = async {
+                let tcp = TcpStream::connect(addr).await.unwrap();
+                let mut sealed = connector.connect("localhost".try_into().unwrap(), tcp).await.unwrap();
+                sealed.write_all(b"said").await.unwrap();
+                let mut heard = Vec::new();
+                sealed.read_to_end(&mut heard).await.unwrap();
+                heard
+            };
+            let server = async {
+                let tcp = listener.accept().await.unwrap().0;
+                let mut socket = detect(tcp, &tls, tls.acceptor()).await.unwrap();
+                assert_ne!(watched.1.lock().unwrap(), std::thread::current().id());
+                // Nothing of the connection hangs on the threads of handshakes any more.
+                handshakes.shutdown_background();
+                let mut heard = [0; 4];
+                socket.read_exact(&mut heard).await.unwrap();
+                socket.write_all(&heard).await.unwrap();
+                socket.shutdown().await.unwrap();
+            };
+            assert_eq!(tokio::join!(client, server).0, b"said");
+        });
     }
 }

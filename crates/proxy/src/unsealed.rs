@@ -8,7 +8,6 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::Handle;
-use tokio_rustls::TlsAcceptor;
 
 use crate::patient::Patient;
 use crate::tls::{HANDSHAKE_LIMIT, Tls, TlsMode};
@@ -17,10 +16,9 @@ use crate::tls::{HANDSHAKE_LIMIT, Tls, TlsMode};
 pub(crate) fn remoting(runtime: Handle, tls: Tls) -> Option<ferromq_remoting::Tls> {
     let mode = tls.mode;
     let take = move |sealed, plain| {
-        // RocketMQ's clients name no protocol.
-        let acceptor = tls.speaking(None);
+        let tls = tls.clone();
         runtime.spawn(async move {
-            if let Err(error) = unseal(sealed, plain, &acceptor).await {
+            if let Err(error) = unseal(sealed, plain, &tls).await {
                 tracing::debug!(%error, "a remoting connection with TLS has broken");
             }
         });
@@ -34,9 +32,11 @@ pub(crate) fn remoting(runtime: Handle, tls: Tls) -> Option<ferromq_remoting::Tl
 
 /// One connection from its handshake to its end. The server closes it: it sees the end of what the client says, and knows
 /// how long it may be silent.
-async fn unseal(sealed: StdTcpStream, plain: StdUnixStream, tls: &TlsAcceptor) -> io::Result<()> {
+async fn unseal(sealed: StdTcpStream, plain: StdUnixStream, tls: &Tls) -> io::Result<()> {
     let (sealed, plain) = (TcpStream::from_std(sealed)?, UnixStream::from_std(plain)?);
-    let sealed = tokio::time::timeout(HANDSHAKE_LIMIT, tls.accept(sealed)).await??;
+    // RocketMQ's clients name no protocol.
+    let acceptor = tls.speaking(None);
+    let sealed = tokio::time::timeout(HANDSHAKE_LIMIT, tls.accept(acceptor, sealed)).await??;
     let (mut from_client, mut to_client) = tokio::io::split(Patient::new(sealed));
     let (mut from_server, mut to_server) = plain.into_split();
     let said = async {
