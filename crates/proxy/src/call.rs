@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ferromq_protocol::version::{language, language_number};
 use ferromq_remoting::LocalPeer;
+use tonic::Status;
 use tonic::metadata::MetadataMap;
 
 use crate::credential::Credential;
@@ -80,7 +81,7 @@ fn language_byte(name: &str) -> u8 {
 }
 
 /// `grpc-timeout`: a number of at most 8 digits and a unit.
-fn timeout(text: &str) -> Option<Duration> {
+pub(crate) fn timeout(text: &str) -> Option<Duration> {
     let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let number: u64 = number.parse().ok().filter(|_| number.len() <= 8)?;
     Some(match unit {
@@ -92,6 +93,11 @@ fn timeout(text: &str) -> Option<Duration> {
         "n" => Duration::from_nanos(number),
         _ => return None,
     })
+}
+
+/// How a call ends that takes longer than its client waits.
+pub(crate) fn too_late(timeout: Duration) -> Status {
+    Status::deadline_exceeded(format!("the client waits no longer than {timeout:?}, as its grpc-timeout says"))
 }
 
 #[cfg(test)]

@@ -1,13 +1,14 @@
 //! What calls may take before they are whole: bytes, time and number, over all connections.
 //!
 //! A call that would go beyond ends with gRPC's own RESOURCE_EXHAUSTED or DEADLINE_EXCEEDED, since there is no request yet
-//! that an answer could belong to. The others are not held up by it.
+//! that an answer could belong to. The others are not held up by it. So ends a call whose client waits no longer, by what
+//! it has said itself: most clients give it up then, and those that are gone never will.
 
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http_body::Frame;
@@ -18,6 +19,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::{Body as HttpBody, BoxFuture, Bytes, Service as _, StdError, http};
 
+use crate::call;
 use crate::pb::messaging_service_server::MessagingServiceServer;
 use crate::service::{Connected, Service};
 use crate::tls::Ends;
@@ -84,18 +86,24 @@ impl hyper::service::Service<http::Request<Incoming>> for Calls {
         let Bounded { taken, max_message, .. } = &self.bounds;
         let Ok(place) = Arc::clone(&taken.calls).try_acquire_owned() else {
             let status = Status::resource_exhausted(format!("{MAX_CALLS} calls are served already"));
-            return Answering { answer: Box::pin(std::future::ready(Ok(status.into_http()))), _held: None };
+            let answer = Box::pin(std::future::ready(Ok(status.into_http())));
+            return Answering { answer, timeout: None, over: None, _held: None };
         };
         let held = Arc::new(Held { taken: Arc::clone(taken), bytes: AtomicUsize::new(0), _place: place });
         let talks = request.uri().path() == TALK;
+        let timeout = request.headers().get("grpc-timeout").and_then(|text| call::timeout(text.to_str().ok()?));
         let request = request.map(|body| Inbound::new(body, Arc::clone(&held), *max_message, talks));
-        Answering { answer: self.calls.clone().call(request), _held: Some(held) }
+        Answering { answer: self.calls.clone().call(request), timeout, over: None, _held: Some(held) }
     }
 }
 
 /// The answer to a call, with what the call takes until then.
 pub(crate) struct Answering {
     answer: BoxFuture<http::Response<Body>, Infallible>,
+    /// How long the client waits, when it says so.
+    timeout: Option<Duration>,
+    /// The end of that, for a call that cannot be answered at once.
+    over: Option<Pin<Box<Sleep>>>,
     _held: Option<Arc<Held>>,
 }
 
@@ -103,7 +111,14 @@ impl Future for Answering {
     type Output = Result<http::Response<Body>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.answer.as_mut().poll(cx)
+        if let Poll::Ready(answer) = self.answer.as_mut().poll(cx) {
+            return Poll::Ready(answer);
+        }
+        let Some(timeout) = self.timeout else { return Poll::Pending };
+        let over = self.over.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
+        ready!(over.as_mut().poll(cx));
+        // The call ends here, as if it had been given up: what waits at the broker is taken back.
+        Poll::Ready(Ok(call::too_late(timeout).into_http()))
     }
 }
 

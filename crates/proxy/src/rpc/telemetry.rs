@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio_stream::StreamExt;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::call::Caller;
+use crate::call::{self, Caller};
 use crate::clients::Clients;
 use crate::commands::Commands;
 use crate::pb::TelemetryCommand;
@@ -33,8 +33,19 @@ pub(crate) fn talk(
                 }
             }
         };
+        let over = async {
+            match caller.timeout {
+                Some(timeout) => {
+                    // Hardly any stream has one, and the others need not have room for it.
+                    Box::pin(tokio::time::sleep(timeout)).await;
+                    commands.answer(Err(call::too_late(timeout))).await;
+                }
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             () = listen => {}
+            () = over => {}
             _ = stopped.wait_for(|stopped| *stopped) => {}
         }
         clients.hung_up(&caller, &commands);

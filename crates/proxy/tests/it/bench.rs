@@ -208,6 +208,38 @@ impl Client {
     }
 }
 
+/// A call of a client that does nothing by itself. Its request begins with these bytes, and whoever has the rest ends it.
+pub async fn call_by_hand(
+    addr: SocketAddr,
+    name: &str,
+    timeout: &'static str,
+    said: Vec<u8>,
+) -> (h2::client::ResponseFuture, h2::SendStream<bytes::Bytes>) {
+    let (calls, connection) = h2::client::handshake(TcpStream::connect(addr).await.unwrap()).await.unwrap();
+    tokio::spawn(connection);
+    let path = format!("http://localhost/apache.rocketmq.v2.MessagingService/{name}");
+    let request = tonic::codegen::http::Request::post(path)
+        .header("content-type", "application/grpc")
+        .header("x-mq-client-id", "by-hand")
+        .header("grpc-timeout", timeout)
+        .body(())
+        .unwrap();
+    let (answer, mut body) = calls.ready().await.unwrap().send_request(request, false).unwrap();
+    body.send_data(said.into(), false).unwrap();
+    (answer, body)
+}
+
+/// The status that a call ends with, wherever it stands.
+pub async fn status_of(answer: h2::client::ResponseFuture) -> String {
+    let (head, mut body) = answer.await.unwrap().into_parts();
+    while let Some(part) = body.data().await {
+        body.flow_control().release_capacity(part.unwrap().len()).unwrap();
+    }
+    let trailers = body.trailers().await.unwrap().unwrap_or_default();
+    let text = |name| head.headers.get(name).or(trailers.get(name)).map(|value| value.to_str().unwrap().to_owned());
+    format!("{} {}", text("grpc-status").unwrap(), text("grpc-message").unwrap_or_default())
+}
+
 fn path(name: &str) -> PathAndQuery {
     format!("/apache.rocketmq.v2.MessagingService/{name}").parse().unwrap()
 }

@@ -14,16 +14,19 @@ const SOON: Duration = Duration::from_secs(30);
 const TOPIC: &str = "GivenUp";
 const GROUP: &str = "leavers";
 
-async fn receive(client: Client) -> Vec<receive_message_response::Content> {
-    let asked = ReceiveMessageRequest {
+fn asked() -> ReceiveMessageRequest {
+    ReceiveMessageRequest {
         group: resource(GROUP),
         message_queue: Some(MessageQueue { topic: resource(TOPIC), ..MessageQueue::default() }),
         batch_size: 1,
         invisible_duration: Some(prost_types::Duration { seconds: 60, nanos: 0 }),
         long_polling_timeout: Some(prost_types::Duration { seconds: 20, nanos: 0 }),
         ..ReceiveMessageRequest::default()
-    };
-    let mut pieces = client.stream::<_, ReceiveMessageResponse>("ReceiveMessage", asked).await.unwrap();
+    }
+}
+
+async fn receive(client: Client) -> Vec<receive_message_response::Content> {
+    let mut pieces = client.stream::<_, ReceiveMessageResponse>("ReceiveMessage", asked()).await.unwrap();
     let mut all = Vec::new();
     while let Some(piece) = pieces.message().await.unwrap() {
         all.extend(piece.content);
@@ -47,6 +50,31 @@ async fn waiting_at_the_broker(bench: &Bench, count: &str) {
     }
 }
 
+/// Nobody takes a message from this client.
+async fn send_and_receive(client: Client) {
+    client.send(TOPIC, b"for anybody").await;
+    let pieces = receive(client).await;
+    let is_it = |piece: &receive_message_response::Content| matches!(piece, receive_message_response::Content::Message(message) if &message.body[..] == b"for anybody");
+    assert!(pieces.iter().any(is_it), "{pieces:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_does_not_wait_beyond_its_deadline_though_its_client_is_silent() {
+    let bench = bench::start();
+    let client = bench.client("stayer").await;
+    client.send(TOPIC, b"makes the topic").await;
+    receive(client.clone()).await;
+    let began = Instant::now();
+    let (_answer, mut request) =
+        bench::call_by_hand(bench.addr(), "ReceiveMessage", "6S", bench::framed(&asked())).await;
+    request.send_data(bytes::Bytes::new(), true).unwrap();
+    waiting_at_the_broker(&bench, "1").await;
+    waiting_at_the_broker(&bench, "0").await;
+    // It asks for twenty seconds.
+    assert!(began.elapsed() < Duration::from_secs(18), "{:?}", began.elapsed());
+    send_and_receive(client).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_is_given_up_waits_no_longer_at_the_broker_and_is_counted() {
     let bench = bench::start_with(|config, _| config.http = Some("127.0.0.1:0".parse().unwrap()));
@@ -63,10 +91,7 @@ async fn a_call_that_is_given_up_waits_no_longer_at_the_broker_and_is_counted() 
     cut.abort();
     waiting_at_the_broker(&bench, "0").await;
 
-    stayer.send(TOPIC, b"for anybody").await;
-    let pieces = receive(stayer).await;
-    let is_it = |piece: &receive_message_response::Content| matches!(piece, receive_message_response::Content::Message(message) if &message.body[..] == b"for anybody");
-    assert!(pieces.iter().any(is_it), "{pieces:?}");
+    send_and_receive(stayer).await;
 
     let deadline = Instant::now() + SOON;
     loop {

@@ -8,9 +8,12 @@ use tonic::Code;
 
 use crate::bench::{self, framed, message, resource};
 use crate::pb::{
-    QueryRouteRequest, QueryRouteResponse, ReceiveMessageRequest, ReceiveMessageResponse, SendMessageRequest,
-    receive_message_response,
+    ClientType, Publishing, QueryRouteRequest, QueryRouteResponse, ReceiveMessageRequest, ReceiveMessageResponse,
+    SendMessageRequest, Settings, TelemetryCommand, receive_message_response, settings, telemetry_command,
 };
+
+/// Longest wait for what must come; a request that is not whole is given up a little later by itself.
+const SOON: Duration = Duration::from_secs(25);
 
 /// Whether the other end closes a connection, without ever having said anything.
 async fn is_closed(socket: &mut TcpStream, within: Duration) -> bool {
@@ -132,7 +135,24 @@ async fn streams_that_are_never_read_cost_others_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn calls_end_at_their_deadline_though_the_client_does_not_end_them() {
+    let bench = bench::start();
+    let settings = settings::PubSub::Publishing(Publishing::default());
+    let settings =
+        Settings { client_type: Some(ClientType::Producer.into()), pub_sub: Some(settings), ..Settings::default() };
+    let talk = TelemetryCommand { status: None, command: Some(telemetry_command::Command::Settings(settings)) };
+    // A request that never becomes whole, and a conversation that goes on.
+    for (name, said) in [("SendMessage", vec![0, 0, 0, 0, 9, 1]), ("Telemetry", framed(&talk))] {
+        let (answer, _body) = bench::call_by_hand(bench.addr(), name, "700m", said).await;
+        let status = tokio::time::timeout(SOON, bench::status_of(answer)).await.expect("the call goes on");
+        assert!(status.starts_with("4 ") && status.contains("700ms"), "{name}: {status}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_waits_is_answered_before_its_deadline() {
+    // On a machine that stands still at the wrong moment one answer may be late; not all of them.
+    const TRIES: usize = 5;
     let bench = bench::start();
     let client = bench.client("waiter").await;
     client.send("Deadline", b"x").await;
@@ -146,11 +166,19 @@ async fn a_call_that_waits_is_answered_before_its_deadline() {
         long_polling_timeout: Some(prost_types::Duration { seconds: 5, nanos: 0 }),
         ..ReceiveMessageRequest::default()
     };
-    for code in [crate::pb::Code::Ok, crate::pb::Code::MessageNotFound] {
-        let pieces = client.stream_within(time, "ReceiveMessage", asked.clone()).await;
-        match pieces.unwrap().message().await.unwrap().and_then(|piece: ReceiveMessageResponse| piece.content) {
-            Some(receive_message_response::Content::Status(status)) => assert_eq!(status.code(), code),
-            other => panic!("{other:?}"),
-        }
+    let mut codes = Vec::new();
+    while !codes.contains(&Ok(crate::pb::Code::MessageNotFound)) {
+        assert!(codes.len() < TRIES, "none of the answers to calls that waited was in time: {codes:?}");
+        codes.push(match client.stream_within(time, "ReceiveMessage", asked.clone()).await {
+            Err(late) => Err(late.code()),
+            Ok(mut pieces) => {
+                match pieces.message().await.map(|piece: Option<ReceiveMessageResponse>| piece.unwrap().content) {
+                    Ok(Some(receive_message_response::Content::Status(status))) => Ok(status.code()),
+                    Ok(other) => panic!("{other:?}"),
+                    Err(late) => Err(late.code()),
+                }
+            }
+        });
     }
+    assert_eq!(codes[0], Ok(crate::pb::Code::Ok), "the message was there");
 }
