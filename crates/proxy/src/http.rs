@@ -68,7 +68,10 @@ pub(crate) struct Endpoint {
     ids: UniqueIds,
     /// Places of requests that wait for messages.
     waiting: Arc<Semaphore>,
+    /// For bodies of requests.
     room: Room,
+    /// For bodies of received messages that are unpacked here.
+    unpacked: Room,
 }
 
 impl Http {
@@ -101,6 +104,7 @@ impl Endpoint {
             ids: UniqueIds::new(ip, std::process::id(), addr.port().into()),
             waiting: Arc::new(Semaphore::new(MAX_WAITING)),
             room: Room::default(),
+            unpacked: Room::default(),
         }
     }
 

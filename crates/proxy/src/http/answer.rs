@@ -11,6 +11,8 @@ use serde::Serialize;
 use serde_json::json;
 use tokio_stream::wrappers::ReceiverStream;
 
+use crate::http::body::Taken;
+use crate::http::message::Received;
 use crate::pb::Code;
 use crate::status::Refused;
 
@@ -113,6 +115,29 @@ pub(crate) fn json(status: StatusCode, value: &impl Serialize) -> Answer {
     // Only text, numbers and lists are written: that does not fail.
     let text = serde_json::to_vec(value).unwrap_or_default();
     whole(status, "application/json", text.into())
+}
+
+/// Text, and the room of what it tells, which it takes until it is written.
+struct Kept {
+    text: Vec<u8>,
+    _room: Vec<Taken>,
+}
+
+impl AsRef<[u8]> for Kept {
+    fn as_ref(&self) -> &[u8] {
+        &self.text
+    }
+}
+
+pub(crate) fn kept(text: Vec<u8>, room: Vec<Taken>) -> Bytes {
+    Bytes::from_owner(Kept { text, _room: room })
+}
+
+/// Messages, as a JSON list.
+pub(crate) fn messages(messages: Vec<Received>) -> Answer {
+    let text = serde_json::to_vec(&messages).unwrap_or_default();
+    let room = messages.into_iter().filter_map(|message| message.room).collect();
+    whole(StatusCode::OK, "application/json", kept(text, room))
 }
 
 pub(crate) fn whole(status: StatusCode, content_type: &'static str, body: Bytes) -> Answer {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use hyper::HeaderMap;
 use hyper::body::{Body, Incoming};
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE};
@@ -19,21 +19,34 @@ const ROOM_KIB: usize = 256 * 1024;
 const BODY_LIMIT: Duration = Duration::from_secs(30);
 
 /// Memory for bodies.
+#[derive(Clone)]
 pub(crate) struct Room(Arc<Semaphore>);
+
+/// Room, until it is dropped.
+pub(crate) type Taken = OwnedSemaphorePermit;
 
 impl Default for Room {
     fn default() -> Self {
-        Room(Arc::new(Semaphore::new(ROOM_KIB)))
+        Room::of_kib(ROOM_KIB)
     }
 }
 
 /// A body, and the room it takes while it is held.
 pub(crate) struct Held {
     pub bytes: Bytes,
-    _room: OwnedSemaphorePermit,
+    _room: Taken,
 }
 
 impl Room {
+    pub fn of_kib(kib: usize) -> Self {
+        Room(Arc::new(Semaphore::new(kib)))
+    }
+
+    /// So many KiB, if there is room for them now.
+    pub fn take(&self, kib: u32) -> Option<Taken> {
+        Arc::clone(&self.0).try_acquire_many_owned(kib).ok()
+    }
+
     /// Reads a body of at most `limit` bytes.
     pub async fn read(&self, headers: &HeaderMap, body: Incoming, limit: usize) -> Result<Held, Failure> {
         if let Some(encoding) = headers.get(CONTENT_ENCODING) {
@@ -41,24 +54,36 @@ impl Room {
             return Err(Failure::media_type(why));
         }
         let limit = limit.min(ROOM_KIB * 1024);
-        let too_large = || Failure::too_large(format!("the body has more than {limit} bytes"));
-        let said = body.size_hint();
-        if said.lower() > limit as u64 {
-            return Err(too_large());
+        if body.size_hint().lower() > limit as u64 {
+            return Err(too_large(limit));
         }
-        let most = said.exact().and_then(|said| usize::try_from(said).ok()).unwrap_or(limit);
-        let need = u32::try_from(most.div_ceil(1024)).unwrap_or(u32::MAX);
-        let room = Arc::clone(&self.0).try_acquire_many_owned(need).map_err(|_| {
-            Failure::too_many(format!("bodies under way take all of {} MiB; try again", ROOM_KIB / 1024))
-        })?;
-        let read = tokio::time::timeout(BODY_LIMIT, Limited::new(body, limit).collect()).await;
-        let read = read.map_err(|_| Failure::too_slow(format!("the body did not come within {BODY_LIMIT:?}")))?;
-        match read {
-            Ok(collected) => Ok(Held { bytes: collected.to_bytes(), _room: room }),
-            Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
-            Err(error) => Err(Failure::bad_request(format!("the body cannot be read: {error}"))),
-        }
+        let read = tokio::time::timeout(BODY_LIMIT, self.collect(body, limit)).await;
+        read.map_err(|_| Failure::too_slow(format!("the body did not come within {BODY_LIMIT:?}")))?
     }
+
+    /// Room is taken for what has come: what is only announced is no reason to refuse others.
+    async fn collect(&self, mut body: Incoming, limit: usize) -> Result<Held, Failure> {
+        let too_many = || Failure::too_many(format!("bodies under way take all of {} MiB; try again", ROOM_KIB / 1024));
+        let mut room = self.take(0).ok_or_else(too_many)?;
+        // Together: a body may come byte by byte.
+        let mut whole = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| Failure::bad_request(format!("the body cannot be read: {error}")))?;
+            let Ok(part) = frame.into_data() else { continue };
+            let length = whole.len().saturating_add(part.len());
+            if length > limit {
+                return Err(too_large(limit));
+            }
+            let need = length.div_ceil(1024).saturating_sub(room.num_permits());
+            room.merge(u32::try_from(need).ok().and_then(|need| self.take(need)).ok_or_else(too_many)?);
+            whole.extend_from_slice(&part);
+        }
+        Ok(Held { bytes: whole.into(), _room: room })
+    }
+}
+
+fn too_large(limit: usize) -> Failure {
+    Failure::too_large(format!("the body has more than {limit} bytes"))
 }
 
 /// Whether a body says that it is JSON.

@@ -11,6 +11,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::http::Endpoint;
 use crate::http::answer::{self, Answer, Piece};
+use crate::http::body::Room;
 use crate::http::receive::{Wanted, message};
 use crate::pb::ReceiveMessageResponse;
 use crate::service::{Answers, Service};
@@ -29,14 +30,14 @@ pub(crate) async fn answer(
 ) -> Result<Answer, Refused> {
     let mut first = wanted.look(&endpoint.service, 0).await;
     if let Some(status) = first.next().await {
-        message(status)?;
+        message(status, &endpoint.unpacked)?;
     }
     let (pieces, taken) = mpsc::channel(AHEAD);
-    let service = Arc::clone(&endpoint.service);
+    let (service, unpacked) = (Arc::clone(&endpoint.service), endpoint.unpacked.clone());
     let mut stopped = service.stopped.clone();
     tokio::spawn(async move {
         tokio::select! {
-            () = stream(&service, &wanted, first, &pieces) => {}
+            () = stream((&service, &unpacked), &wanted, first, &pieces) => {}
             () = pieces.closed() => {}
             _ = stopped.wait_for(|stopped| *stopped) => {}
         }
@@ -46,14 +47,14 @@ pub(crate) async fn answer(
 }
 
 async fn stream(
-    service: &Service,
+    (service, unpacked): (&Service, &Room),
     wanted: &Wanted,
     first: Answers<ReceiveMessageResponse>,
     pieces: &mpsc::Sender<Piece>,
 ) {
     let mut looked = first;
     loop {
-        match pass_on(looked, pieces).await {
+        match pass_on(looked, unpacked, pieces).await {
             Ok(0) => send(pieces, ": no new message\n\n".to_owned()).await,
             Ok(_) => {}
             Err(refused) => {
@@ -66,14 +67,19 @@ async fn stream(
 }
 
 /// Passes on what a look has brought, each message when there is room for it; how many there were.
-async fn pass_on(mut looked: Answers<ReceiveMessageResponse>, pieces: &mpsc::Sender<Piece>) -> Result<usize, Refused> {
+async fn pass_on(
+    mut looked: Answers<ReceiveMessageResponse>,
+    unpacked: &Room,
+    pieces: &mpsc::Sender<Piece>,
+) -> Result<usize, Refused> {
     let mut count = 0;
     loop {
         // Without a client there is no room any more, and nobody waits for this.
         let Ok(room) = pieces.reserve().await else { return Ok(count) };
         let Some(piece) = looked.next().await else { return Ok(count) };
-        if let Some(message) = message(piece)? {
-            room.send(Ok(Frame::data(event("message", &message).into())));
+        if let Some(message) = message(piece, unpacked)? {
+            let text = event("message", &message).into_bytes();
+            room.send(Ok(Frame::data(answer::kept(text, message.room.into_iter().collect()))));
             count += 1;
         }
     }

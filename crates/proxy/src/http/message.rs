@@ -1,7 +1,7 @@
 //! Received messages as JSON, in the words of the envelope they can be sent with.
 
 use std::collections::BTreeMap;
-use std::io::Read as _;
+use std::io::Read;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -9,10 +9,13 @@ use flate2::read::{GzDecoder, ZlibDecoder};
 use prost_types::Timestamp;
 use serde::Serialize;
 
+use crate::http::body::{Room, Taken};
 use crate::pb::{Encoding, Message};
 
 /// Largest body that is unpacked, bytes.
-const MAX_UNPACKED_BYTES: u64 = 64 * 1024 * 1024;
+const MAX_UNPACKED_BYTES: usize = 64 * 1024 * 1024;
+/// Room is taken for so much of it at a time, KiB.
+const STEP_KIB: u32 = 64;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -41,15 +44,19 @@ pub(crate) struct Received {
     queue_offset: i64,
     born_at_ms: i64,
     stored_at_ms: i64,
+    /// What a body takes that was unpacked.
+    #[serde(skip)]
+    pub room: Option<Taken>,
 }
 
-impl From<Message> for Received {
-    fn from(message: Message) -> Self {
+impl Received {
+    /// A message; a packed body is unpacked if there is room for that.
+    pub fn of(message: Message, room: &Room) -> Self {
         let system = message.system_properties.unwrap_or_default();
-        let (body, compressed) = match system.body_encoding() {
-            Encoding::Gzip => unpacked(&message.body).map_or((message.body.to_vec(), true), |body| (body, false)),
-            _ => (message.body.to_vec(), false),
-        };
+        let is_packed = system.body_encoding() == Encoding::Gzip;
+        let unpacked = if is_packed { unpacked(&message.body, room) } else { None };
+        let compressed = is_packed && unpacked.is_none();
+        let (body, room) = unpacked.map_or((message.body.to_vec(), None), |(body, room)| (body, Some(room)));
         let (body, body_base64) = match String::from_utf8(body) {
             Ok(text) => (Some(text), None),
             Err(error) => (None, Some(STANDARD.encode(error.as_bytes()))),
@@ -70,6 +77,7 @@ impl From<Message> for Received {
             queue_offset: system.queue_offset.unwrap_or_default(),
             born_at_ms: system.born_timestamp.as_ref().map_or(0, since_1970),
             stored_at_ms: system.store_timestamp.as_ref().map_or(0, since_1970),
+            room,
         }
     }
 }
@@ -78,36 +86,70 @@ fn since_1970(time: &Timestamp) -> i64 {
     time.seconds.saturating_mul(1000).saturating_add(i64::from(time.nanos) / 1_000_000)
 }
 
-/// What a producer packed: remoting clients with zlib, unless told otherwise, gRPC clients with gzip.
-fn unpacked(body: &[u8]) -> Option<Vec<u8>> {
-    let mut whole = Vec::new();
-    let read = match body {
-        [0x1f, 0x8b, ..] => GzDecoder::new(body).take(MAX_UNPACKED_BYTES + 1).read_to_end(&mut whole),
-        _ => ZlibDecoder::new(body).take(MAX_UNPACKED_BYTES + 1).read_to_end(&mut whole),
+/// What a producer packed: remoting clients with zlib, unless told otherwise, gRPC clients with gzip. Few bytes may become
+/// very many, so that room is taken as it grows.
+fn unpacked(body: &[u8], room: &Room) -> Option<(Vec<u8>, Taken)> {
+    let mut packed: Box<dyn Read + '_> = match body {
+        [0x1f, 0x8b, ..] => Box::new(GzDecoder::new(body)),
+        _ => Box::new(ZlibDecoder::new(body)),
     };
-    read.is_ok_and(|read| read as u64 <= MAX_UNPACKED_BYTES).then_some(whole)
+    let step = u64::from(STEP_KIB) * 1024;
+    let (mut whole, mut taken) = (Vec::new(), room.take(0)?);
+    loop {
+        taken.merge(room.take(STEP_KIB)?);
+        let read = packed.by_ref().take(step).read_to_end(&mut whole).ok()?;
+        if whole.len() > MAX_UNPACKED_BYTES {
+            return None;
+        }
+        if (read as u64) < step {
+            return Some((whole, taken));
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pb::SystemProperties;
     use flate2::Compression;
     use flate2::write::{GzEncoder, ZlibEncoder};
     use std::io::Write as _;
 
     #[test]
     fn packed_bodies_are_unpacked_or_told() {
-        let text = "hello ".repeat(100);
+        let (text, room) = ("hello ".repeat(100), Room::default());
         let mut zlib = ZlibEncoder::new(Vec::new(), Compression::fast());
         let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
         zlib.write_all(text.as_bytes()).unwrap();
         gzip.write_all(text.as_bytes()).unwrap();
         for packed in [zlib.finish().unwrap(), gzip.finish().unwrap()] {
-            assert_eq!(unpacked(&packed).unwrap(), text.as_bytes());
-            assert_eq!(unpacked(&packed[..packed.len() / 2]), None, "half of it");
+            assert_eq!(unpacked(&packed, &room).unwrap().0, text.as_bytes());
+            assert!(unpacked(&packed[..packed.len() / 2], &room).is_none(), "half of it");
         }
         for other in [&[][..], &[0x28, 0xb5, 0x2f, 0xfd, 0], b"plain"] {
-            assert_eq!(unpacked(other), None);
+            assert!(unpacked(other, &room).is_none());
         }
+    }
+
+    fn packed(bytes: usize) -> Message {
+        let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+        gzip.write_all(&vec![b'x'; bytes]).unwrap();
+        let system_properties =
+            SystemProperties { body_encoding: Encoding::Gzip.into(), ..SystemProperties::default() };
+        let body = gzip.finish().unwrap().into();
+        Message { system_properties: Some(system_properties), body, ..Message::default() }
+    }
+
+    #[test]
+    fn a_body_stays_packed_when_there_is_no_room_for_what_it_becomes() {
+        let room = Room::of_kib(3 * STEP_KIB as usize);
+        let step = STEP_KIB as usize * 1024;
+        let first = Received::of(packed(step + 1), &room);
+        assert_eq!((first.compressed, first.body.as_ref().map(String::len)), (false, Some(step + 1)));
+        let second = Received::of(packed(step + 1), &room);
+        assert!(second.compressed && second.body_base64.is_some());
+        drop(first);
+        assert!(!Received::of(packed(2 * step + 1), &room).compressed, "there is room again");
+        assert!(Received::of(packed(MAX_UNPACKED_BYTES + 1), &Room::default()).compressed, "none is so large");
     }
 }

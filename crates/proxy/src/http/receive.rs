@@ -1,6 +1,5 @@
 //! GET of messages: at once, after a wait, or as a stream of events.
 
-use hyper::StatusCode;
 use hyper::header::ACCEPT;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_stream::StreamExt;
@@ -8,6 +7,7 @@ use tonic::Status;
 
 use crate::call::Caller;
 use crate::http::answer::{self, Answer, Failure};
+use crate::http::body::Room;
 use crate::http::message::Received;
 use crate::http::query::Query;
 use crate::http::route::Asked;
@@ -43,10 +43,10 @@ pub(crate) async fn receive(endpoint: &Endpoint, topic: &str, asked: Asked) -> R
         return Ok(events::answer(endpoint, wanted, place).await?);
     }
     let messages = tokio::select! {
-        messages = wanted.all(&endpoint.service, wait_ms.unwrap_or(0)) => messages?,
+        messages = wanted.all(endpoint, wait_ms.unwrap_or(0)) => messages?,
         () = endpoint.stopping() => return Err(Failure::unavailable("the server is stopping")),
     };
-    Ok(answer::json(StatusCode::OK, &messages))
+    Ok(answer::messages(messages))
 }
 
 fn place(endpoint: &Endpoint) -> Result<OwnedSemaphorePermit, Failure> {
@@ -84,22 +84,25 @@ impl Wanted {
         rpc::receive::receive(service, &self.caller, request).await.unwrap_or_else(rpc::receive::nothing)
     }
 
-    async fn all(&self, service: &Service, wait_ms: i64) -> Result<Vec<Received>, Refused> {
-        let mut answer = self.look(service, wait_ms).await;
+    async fn all(&self, endpoint: &Endpoint, wait_ms: i64) -> Result<Vec<Received>, Refused> {
+        let mut answer = self.look(&endpoint.service, wait_ms).await;
         let mut messages = Vec::new();
         while let Some(piece) = answer.next().await {
-            messages.extend(message(piece)?);
+            messages.extend(message(piece, &endpoint.unpacked)?);
         }
         Ok(messages)
     }
 }
 
 /// The message of a piece; others have none.
-pub(crate) fn message(piece: Result<ReceiveMessageResponse, Status>) -> Result<Option<Received>, Refused> {
+pub(crate) fn message(
+    piece: Result<ReceiveMessageResponse, Status>,
+    unpacked: &Room,
+) -> Result<Option<Received>, Refused> {
     // A client that has not read for too long.
     let piece = piece.map_err(|status| Refused::new(Code::RequestTimeout, status.message()))?;
     match piece.content {
-        Some(Content::Message(message)) => Ok(Some(message.into())),
+        Some(Content::Message(message)) => Ok(Some(Received::of(message, unpacked))),
         Some(Content::Status(status)) => match status.code() {
             Code::Ok | Code::MessageNotFound => Ok(None),
             code => Err(Refused::new(code, status.message)),

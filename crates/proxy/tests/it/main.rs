@@ -7,6 +7,7 @@ mod bench;
 mod certificate;
 mod cluster;
 mod given_up;
+mod http_bodies;
 mod input;
 mod limits;
 mod lite;
