@@ -22,6 +22,7 @@ use crate::rpc::{
     ack, assignment, dead_letter, end_transaction, heartbeat, invisible, lite, offset, pull, recall, receive, route,
     send, telemetry,
 };
+use crate::shelf::Shelves;
 use crate::status::Refused;
 use crate::tls::Ends;
 
@@ -32,6 +33,8 @@ pub(crate) struct Service {
     pub clients: Arc<Clients>,
     pub renewals: Arc<Renewals>,
     pub calls: Arc<Calls>,
+    /// Answers of many pieces, until they are read.
+    pub shelves: Shelves,
     /// What clients are told instead of the address they used.
     access: Option<AccessAddresses>,
     /// True once the proxy stops: streams end then.
@@ -41,8 +44,8 @@ pub(crate) struct Service {
 impl Service {
     pub fn new(door: Door, node: Node, access: Option<AccessAddresses>, stopped: watch::Receiver<bool>) -> Self {
         let (clients, renewals) = (Clients::new(door.clone()), Renewals::new(door.clone()));
-        let calls = Arc::new(Calls::new(node));
-        Service { clients: Arc::new(clients), renewals: Arc::new(renewals), calls, access, door, stopped }
+        let (calls, shelves) = (Arc::new(Calls::new(node)), Shelves::default());
+        Service { clients: Arc::new(clients), renewals: Arc::new(renewals), calls, shelves, access, door, stopped }
     }
 
     /// Where a client is to find the brokers: here. It is told the address it names itself, or has used: whoever comes from

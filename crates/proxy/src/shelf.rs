@@ -1,49 +1,126 @@
 //! Answers of many pieces, which a client takes one after the other, or does not take.
 //!
 //! Pieces wait on a shelf for as long as the client has no room for them. Nobody is told when it never has: what still lies
-//! there after a while is taken away, so that a client that does not read costs no more than its place.
+//! there after a while is taken away, so that a client that does not read costs no more than its place. The shelves of a
+//! connection, and all together, hold so many bytes; an answer for which there is no room is not given.
 
-use std::collections::VecDeque;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use prost::Message;
 use tokio::sync::oneshot;
 use tokio_stream::Stream;
 use tonic::Status;
 
+use crate::call::Caller;
+use crate::pb::Code;
 use crate::service::Answers;
+use crate::status::Refused;
 
 /// How long a client may take for all pieces of an answer.
 const TAKEN_WITHIN: Duration = Duration::from_secs(60);
 
+/// Most bytes of answers that one connection has not read yet; a larger answer lies alone.
+const MAX_BYTES_OF_ONE: usize = 64 * 1024 * 1024;
+/// Most bytes of the answers that are not read yet, of all connections.
+const MAX_BYTES: usize = 512 * 1024 * 1024;
+
+/// Bytes of the answers on all shelves.
+#[derive(Default)]
+struct Taken {
+    all: usize,
+    /// By the address of the client's end; who has none is not in it.
+    by_connection: HashMap<SocketAddr, usize>,
+}
+
+/// All shelves.
+#[derive(Clone, Default)]
+pub(crate) struct Shelves(Arc<Mutex<Taken>>);
+
+/// The room of one answer.
+struct Room {
+    shelves: Shelves,
+    peer: SocketAddr,
+    bytes: usize,
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        let mut taken = self.shelves.0.lock();
+        taken.all -= self.bytes;
+        if let Entry::Occupied(mut own) = taken.by_connection.entry(self.peer) {
+            *own.get_mut() -= self.bytes;
+            if *own.get() == 0 {
+                own.remove();
+            }
+        }
+    }
+}
+
+/// What lies on a shelf.
+struct Pieces<T> {
+    waiting: VecDeque<T>,
+    _room: Room,
+}
+
 /// The client's side of a shelf. Its end tells the other.
 struct Shelf<T> {
     /// None: they have been taken away.
-    pieces: Arc<Mutex<Option<VecDeque<T>>>>,
+    pieces: Arc<Mutex<Option<Pieces<T>>>>,
     _here: oneshot::Sender<()>,
 }
 
-/// An answer. `left` is told what the client has not taken, when it is gone or its time is over.
-pub(crate) fn answer<T, F>(pieces: Vec<T>, left: impl FnOnce(VecDeque<T>) -> F + Send + 'static) -> Answers<T>
-where
-    T: Send + 'static,
-    F: Future<Output = ()> + Send,
-{
-    let pieces = Arc::new(Mutex::new(Some(VecDeque::from(pieces))));
-    let (here, gone) = oneshot::channel();
-    let shelf = Shelf { pieces: Arc::clone(&pieces), _here: here };
-    tokio::spawn(async move {
-        // Either way: it has read all it ever will.
-        let _ = tokio::time::timeout(TAKEN_WITHIN, gone).await;
-        let rest = pieces.lock().take();
-        if let Some(rest) = rest.filter(|rest| !rest.is_empty()) {
-            left(rest).await;
+impl Shelves {
+    fn room(&self, peer: SocketAddr, bytes: usize) -> Option<Room> {
+        let mut taken = self.0.lock();
+        let all = taken.all.saturating_add(bytes);
+        let own = taken.by_connection.get(&peer).map_or(0, |own| own.saturating_add(bytes));
+        if all > MAX_BYTES || own > MAX_BYTES_OF_ONE {
+            return None;
         }
-    });
-    Box::pin(shelf)
+        taken.all = all;
+        *taken.by_connection.entry(peer).or_default() += bytes;
+        Some(Room { shelves: self.clone(), peer, bytes })
+    }
+
+    /// An answer. `left` is told what the client has not taken, when it is gone or its time is over, or everything if there
+    /// is no room for it.
+    pub fn answer<T, F>(
+        &self,
+        caller: &Caller,
+        pieces: Vec<T>,
+        left: impl FnOnce(VecDeque<T>) -> F + Send + 'static,
+    ) -> Result<Answers<T>, Refused>
+    where
+        T: Message + 'static,
+        F: Future<Output = ()> + Send,
+    {
+        let Some(_room) = self.room(caller.ends.peer, pieces.iter().map(T::encoded_len).sum()) else {
+            tokio::spawn(async move { left(pieces.into()).await });
+            let why = format!(
+                "answers of {MAX_BYTES_OF_ONE} bytes of this connection, or {MAX_BYTES} of all, are not read; read them, or try again"
+            );
+            return Err(Refused::new(Code::TooManyRequests, why));
+        };
+        let pieces = Arc::new(Mutex::new(Some(Pieces { waiting: pieces.into(), _room })));
+        let (here, gone) = oneshot::channel();
+        let shelf = Shelf { pieces: Arc::clone(&pieces), _here: here };
+        tokio::spawn(async move {
+            // Either way: it has read all it ever will.
+            let _ = tokio::time::timeout(TAKEN_WITHIN, gone).await;
+            let rest = pieces.lock().take();
+            if let Some(rest) = rest.filter(|rest| !rest.waiting.is_empty()) {
+                left(rest.waiting).await;
+            }
+        });
+        Ok(Box::pin(shelf))
+    }
 }
 
 impl<T> Stream for Shelf<T> {
@@ -51,7 +128,7 @@ impl<T> Stream for Shelf<T> {
 
     fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         Poll::Ready(match &mut *self.pieces.lock() {
-            Some(pieces) => pieces.pop_front().map(Ok),
+            Some(pieces) => pieces.waiting.pop_front().map(Ok),
             None => Some(Err(Status::deadline_exceeded(format!("the answer was not read within {TAKEN_WITHIN:?}")))),
         })
     }
@@ -60,12 +137,18 @@ impl<T> Stream for Shelf<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tls::Ends;
     use tokio_stream::StreamExt;
+
+    fn caller(client: u16) -> Caller {
+        let ends = [client, 1].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        Caller::of_http(Ends { peer: ends[0], local: ends[1] }, "client".to_owned())
+    }
 
     fn shelf() -> (Answers<i32>, oneshot::Receiver<VecDeque<i32>>) {
         let (tell, told) = oneshot::channel();
-        let answers = answer(vec![1, 2, 3], |rest| async move { drop(tell.send(rest)) });
-        (answers, told)
+        let answers = Shelves::default().answer(&caller(0), vec![1, 2, 3], |rest| async move { drop(tell.send(rest)) });
+        (answers.unwrap(), told)
     }
 
     #[tokio::test(start_paused = true)]
@@ -87,5 +170,41 @@ mod tests {
         let read: Vec<i32> = answers.map(Result::unwrap).collect().await;
         assert_eq!(read, [1, 2, 3]);
         assert!(told.await.is_err(), "nobody is told");
+    }
+
+    #[tokio::test]
+    async fn answers_that_nobody_reads_have_a_bound() {
+        let shelves = Shelves::default();
+        let answer = |client: u16, bytes: usize| {
+            let (tell, told) = oneshot::channel();
+            let left = |rest: VecDeque<Vec<u8>>| async move { tell.send(rest.len()).unwrap_or_default() };
+            (shelves.answer(&caller(client), vec![vec![0; bytes], Vec::new()], left), told)
+        };
+        // A piece is some bytes longer than what is in it.
+        let half = MAX_BYTES_OF_ONE / 2;
+        let (first, told_of_first) = answer(0, half);
+        let (second, told) = answer(0, half);
+        assert_eq!(second.err().unwrap().code, Code::TooManyRequests);
+        assert_eq!(told.await.unwrap(), 2, "all of it is left");
+        let mut others: Vec<_> =
+            (1..).map(|client| answer(client, half)).take_while(|(answer, _)| answer.is_ok()).collect();
+        assert_eq!(others.len() + 1, MAX_BYTES / half - 1, "one does not keep others away, all of them do");
+        for (answer, told) in [(first, told_of_first)].into_iter().chain(others.pop()) {
+            drop(answer);
+            assert_eq!(told.await.unwrap(), 2);
+        }
+        let (again, told) = answer(0, MAX_BYTES_OF_ONE);
+        assert_eq!(
+            again.unwrap().collect::<Vec<_>>().await.len(),
+            2,
+            "there is room again, and a large one lies alone"
+        );
+        assert!(told.await.is_err());
+        for (answer, told) in others {
+            drop(answer);
+            assert_eq!(told.await.unwrap(), 2);
+        }
+        let taken = shelves.0.lock();
+        assert_eq!((taken.all, taken.by_connection.len()), (0, 0));
     }
 }

@@ -14,13 +14,13 @@ use ferromq_protocol::{OwnedCommand, Text};
 use crate::call::Caller;
 use crate::door::TIMEOUT;
 use crate::message::{self, millis};
+use crate::names;
 use crate::pb::pull_message_response::Content;
 use crate::pb::{Code, MessageQueue, PullMessageRequest, PullMessageResponse};
 use crate::rpc::receive::{ANSWER_MS, is_wanted};
 use crate::service::{Answers, Service};
 use crate::settings::{self, RECEIVE_BATCH};
 use crate::status::{self, Refused};
-use crate::{names, shelf};
 
 /// Longest time a call waits for messages, milliseconds.
 const MAX_POLLING_MS: i64 = 20_000;
@@ -69,7 +69,7 @@ pub(crate) async fn pull(
 ) -> Result<Answers<PullMessageResponse>, Refused> {
     let pieces = read(service, caller, &asked).await?;
     // What is left unread is still where it was.
-    Ok(shelf::answer(pieces, |_| std::future::ready(())))
+    service.shelves.answer(caller, pieces, |_| std::future::ready(()))
 }
 
 async fn read(

@@ -26,7 +26,6 @@ use crate::rpc::invisible::{self, Wait};
 use crate::rpc::{ack, dead_letter, lite};
 use crate::service::{Answers, Service};
 use crate::settings::{self, RECEIVE_BATCH};
-use crate::shelf;
 use crate::status::{self, Refused};
 
 /// Longest time a call waits for messages, milliseconds (`grpcClientConsumerMaxLongPollingTimeoutMillis`).
@@ -83,16 +82,16 @@ async fn answer(
     let mut pieces = vec![piece(Content::Status(status::ok()))];
     pieces.extend(messages.into_iter().map(|message| piece(Content::Message(message))));
     pieces.push(delivered());
-    let (door, renewals, caller) = (service.door.clone(), Arc::clone(&service.renewals), caller.clone());
-    Ok(shelf::answer(pieces, move |left| async move {
-        let line = door.line(&caller);
+    let (door, renewals, receiver) = (service.door.clone(), Arc::clone(&service.renewals), caller.clone());
+    service.shelves.answer(caller, pieces, move |left| async move {
+        let line = door.line(&receiver);
         for piece in left {
             let Some(Content::Message(message)) = piece.content else { continue };
-            if let Err(refused) = give_back(&line, &renewals, &caller, (&topic, &group), message).await {
+            if let Err(refused) = give_back(&line, &renewals, &receiver, (&topic, &group), message).await {
                 tracing::debug!(?refused, "a message that was not read is visible when its time is over");
             }
         }
-    }))
+    })
 }
 
 /// A message that the client has not read is soon for others.
