@@ -83,7 +83,7 @@ impl Drop for Bench {
     fn drop(&mut self) {
         let (proxy, broker) = (self.proxy.take(), self.broker.take());
         let stop = std::thread::spawn(move || {
-            proxy.unwrap().shutdown();
+            proxy.into_iter().for_each(Proxy::shutdown);
             broker.unwrap().shutdown();
         });
         stop.join().unwrap();
@@ -101,6 +101,12 @@ impl Bench {
 
     pub fn http_addr(&self) -> SocketAddr {
         self.proxy.as_ref().unwrap().http_addr().unwrap()
+    }
+
+    /// The broker goes on.
+    pub fn stop_proxy(&mut self) -> tokio::task::JoinHandle<()> {
+        let proxy = self.proxy.take().unwrap();
+        tokio::task::spawn_blocking(|| proxy.shutdown())
     }
 
     pub fn broker(&self) -> &Broker {

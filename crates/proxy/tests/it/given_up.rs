@@ -6,7 +6,10 @@ use ferromq_protocol::code::request;
 use tokio::net::TcpStream;
 
 use crate::bench::{self, Bench, Client, resource};
-use crate::pb::{MessageQueue, ReceiveMessageRequest, ReceiveMessageResponse, receive_message_response};
+use crate::pb::{
+    ClientType, MessageQueue, Publishing, ReceiveMessageRequest, ReceiveMessageResponse, Settings,
+    receive_message_response, settings,
+};
 use crate::wire::Wire;
 
 /// Longest wait for what must come.
@@ -73,6 +76,31 @@ async fn a_call_does_not_wait_beyond_its_deadline_though_its_client_is_silent() 
     // It asks for twenty seconds.
     assert!(began.elapsed() < Duration::from_secs(18), "{:?}", began.elapsed());
     send_and_receive(client).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_ends_streams_takes_calls_back_and_lets_nobody_in() {
+    let mut bench = bench::start();
+    let client = bench.client("talker").await;
+    client.send(TOPIC, b"makes the topic").await;
+    receive(client.clone()).await;
+    let settings = Settings {
+        client_type: Some(ClientType::Producer.into()),
+        pub_sub: Some(settings::PubSub::Publishing(Publishing::default())),
+        ..Settings::default()
+    };
+    let (_say, mut heard) = client.talk(settings).await.unwrap();
+    let addr = bench.addr();
+    let (_answer, mut request) = bench::call_by_hand(addr, "ReceiveMessage", "60S", bench::framed(&asked())).await;
+    request.send_data(bytes::Bytes::new(), true).unwrap();
+    waiting_at_the_broker(&bench, "1").await;
+
+    let stopping = bench.stop_proxy();
+    let end = tokio::time::timeout(SOON, heard.message()).await.expect("the stream goes on");
+    assert!(end.unwrap().is_none(), "it ends as one that is over");
+    waiting_at_the_broker(&bench, "0").await;
+    stopping.await.unwrap();
+    assert!(TcpStream::connect(addr).await.is_err());
 }
 
 #[tokio::test(flavor = "multi_thread")]
