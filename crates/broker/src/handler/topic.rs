@@ -82,7 +82,10 @@ pub(crate) fn create_list(broker: &Arc<Shared>, call: &Call<'_>, _out: &mut Vec<
 pub(crate) fn delete(broker: &Arc<Shared>, call: &Call<'_>, _out: &mut Vec<u8>) -> Result<(), Refusal> {
     let topic = TopicHeader::read(&call.request.fields)?.topic.to_str()?;
     names::validate_topic(&topic).map_err(|e| Refusal::new(response::INVALID_PARAMETER, e.to_string()))?;
-    if broker.config.validate_system_topic_when_update_topic && broker.topics.is_system(&topic) {
+    // Where something waits, and the broker holds the queues as long as it runs.
+    let waiting = [names::SCHEDULE, names::TIMER, names::TRANS_HALF, names::TRANS_OP_HALF, &broker.revive_topic];
+    let is_guarded = broker.config.validate_system_topic_when_update_topic && broker.topics.is_system(&topic);
+    if is_guarded || waiting.contains(&&*topic) {
         let remark = format!("The topic[{topic}] is conflict with system topic.");
         return Err(Refusal::new(response::INVALID_PARAMETER, remark));
     }

@@ -266,6 +266,22 @@ fn a_topics_messages_are_counted_reset_and_gone_with_it() {
 }
 
 #[test]
+fn topics_in_which_something_waits_are_never_deleted() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = start(dir.path(), |config| config.validate_system_topic_when_update_topic = false);
+    run(async {
+        let peer = Peer::new(broker.addr());
+        for topic in
+            ["SCHEDULE_TOPIC_XXXX", "rmq_sys_wheel_timer", "RMQ_SYS_TRANS_HALF_TOPIC", "RMQ_SYS_TRANS_OP_HALF_TOPIC"]
+        {
+            assert_eq!(peer.call(DELETE_TOPIC_IN_BROKER, &[("topic", topic)], b"").await.code, 29, "{topic}");
+        }
+        peer.ok(DELETE_TOPIC_IN_BROKER, &[("topic", "SELF_TEST_TOPIC")], b"").await;
+    });
+    broker.shutdown();
+}
+
+#[test]
 fn a_first_send_makes_a_topic_that_outlives_the_broker() {
     let dir = tempfile::tempdir().unwrap();
     let broker = start(dir.path(), |_| {});
