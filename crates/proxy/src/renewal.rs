@@ -125,17 +125,23 @@ impl Table {
         self.clients.get(client_id).into_iter().flat_map(HashMap::values).flat_map(HashMap::values).cloned().collect()
     }
 
-    /// What belongs to members that are gone.
-    fn of_gone(&self, clients: &Clients) -> Vec<Arc<Held>> {
-        let mut gone = Vec::new();
-        for (client_id, groups) in &self.clients {
-            let here = clients.get(client_id).and_then(|client| settings::group(&client.settings()));
-            let is_here = |of: &String| here.as_ref().is_some_and(|group| of == group || broadcast::is_of(of, group));
-            let left = groups.iter().filter(|(of, _)| !is_here(of));
-            gone.extend(left.flat_map(|(_, handles)| handles.values()).cloned());
-        }
-        gone
+    /// Clients, each with a group of which it has handles.
+    fn members(&self) -> Vec<(String, String)> {
+        let groups = |(client, groups): (&String, &HashMap<String, Handles>)| {
+            groups.keys().map(|group| (client.clone(), group.clone())).collect::<Vec<_>>()
+        };
+        self.clients.iter().flat_map(groups).collect()
     }
+
+    fn of_member(&self, (client, group): (&str, &str)) -> impl Iterator<Item = &Arc<Held>> {
+        self.clients.get(client).and_then(|groups| groups.get(group)).into_iter().flat_map(HashMap::values)
+    }
+}
+
+/// Whether a client has left, or is of another group by now.
+fn is_gone((client, group): (&str, &str), clients: &Clients) -> bool {
+    let now = clients.get(client).and_then(|client| settings::group(&client.settings()));
+    !now.is_some_and(|now| *group == now || broadcast::is_of(group, &now))
 }
 
 /// All handles that are kept alive.
@@ -191,16 +197,24 @@ impl Renewals {
 
     /// Gives back what belongs to clients that are gone, and renews what would be visible again soon.
     pub async fn renew_due(self: &Arc<Self>, clients: &Arc<Clients>) {
-        let gone = self.table.lock().of_gone(clients);
-        self.give_back(gone).await;
-        let soon = clock::now_millis() + AHEAD_MS;
-        let is_due = |held: &&Arc<Held>| held.visible_at.load(Ordering::Relaxed) <= soon;
-        let due: Vec<_> = self.table.lock().all().filter(is_due).cloned().collect();
-        each(due, |held| {
-            let (renewals, clients) = (Arc::clone(self), Arc::clone(clients));
-            async move { renewals.renew(&clients, &held).await }
-        })
-        .await;
+        let members = self.table.lock().members();
+        for (client, group) in &members {
+            let member = (client.as_str(), group.as_str());
+            let is_gone = is_gone(member, clients);
+            let soon = clock::now_millis() + AHEAD_MS;
+            let is_wanted = |held: &&Arc<Held>| is_gone || held.visible_at.load(Ordering::Relaxed) <= soon;
+            // Whoever receives or acknowledges meanwhile waits for a look at one member's handles, not at all of them.
+            let wanted: Vec<_> = self.table.lock().of_member(member).filter(is_wanted).cloned().collect();
+            if is_gone {
+                self.give_back(wanted).await;
+                continue;
+            }
+            each(wanted, |held| {
+                let (renewals, clients) = (Arc::clone(self), Arc::clone(clients));
+                async move { renewals.renew(&clients, &held).await }
+            })
+            .await;
+        }
     }
 
     async fn renew(&self, clients: &Clients, held: &Held) {
