@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use ferromq_protocol::topic as names;
+
 use super::{InHand, Unflushed};
 use crate::handler::Refusal;
 use crate::topics::Topic;
@@ -13,7 +15,9 @@ use crate::topics::Topic;
 /// hardly longer than one without; of 1 MiB it took seven times as long.
 const MAX_BESIDE_OTHERS: u64 = 64 * 1024;
 /// So long after a send others are taken to go on.
-const OTHERS_GO_ON: Duration = Duration::from_secs(1);
+const OTHERS_GO_ON: Duration = Duration::from_secs(5);
+/// Sends of others within this time are noted once: the note is in a cache line that all reactors share.
+const NOTE_STEP: Duration = Duration::from_millis(100);
 
 /// What degradable topics have on its way to the disk, and when others sent last.
 pub(crate) struct GivingWay {
@@ -40,8 +44,9 @@ impl GivingWay {
     /// A send to `topic` comes; `flushed`: the log is on the disk up to here.
     pub fn refuse_beside_others(&self, topic: &Topic, in_hand: &InHand, flushed: u64) -> Result<(), Refusal> {
         if !topic.is_degradable() {
-            if self.is_needed.load(Relaxed) {
-                self.others_until.store(self.now() + OTHERS_GO_ON.as_millis() as u64, Relaxed);
+            // What clients and the broker write about themselves is no reason to give way.
+            if self.is_needed.load(Relaxed) && !names::is_system_topic(topic.name()) {
+                self.note_others();
             }
             return Ok(());
         }
@@ -51,6 +56,13 @@ impl GivingWay {
         }
         let who = format_args!("topics that give way to others");
         in_hand.refuse_beyond(&self.unflushed, flushed, who, "topic attribute degradable")
+    }
+
+    fn note_others(&self) {
+        let until = self.now() + OTHERS_GO_ON.as_millis() as u64;
+        if until.saturating_sub(self.others_until.load(Relaxed)) >= NOTE_STEP.as_millis() as u64 {
+            self.others_until.store(until, Relaxed);
+        }
     }
 
     /// What the bytes of a topic count against.

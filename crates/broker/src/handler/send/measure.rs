@@ -57,7 +57,7 @@ pub(super) fn charge(
     for bucket in topic.limit().into_iter().chain(of_connection.rate.as_deref()) {
         bucket.charge(messages as u64, Instant::now());
     }
-    let of_all = broker.limits.giving_way.limit_of(topic);
+    let of_all = broker.limits.giving_way.limit_of(topic).filter(|_| broker.store.is_sync_flush());
     for limit in topic.unflushed().into_iter().chain(&of_connection.unflushed).chain(&of_sender.group).chain(of_all) {
         in_hand.add(limit, bytes as u64);
     }
