@@ -16,6 +16,7 @@ const SIZES: &[(&str, &str, u64)] = &[
     ("--flips", "FERROMQ_BIT_FLIPS", 10_000),
     ("--seconds", "FERROMQ_CRASH_SECONDS", 60),
     ("--takeover", "FERROMQ_TAKEOVER", 1_000_000),
+    ("--pending", "FERROMQ_PENDING", 100_000),
     ("--gib", "FERROMQ_LOG_GIB", 50),
     ("--rebuild", "FERROMQ_REBUILD_GIB", 4),
     ("--queues", "FERROMQ_QUEUES", 100_000),
@@ -27,8 +28,8 @@ const SIZES: &[(&str, &str, u64)] = &[
     ("--seed", "FERROMQ_MODEL_SEED", 0),
 ];
 
-/// The case of the contract tests that belongs to the table, too.
-const TAKEOVER: &str = "takeover::many_messages_by_ours_and_back";
+/// Cases of the contract tests that belong to the table, too.
+const OF_CONTRACT: [&str; 2] = ["takeover::many_messages_by_ours_and_back", "later::raw::killed_with_many_pending"];
 
 /// What the command line asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -72,8 +73,10 @@ pub fn run(root: &Path, words: &[&str]) -> ExitCode {
         succeeded &= cases(root, &["-p", package, "--test", "crash_states"], &[], &plan, &mut table);
     }
     succeeded &= cases(root, &["-p", CONTRACT, "--test", "torture"], &plan.cases, &plan, &mut table);
-    if plan.cases.is_empty() || plan.cases.iter().any(|part| TAKEOVER.contains(part)) {
-        succeeded &= cases(root, &["-p", CONTRACT, "--test", "contract"], &[TAKEOVER], &plan, &mut table);
+    let is_chosen = |case: &str| plan.cases.is_empty() || plan.cases.iter().any(|part| case.contains(part));
+    let of_contract: Vec<&str> = OF_CONTRACT.into_iter().filter(|case| is_chosen(case)).collect();
+    if !of_contract.is_empty() {
+        succeeded &= cases(root, &["-p", CONTRACT, "--test", "contract"], &of_contract, &plan, &mut table);
     }
     say("");
     table.iter().for_each(|line| say(line));
