@@ -29,6 +29,7 @@ pub use attributes::AttributeError;
 pub(crate) use attributes::{GROUP as GROUP_ATTRIBUTES, alter as alter_attributes, parse as parse_attributes};
 pub use topic::Topic;
 
+use self::attributes::{BATCH_CQ, QUEUE_TYPE};
 use crate::config::BrokerConfig;
 use crate::persist::{self, LoadError, SaveSignal};
 
@@ -251,6 +252,24 @@ impl Topics {
     /// Creates or replaces topics on an admin's behalf, all or none; `attributes` of each carry signs (`+key`, `-key`).
     pub fn update(&self, configs: Vec<TopicConfig>) -> Result<(), TopicError> {
         let mut table = self.table.write();
+        for config in self.changes(&table, configs)? {
+            tracing::info!("topic {} is set to {config:?}", config.topic_name);
+            self.insert(&mut table, config);
+        }
+        Ok(())
+    }
+
+    /// Names of the topics with batch queues that [`Topics::update`] would make.
+    pub fn new_batch_topics(&self, configs: Vec<TopicConfig>) -> Result<Vec<String>, TopicError> {
+        let table = self.table.read();
+        let changes = self.changes(&table, configs)?.into_iter();
+        let is_batch = |topic: &TopicConfig| topic.attributes.get(QUEUE_TYPE).is_some_and(|queues| queues == BATCH_CQ);
+        let is_new = |topic: &TopicConfig| !table.topics.contains_key(topic.topic_name.as_str());
+        Ok(changes.filter(|topic| is_new(topic) && is_batch(topic)).map(|topic| topic.topic_name).collect())
+    }
+
+    /// What an update changes, with the attributes that each topic has then.
+    fn changes(&self, table: &Table, configs: Vec<TopicConfig>) -> Result<Vec<TopicConfig>, TopicError> {
         let mut checked = Vec::with_capacity(configs.len());
         let mut added = 0;
         for mut config in configs {
@@ -266,14 +285,10 @@ impl Topics {
                 checked.push(config);
             }
         }
-        if table.topics.len() + added > MAX_TOPICS {
-            return Err(TopicError::TooMany);
+        match table.topics.len() + added > MAX_TOPICS {
+            true => Err(TopicError::TooMany),
+            false => Ok(checked),
         }
-        for config in checked {
-            tracing::info!("topic {} is set to {config:?}", config.topic_name);
-            self.insert(&mut table, config);
-        }
-        Ok(())
     }
 
     fn check(&self, config: &TopicConfig) -> Result<(), TopicError> {

@@ -161,6 +161,29 @@ fn a_send_that_meets_the_end_of_its_topic_is_refused_and_the_next_topic_begins_w
     assert_eq!(bench.ask(request::GET_MAX_OFFSET, "Gone", 0, "offset", &[("committed", "false")]), Some(1));
 }
 
+/// What was delivered to its name before stands in a simple queue, and no queue has entries of two kinds.
+#[test]
+fn a_topic_that_is_made_with_batch_queues_begins_without_what_its_name_had() {
+    let bench = start();
+    assert_eq!(number(&bench.send("Late", 0, "", b"before"), "queueOffset"), Some(0));
+    let shared = bench.broker.as_ref().unwrap().shared();
+    // Its queues stay, as those that delayed messages make while there is no topic.
+    shared.topics.delete("Late", || ()).unwrap();
+    let create = |queues: &str| {
+        code(&bench.call(request::UPDATE_AND_CREATE_TOPIC, b"", |frame| {
+            frame.str("topic", "Late").str("readQueueNums", queues).str("writeQueueNums", queues).str("perm", "6");
+            frame.str("topicFilterType", "SINGLE_TAG").str("topicSysFlag", "0").str("order", "false");
+            frame.str("defaultTopic", "TBW102").str("attributes", "+queue.type=BatchCQ");
+        }))
+    };
+    assert_eq!(create("-1"), response::INVALID_PARAMETER);
+    assert_eq!(shared.store.queues("Late").len(), 1, "a refusal ends nothing");
+    assert_eq!(create("1"), response::SUCCESS);
+    assert!(shared.store.queues("Late").is_empty());
+    assert_eq!(number(&bench.send("Late", 0, "", b"x"), "queueOffset"), Some(0));
+    assert!(shared.store.find_queue("Late", 0).unwrap().is_batch());
+}
+
 #[test]
 fn one_way_sends_are_stored_and_not_answered() {
     let bench = start();

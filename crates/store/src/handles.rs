@@ -1,5 +1,6 @@
 //! The handles of all queues, by topic and number, and of which kind a topic's queues are.
 
+use std::io;
 use std::sync::Arc;
 
 use crate::queue::{Kind, Queue};
@@ -23,32 +24,33 @@ impl Store {
     }
 
     /// The handle of a queue of a topic of that kind, made if it is not there. A queue that is there keeps its kind until
-    /// its topic is deleted; but those that were made while the topic did not exist end when it has batch queues.
+    /// its topic is deleted.
     pub fn topic_queue(&self, topic: &str, queue_id: u32, kind: TopicKind) -> Arc<Queue> {
         if self.queues(topic).is_empty() {
             self.inner.set_kind(topic, if kind == TopicKind::Batch { Kind::Batch } else { Kind::Simple });
         }
         self.inner.set_compacted(topic, kind == TopicKind::Compacted);
-        let queue = self.queue(topic, queue_id);
-        if kind != TopicKind::Batch || queue.is_batch() {
-            return queue;
-        }
-        self.end_simple_queues(topic);
         self.queue(topic, queue_id)
     }
 
-    /// No queue holds entries of two kinds.
-    fn end_simple_queues(&self, topic: &str) {
-        let messages: i64 = self.queues(topic).iter().map(|queue| queue.next_offset() - queue.min_offset()).sum();
+    /// Before a topic with batch queues is made: what was delivered to its name while it did not exist stands in simple
+    /// queues. They end, since no queue holds entries of two kinds.
+    pub fn begin_batch_topic(&self, topic: &str) -> io::Result<()> {
+        let queues = self.queues(topic);
+        if queues.is_empty() {
+            self.inner.set_kind(topic, Kind::Batch);
+        }
+        if queues.iter().all(|queue| queue.is_batch()) {
+            return Ok(());
+        }
+        let messages: i64 = queues.iter().map(|queue| queue.next_offset() - queue.min_offset()).sum();
         tracing::warn!(
             topic,
             messages,
             "the topic is made with batch queues: messages that were delivered to its name before it existed are left out"
         );
         let are_simple = |queues: &Queues| queues.values().all(|queue| !queue.is_batch());
-        if let Err(error) = self.inner.end_topic(topic, Kind::Batch, are_simple) {
-            tracing::error!(topic, %error, "its earlier queues cannot be removed: batches are refused, delete the topic and make it again");
-        }
+        self.inner.end_topic(topic, Kind::Batch, are_simple)
     }
 
     /// The handle of a queue that has been used.

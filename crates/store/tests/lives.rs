@@ -139,6 +139,9 @@ fn a_topic_with_batch_queues_does_not_take_over_a_simple_one() {
     send(&store, "T", 0, &[b"while there was no topic"]).unwrap();
     send(&store, "T", 3, &[b"while there was no topic"]).unwrap();
     let inner = inner_batch(&[b"a", b"b", b"c"]);
+    assert!(!store.topic_queue("T", 0, TopicKind::Batch).is_batch(), "only the making of a topic ends queues");
+    assert_eq!(read_all(&store, "T", 3).len(), 1);
+    store.begin_batch_topic("T").unwrap();
     let queue = store.topic_queue("T", 0, TopicKind::Batch);
     assert!(queue.is_batch());
     let mut batch = AppendBatch::default();
@@ -146,8 +149,11 @@ fn a_topic_with_batch_queues_does_not_take_over_a_simple_one() {
     store.append(&mut batch).unwrap();
     dispatch(&store);
     let expected = expect(&[b"a".to_vec(), b"b".to_vec(), b"c".to_vec()]);
+    store.begin_batch_topic("T").unwrap();
     assert_eq!(read_all(&store, "T", 0), expected);
     assert!(store.find_queue("T", 3).is_none());
+    store.begin_batch_topic("U").unwrap();
+    assert!(store.queue("U", 0).is_batch(), "what is delivered between the two is no simple queue");
     drop(store);
     let store = open(batch_config());
     assert_eq!(read_all(&store, "T", 0), expected);

@@ -64,7 +64,7 @@ pub(crate) fn create(broker: &Arc<Shared>, call: &Call<'_>, _out: &mut Vec<u8>) 
         attributes: parse_attributes(&changes.to_str()?).map_err(TopicError::from)?,
     };
     tracing::info!("{} creates or changes topic {:?}", call.conn.peer(), config.topic_name);
-    broker.topics.update(vec![config])?;
+    update(broker, vec![config])?;
     call.respond_when_saved(broker.topics.saving());
     Ok(())
 }
@@ -73,9 +73,22 @@ pub(crate) fn create(broker: &Arc<Shared>, call: &Call<'_>, _out: &mut Vec<u8>) 
 pub(crate) fn create_list(broker: &Arc<Shared>, call: &Call<'_>, _out: &mut Vec<u8>) -> Result<(), Refusal> {
     let body: CreateTopicListRequestBody = call.json_body()?;
     tracing::info!("{} creates or changes {} topics", call.conn.peer(), body.topic_config_list.len());
-    broker.topics.update(body.topic_config_list)?;
+    update(broker, body.topic_config_list)?;
     call.respond_when_saved(broker.topics.saving());
     Ok(())
+}
+
+/// Creates or changes topics, all or none.
+fn update(broker: &Shared, configs: Vec<TopicConfig>) -> Result<(), Refusal> {
+    for name in broker.topics.new_batch_topics(configs.clone())? {
+        // If it is there by now, or being deleted, the update says so.
+        let begun = broker.topics.clear(&name, || broker.store.begin_batch_topic(&name)).transpose();
+        begun.map_err(|error| {
+            let remark = format!("topic {name} is not created, its earlier queues cannot be removed: {error}");
+            Refusal::new(response::SYSTEM_ERROR, remark)
+        })?;
+    }
+    Ok(broker.topics.update(configs)?)
 }
 
 /// DELETE_TOPIC_IN_BROKER (215): with its queues, its offsets and its groups' pop retry topics.
