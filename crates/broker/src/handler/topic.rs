@@ -119,11 +119,13 @@ pub(crate) fn delete(broker: &Arc<Shared>, call: &Call<'_>, _out: &mut Vec<u8>) 
 /// Deletes a topic with its queues, its offsets and what groups have of it in hand.
 pub(crate) fn forget(broker: &Shared, name: &str) -> Result<(), Refusal> {
     let deleted = broker.topics.delete(name, || {
+        let deleted = broker.store.delete_topic(name);
+        // Afterwards: until then a pop or commit that had found the topic may still come between.
         broker.offsets.remove_topic(name);
         broker.pops.forget_topic(name);
         broker.order_pops.forget_topic(name);
         broker.rates.forget_topic(name);
-        broker.store.delete_topic(name)
+        deleted
     })?;
     deleted.map_err(|e| Refusal::new(response::SYSTEM_ERROR, e.to_string()))
 }

@@ -15,7 +15,7 @@ use ferromq_protocol::properties::{self, names};
 use ferromq_protocol::record::Record;
 use ferromq_protocol::records;
 use ferromq_protocol::{json, topic};
-use ferromq_store::Queue;
+use ferromq_store::{CqEntry, Queue};
 
 use super::check_point::CheckPoint;
 use crate::broker::Shared;
@@ -144,6 +144,9 @@ fn check_point(broker: &Shared, revive_queue: u32, record: &Record<'_>, newest: 
     let Some((queue_id, offsets)) = offsets(&ck).filter(|_| is_ours(broker, &ck.broker_name)) else { return };
     let valid = topic::validate_topic(&ck.topic).is_ok() && topic::validate_group(&ck.group).is_ok();
     let (Some(last), true) = (offsets.last(), valid) else { return };
+    if is_of_earlier_life(broker, (&ck.topic, queue_id), *last, record) {
+        return;
+    }
     let Ok(queue) = broker.pops.queue(&ck.topic, &ck.group, queue_id) else { return };
     let mut due = ck.pop_time.saturating_add(ck.invisible_time);
     if is_foreign(record) {
@@ -193,6 +196,10 @@ fn acknowledge(broker: &Shared, record: &Record<'_>) {
 fn order_pop(broker: &Shared, record: &Record<'_>, newest: &mut Newest) {
     let Ok(ck) = json::from_slice::<PopCheckPoint>(record.body()) else { return };
     let Some((queue_id, offsets)) = offsets(&ck).filter(|_| is_newer(broker, record)) else { return };
+    let last = offsets.last().copied().unwrap_or(ck.start_offset);
+    if is_of_earlier_life(broker, (&ck.topic, queue_id), last, record) {
+        return;
+    }
     broker.order_pops.restore((&ck.topic, &ck.group, queue_id), ck.pop_time, ck.invisible_time, &offsets);
     note(newest, record, (&ck.topic, &ck.group, queue_id), (ck.start_offset, ck.start_offset));
 }
@@ -200,9 +207,20 @@ fn order_pop(broker: &Shared, record: &Record<'_>, newest: &mut Newest) {
 fn order_ack(broker: &Shared, record: &Record<'_>, newest: &mut Newest) {
     let Ok(ack) = json::from_slice::<AckMsg>(record.body()) else { return };
     let Some(queue_id) = u32::try_from(ack.queue_id).ok().filter(|_| is_newer(broker, record)) else { return };
+    if is_of_earlier_life(broker, (&ack.topic, queue_id), ack.ack_offset, record) {
+        return;
+    }
     let place = (ack.topic.as_str(), ack.group.as_str(), queue_id);
     broker.order_pops.acknowledge(place, ack.start_offset, ack.ack_offset, ack.pop_time);
     note(newest, record, place, (ack.start_offset, ack.start_offset));
+}
+
+/// Whether `record` is about a message of a topic that was deleted since. A message stands in the log before whatever is said
+/// of it: what has its offset now is of the next topic of that name, if there is one.
+fn is_of_earlier_life(broker: &Shared, (topic, id): (&str, u32), offset: i64, record: &Record<'_>) -> bool {
+    let Some(queue) = broker.store.find_queue(topic, id) else { return true };
+    let is_behind = |entry: CqEntry| entry.physical_offset > record.physical_offset();
+    offset >= queue.next_offset() || broker.store.entry(&queue, offset).is_some_and(is_behind)
 }
 
 /// Whether an own record was stored after the files were written.

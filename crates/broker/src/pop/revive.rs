@@ -15,7 +15,7 @@ use ferromq_protocol::pop::{self, Origin};
 use ferromq_protocol::properties::{self, names};
 use ferromq_protocol::record::{self, Entry, Record};
 use ferromq_protocol::topic;
-use ferromq_store::{AppendBatch, MessageParts, Queue};
+use ferromq_store::{AppendBatch, Appended, MessageParts, Queue};
 use parking_lot::Mutex;
 
 use super::check_point::Key;
@@ -147,7 +147,10 @@ fn revive(broker: &Shared, queue: &Arc<PopQueue>, key: Key) -> Result<(), Failur
             push(broker, &mut writer.batch, &target, queue, key.1, &message, &mut text)?;
         }
         writer.ack(broker, ck.revive_queue, queue, key, &waiting).map_err(|refusal| refusal.remark.into_owned())?;
-        writer.append(broker).map_err(|error| Failure::Log(error.to_string()))?;
+        let stored = writer.append(broker).map_err(|error| Failure::Log(error.to_string()))?;
+        if !stored.iter().all(Appended::is_stored) {
+            return Err(Failure::Own("the topic they come back to was deleted at this moment".into()));
+        }
         // No file of offsets may pass the check point before the copies are on the disk.
         broker.pops.appended_to(writer.batch.end_position());
         Ok::<(), Failure>(())

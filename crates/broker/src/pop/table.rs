@@ -194,6 +194,8 @@ impl Pops {
         }
         self.queue_count.fetch_sub(gone.len(), Ordering::Relaxed);
         for queue in gone {
+            // A pop that is under way enters its check point first; one that comes later finds nothing to pop.
+            let _taking = queue.taking.lock();
             queue.keys().into_iter().for_each(|key| self.remove(&queue, key));
         }
     }

@@ -271,9 +271,14 @@ fn topics_in_which_something_waits_are_never_deleted() {
     let broker = start(dir.path(), |config| config.validate_system_topic_when_update_topic = false);
     run(async {
         let peer = Peer::new(broker.addr());
-        for topic in
-            ["SCHEDULE_TOPIC_XXXX", "rmq_sys_wheel_timer", "RMQ_SYS_TRANS_HALF_TOPIC", "RMQ_SYS_TRANS_OP_HALF_TOPIC"]
-        {
+        let revive = broker.shared().revive_topic.as_str();
+        for topic in [
+            "SCHEDULE_TOPIC_XXXX",
+            "rmq_sys_wheel_timer",
+            "RMQ_SYS_TRANS_HALF_TOPIC",
+            "RMQ_SYS_TRANS_OP_HALF_TOPIC",
+            revive,
+        ] {
             assert_eq!(peer.call(DELETE_TOPIC_IN_BROKER, &[("topic", topic)], b"").await.code, 29, "{topic}");
         }
         peer.ok(DELETE_TOPIC_IN_BROKER, &[("topic", "SELF_TEST_TOPIC")], b"").await;

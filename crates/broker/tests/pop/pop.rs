@@ -165,6 +165,21 @@ fn what_was_popped_from_a_deleted_topic_is_forgotten() {
 }
 
 #[test]
+fn a_kill_brings_nothing_back_that_was_popped_from_a_deleted_topic() {
+    for messages in [1, 4] {
+        let bench = small();
+        fill(&bench, "T", 0..2);
+        assert_eq!(pop(&bench, &pop_header("T")).1.len(), 2);
+        assert_eq!(code(&bench.call(request::DELETE_TOPIC_IN_BROKER, b"", |frame| _ = frame.str("topic", "T"))), 0);
+        fill(&bench, "T", 5..5 + messages);
+        let bench = kill(bench, config());
+        assert_eq!(bench.broker.as_ref().unwrap().shared().pops.check_points(), 0);
+        let expected: Vec<String> = (5..5 + messages).map(|n| n.to_string()).collect();
+        assert_eq!(bodies(&pop(&bench, &pop_header("T")).1), expected, "the group begins with the topic");
+    }
+}
+
+#[test]
 fn what_was_tried_too_often_ends_among_the_dead_letters() {
     let bench = small();
     fill(&bench, "T", 0..1);
