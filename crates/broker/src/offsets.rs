@@ -268,11 +268,14 @@ impl Offsets {
         let lights = file.lmq_offset_table.into_iter().flatten();
         let lights = lights.map(|(key, offset)| (key, BTreeMap::from([(0, offset)])));
         for (key, queues) in file.offset_table.into_iter().chain(lights) {
+            // All of them, though they be more than [`MAX_PAIRS`]: the next writing of the file would lose the others.
             let mut stripe = self.stripe(&key).write();
-            if let Some(pair) = self.new_pair(&mut stripe, &key) {
-                pair.offsets =
-                    queues.into_iter().filter_map(|(id, offset)| Some((u32::try_from(id).ok()?, offset))).collect();
-            }
+            let pair = stripe.entry(key.into()).or_insert_with(|| {
+                self.pairs.fetch_add(1, Ordering::Relaxed);
+                Pair::default()
+            });
+            pair.offsets =
+                queues.into_iter().filter_map(|(id, offset)| Some((u32::try_from(id).ok()?, offset))).collect();
         }
     }
 
@@ -362,7 +365,14 @@ mod tests {
         offsets.reset("T", "H", 0, 1);
         assert_eq!((offsets.query("T", "H", 0), offsets.has_reset("T", "H", 0)), (None, false));
         assert_eq!(offsets.commit("T", "G", 7, 1), Committed::Stored);
-        offsets.remove_group("G");
+        offsets.load(serde_json::from_str(r#"{"offsetTable":{"T@I":{"0":5},"T@J":{"0":6}}}"#).unwrap());
+        assert_eq!(
+            (offsets.query("T", "I", 0), offsets.query("T", "J", 0)),
+            (Some(5), Some(6)),
+            "of the file none is lost"
+        );
+        assert_eq!(offsets.len(), MAX_PAIRS + 2);
+        ["G", "I", "J"].iter().for_each(|group| offsets.remove_group(group));
         assert_eq!(offsets.commit("T", "H", 0, 1), Committed::Stored);
     }
 

@@ -146,6 +146,7 @@ pub(crate) fn take(
         revive_queue: if request.order { pop::ORDER_REVIVE_QUEUE } else { revive_queue as i32 },
         ..Popped::default()
     };
+    let mut refused = None;
     for (origin, queue) in &sources {
         let end = queue.max_offset();
         let committed = broker.offsets.query(queue.topic(), &request.group, queue.id());
@@ -156,14 +157,18 @@ pub(crate) fn take(
         }
         let before = (popped.count, records.len());
         let taken = take_from(broker, request, (*origin, queue), revive_queue, &mut popped, records);
-        if popped.count == 0 {
-            taken?;
+        if let Err(refusal) = taken {
+            // Others may have messages all the same.
+            refused.get_or_insert(refusal);
         }
         if popped.count > before.0
             && let Some(flow) = broker.rates.read_by(queue.topic(), &request.group)
         {
             flow.count(u64::from(popped.count - before.0), (records.len() - before.1) as u64);
         }
+    }
+    if let Some(refusal) = refused.filter(|_| popped.count == 0) {
+        return Err(refusal);
     }
     broker.stats.count_pull(u64::from(popped.count));
     if let Some(limit) = limit.filter(|_| popped.count > 0) {
