@@ -45,7 +45,8 @@ impl Delivery {
         };
         let known = self.broker.topics.get(topic);
         let known = known.as_ref().and_then(|topic| topic.queue(&self.broker.store, queue_id));
-        // A topic deleted meanwhile takes the message all the same, as in RocketMQ: it is there when the topic is again.
+        // A topic that was deleted takes the message all the same, as in RocketMQ: it is there when the topic is again, if
+        // that has simple queues. With one that is deleted before the append it goes, as what was delivered before does.
         let queue = known.map_or_else(|| self.broker.store.queue(topic, queue_id), Arc::clone);
         self.push(record, &queue, more);
     }
@@ -87,9 +88,9 @@ impl Delivery {
         }
         let stored = self.broker.store.append(&mut self.batch);
         if stored.is_ok() {
-            let results = self.batch.results();
-            let bytes = results.iter().map(|message| u64::from(message.size)).sum();
-            self.broker.stats.count_put(results.len() as u64, bytes);
+            let stored = self.batch.results().iter().filter(|message| message.is_stored());
+            let bytes = stored.clone().map(|message| u64::from(message.size)).sum();
+            self.broker.stats.count_put(stored.count() as u64, bytes);
             self.end = self.batch.end_position();
         }
         self.batch.clear();

@@ -14,7 +14,9 @@ use std::time::Duration;
 
 use ferromq_broker::{Broker, BrokerConfig};
 use ferromq_protocol::code::{request, response};
+use ferromq_protocol::header::send::EndTransactionHeader;
 use ferromq_protocol::topic;
+use ferromq_protocol::{Encoding, FrameWriter, Text};
 use ferromq_store::StoreConfig;
 use producer::*;
 use support::*;
@@ -100,6 +102,33 @@ fn a_transaction_ends_once() {
     assert_eq!(end(&bench, open, 0, false).0, 0);
     assert_eq!(end(&bench, open, COMMIT, false).0, 0);
     wait_until("dispatch", || bodies(&bench) == ["x", "y"]);
+}
+
+#[test]
+fn a_commit_that_meets_the_end_of_its_topic_is_not_said_to_be_stored() {
+    let (bench, _checks) = with_producer(config());
+    let half = send_half_to(&bench, ("Gone", 0), "id", b"in flight", "");
+    let end = EndTransactionHeader {
+        producer_group: Text::plain(GROUP),
+        tran_state_table_offset: half.queue_offset,
+        commit_log_offset: half.position,
+        commit_or_rollback: COMMIT,
+        ..EndTransactionHeader::default()
+    };
+    // Both arrive together: the commit waits for the end of the turn, in which the topic is deleted.
+    let connection = bench.connection();
+    let answer = connection.invoke(TIMEOUT, |out, opaque| {
+        let mut frame = FrameWriter::request(out, Encoding::Json, request::END_TRANSACTION, opaque, false);
+        end.write(&mut frame);
+        frame.finish();
+        let mut frame =
+            FrameWriter::request(out, Encoding::Json, request::DELETE_TOPIC_IN_BROKER, opaque ^ i32::MIN, true);
+        frame.str("topic", "Gone");
+        frame.finish();
+    });
+    let answer = bench.runtime.block_on(answer).unwrap();
+    assert_eq!(code(&answer), response::TOPIC_NOT_EXIST, "{}", remark(&answer));
+    assert!(remark(&answer).contains("deleted"), "{}", remark(&answer));
 }
 
 #[test]

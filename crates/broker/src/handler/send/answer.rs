@@ -155,14 +155,14 @@ impl SendConstants {
         if waiting.head.is_oneway() {
             return;
         }
+        let messages = &results[waiting.first as usize..(waiting.first + waiting.count) as usize];
+        if !messages.iter().all(Appended::is_stored) {
+            return self.refuse(&waiting.head, response::TOPIC_NOT_EXIST, TOPIC_ENDED, out);
+        }
         if waiting.end {
             // As in RocketMQ, an outcome that is not on the disk in time counts as stored.
             FrameWriter::response(out, &waiting.head, response::SUCCESS).finish();
             return;
-        }
-        let messages = &results[waiting.first as usize..(waiting.first + waiting.count) as usize];
-        if !messages.iter().all(Appended::is_stored) {
-            return self.refuse(&waiting.head, response::TOPIC_NOT_EXIST, TOPIC_ENDED, out);
         }
         let uniq_key = &uniq_keys[waiting.uniq_key.0 as usize..waiting.uniq_key.1 as usize];
         let first_offset = messages.first().map_or(0, |message| message.queue_offset);

@@ -122,7 +122,8 @@ impl Sends {
         let mut parts = transaction::moved(half, name, queue_id, &self.stored);
         parts.sys_flag = flags::reset_transaction_value(parts.sys_flag, flags::TRANSACTION_COMMIT);
         parts.prepared_transaction_offset = half.physical_offset();
-        // A topic deleted meanwhile takes the message all the same, as in RocketMQ: it is there when the topic is again.
+        // A topic that was deleted takes the message all the same, as in RocketMQ: it is there when the topic is again, if
+        // that has simple queues. With one that is deleted before the append it is lost, and the answer says so.
         let pushed = match topic.and_then(|topic| topic.queue(&broker.store, queue_id)) {
             Some(queue) => self.batch.push_stored(queue, &parts),
             None => self.batch.push_stored(&broker.store.queue(name, queue_id), &parts),
