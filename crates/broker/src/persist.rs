@@ -33,16 +33,17 @@ pub fn load<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, LoadError> {
 
 /// The same of a table that the broker can do without: if the file and its copy are both damaged they are set aside, and the
 /// table begins anew; `effect` tells what that means. A table that is whole and says what nobody here understands is
-/// an error all the same: it was hardly lost.
+/// an error all the same: it was hardly lost. So is one that cannot be set aside: the next writing would take its place.
 pub fn load_or_begin_anew<T: DeserializeOwned>(path: &Path, effect: &str) -> Result<Option<T>, LoadError> {
     let error = match load(path) {
         Err(error) if json_file::is_damaged(path, ferromq_protocol::json::is_document) => error,
         other => return other,
     };
-    tracing::error!("{}: {effect}; what is there is kept beside it as .broken", error.what());
     if let Err(cause) = json_file::set_aside(path) {
-        tracing::error!("{} cannot be renamed: {cause}", path.display());
+        tracing::error!("{} and its copy cannot be moved out of the way: {cause}", path.display());
+        return Err(error);
     }
+    tracing::error!("{}: {effect}; what is there is kept beside it as .broken", error.what());
     Ok(None)
 }
 

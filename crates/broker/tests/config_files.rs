@@ -13,6 +13,7 @@ use ferromq_broker::{Broker, StartError};
 use ferromq_protocol::code::{request, response};
 use ferromq_remoting::{Client, ClientConfig};
 use ferromq_store::StoreConfig;
+use serde_json::{Value, json};
 use support::*;
 
 const TOPIC: &str = "T";
@@ -184,6 +185,42 @@ fn each_table_may_be_damaged_with_its_copy() {
     let names = tables(sample.path()).into_iter().filter(|name| name != NEEDED);
     let all: Vec<_> = names.flat_map(|name| [(format!("{name}.bak"), Harm::Zeroed), (name, Harm::Cut)]).collect();
     check(sample.path(), &all);
+}
+
+/// The next writing of the table would take its place.
+#[test]
+fn a_damaged_table_that_cannot_be_moved_keeps_the_broker_from_starting() {
+    let sample = sample();
+    let path = sample.path().join("config/topics.json");
+    fs::write(&path, "garbage").unwrap();
+    fs::write(with_bak(&path), "").unwrap();
+    let taken = |name: String| sample.path().join("config/topics.json").with_extension(format!("json.{name}"));
+    let names = || std::iter::once("broken".to_owned()).chain((1..10).map(|n| format!("broken.{n}")));
+    names().for_each(|name| fs::create_dir(taken(name)).unwrap());
+    let error = open(sample.path()).err().unwrap().to_string();
+    assert!(error.contains("topics.json") && error.contains("move both away"), "{error}");
+    assert_eq!(fs::read_to_string(&path).unwrap(), "garbage");
+    names().for_each(|name| fs::remove_dir(taken(name)).unwrap());
+    open(sample.path()).unwrap().shutdown();
+    assert_eq!(fs::read_to_string(taken("broken".into())).unwrap(), "garbage");
+}
+
+/// As by hand, or of another store: the queues are built anew from the log.
+#[test]
+fn a_topic_that_is_said_to_have_batch_queues_keeps_its_messages() {
+    let sample = sample();
+    let path = sample.path().join("config/topics.json");
+    let mut table: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    table["topicConfigTable"][TOPIC]["attributes"] = json!({"queue.type": "BatchCQ"});
+    fs::write(&path, table.to_string()).unwrap();
+    let broker = open(sample.path()).unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (addr, client) = (broker.addr().to_string(), Client::new(ClientConfig::default(), None));
+    let bench = Bench { broker: Some(broker), runtime, client, addr, folder: sample };
+    assert!(bench.broker.as_ref().unwrap().shared().topics.get(TOPIC).unwrap().is_batch());
+    let pulled = bench.pull(&pull_header(TOPIC, 0, 0, "*"));
+    assert_eq!((code(&pulled), records(pulled.body()).len() as i64), (response::SUCCESS, MESSAGES));
+    assert_eq!(number(&bench.send(TOPIC, 0, "", b"x"), "queueOffset"), Some(MESSAGES));
 }
 
 /// A newer broker may have written it: nothing of it is thrown away.

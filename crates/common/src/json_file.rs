@@ -13,6 +13,9 @@ use std::path::{Path, PathBuf};
 /// Most bytes read from one such file (a topic table of 500,000 topics has about 100 MB).
 pub const MAX_FILE_BYTES: u64 = 1024 * 1024 * 1024;
 
+/// Most damaged files of one name that are kept.
+const MAX_BROKEN: usize = 10;
+
 /// Both the file and its `.bak` are there in part, and neither can be used.
 #[derive(Debug, thiserror::Error)]
 #[error("{}; repair one of the two, or move both away to start empty{advice}", self.what())]
@@ -60,11 +63,8 @@ impl<T> Loaded<T> {
                     path.display(),
                     with_suffix(path, "bak").display()
                 );
-                match fs::rename(path, with_suffix(path, "broken")) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                        tracing::warn!("{} cannot be moved out of the way: {error}", path.display());
-                    }
-                    _ => {}
+                if let Err(error) = keep_broken(path) {
+                    tracing::warn!("{} cannot be moved out of the way: {error}", path.display());
                 }
                 Some(value)
             }
@@ -105,13 +105,25 @@ pub fn is_damaged(path: &Path, is_whole: impl Fn(&[u8]) -> bool) -> bool {
 
 /// Moves a file and its copy to `NAME.broken` and `NAME.bak.broken`, for whoever wants to look at them.
 pub fn set_aside(path: &Path) -> io::Result<()> {
-    for path in [path, &with_suffix(path, "bak")] {
-        match fs::rename(path, with_suffix(path, "broken")) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+    keep_broken(path)?;
+    keep_broken(&with_suffix(path, "bak"))
+}
+
+/// Moves a file, if it is there, to `NAME.broken`, or `NAME.broken.1` and so on beside older ones; the last of them is
+/// replaced.
+fn keep_broken(path: &Path) -> io::Result<()> {
+    let names = std::iter::once("broken".to_owned()).chain((1..MAX_BROKEN).map(|n| format!("broken.{n}")));
+    let mut free = PathBuf::new();
+    for name in names {
+        free = with_suffix(path, &name);
+        if !free.try_exists()? {
+            break;
         }
     }
-    Ok(())
+    match fs::rename(path, free) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 fn read<T, E: Display>(path: &Path, decode: impl Fn(&[u8]) -> Result<T, E>) -> Result<Option<T>, String> {
@@ -193,7 +205,7 @@ mod tests {
         let path = dir.path().join("a.json");
         store(&path, b"{1}").unwrap();
         store(&path, b"{2}").unwrap();
-        for damage in [Some(&b""[..]), Some(b"garbage"), None] {
+        for (damage, kept) in [(Some(&b""[..]), "a.json.broken"), (Some(b"garbage"), "a.json.broken.1"), (None, "")] {
             match damage {
                 Some(bytes) => fs::write(&path, bytes).unwrap(),
                 None => fs::remove_file(&path).unwrap(),
@@ -203,7 +215,7 @@ mod tests {
             assert_eq!(fs::read(&path).ok().as_deref(), damage, "reading changes nothing");
             assert_eq!(loaded.into_option(&path).as_deref(), Some("{1}"));
             if let Some(bytes) = damage {
-                assert_eq!(fs::read(dir.path().join("a.json.broken")).unwrap(), bytes);
+                assert_eq!(fs::read(dir.path().join(kept)).unwrap(), bytes);
             }
             store(&path, b"{3}").unwrap();
             assert_eq!(fs::read(dir.path().join("a.json.bak")).unwrap(), b"{1}", "the good copy is kept");
@@ -240,6 +252,20 @@ mod tests {
         // What cannot be read at all may be whole.
         fs::create_dir(&path).unwrap();
         assert!(!is_damaged(&path, is_whole));
+    }
+
+    #[test]
+    fn what_was_set_aside_before_is_kept_up_to_a_number() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.json");
+        for n in 0..MAX_BROKEN + 3 {
+            fs::write(&path, n.to_string()).unwrap();
+            set_aside(&path).unwrap();
+        }
+        let kept = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
+        assert_eq!((kept("a.json.broken"), kept("a.json.broken.1")), ("0".into(), "1".into()));
+        assert_eq!(kept("a.json.broken.9"), (MAX_BROKEN + 2).to_string());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), MAX_BROKEN);
     }
 
     #[test]
