@@ -234,7 +234,7 @@ impl Limits {
 }
 
 /// Runs `answer` after `wait`, and gives its place back before.
-fn after(wait: Duration, permit: OwnedSemaphorePermit, answer: impl FnOnce() + Send + 'static) {
+pub(crate) fn after(wait: Duration, permit: OwnedSemaphorePermit, answer: impl FnOnce() + Send + 'static) {
     tokio::spawn(async move {
         tokio::time::sleep(wait).await;
         drop(permit);

@@ -34,6 +34,7 @@ use tokio::sync::Semaphore;
 use crate::broker::Shared;
 use crate::config::LiteConfig;
 use crate::handler::Refusal;
+use crate::limits;
 use crate::offsets::with_pair;
 use crate::pop::OrderPops;
 use polls::Polls;
@@ -122,11 +123,7 @@ impl Lites {
             let remark = "[FLOW_CONTROL]too many pulls wait for lite topics that have no message, pull later";
             Refusal::new(response::FLOW_CONTROL, remark)
         })?;
-        tokio::spawn(async move {
-            tokio::time::sleep(wait).await;
-            drop(permit);
-            answer();
-        });
+        limits::after(wait, permit, answer);
         Ok(())
     }
 }

@@ -65,6 +65,15 @@ fn a_pull_of_a_light_queue_that_has_no_message_yet_waits_for_the_first() {
 }
 
 #[test]
+fn a_light_topic_takes_messages_again_after_its_end() {
+    let bench = bench(100);
+    let send = || number(&bench.send("%LMQ%a", 0, "", b"x"), "queueOffset");
+    assert_eq!((send(), send()), (Some(0), Some(1)));
+    bench.broker.as_ref().unwrap().shared().store.delete_topic("%LMQ%a").unwrap();
+    assert_eq!((send(), send()), (Some(0), Some(1)));
+}
+
+#[test]
 fn light_groups_commit_offsets_without_being_made() {
     let bench = bench(100);
     bench.send("T", 0, &dispatched_to("%LMQ%a"), b"x");

@@ -147,9 +147,7 @@ impl Sends {
             let bytes = self.batch.record_bytes() - bytes;
             charge(broker, &target.topic, &of_sender, messages, bytes, &mut self.in_hand);
         }
-        // A light topic ends without a word to the table.
-        let is_light = target.topic.name().starts_with(names::LMQ_PREFIX);
-        self.last_topic = (!is_light).then_some((target.topic, generation));
+        self.last_topic = Some((target.topic, generation));
         added?;
         self.body_bytes += call.request.body.len();
         Ok(())
@@ -169,7 +167,10 @@ impl Sends {
         }
         let name = header.topic.to_str()?;
         let topic = match self.last_topic.take() {
-            Some((topic, taken_at)) if taken_at == generation && topic.name() == name => topic,
+            // A light topic ends without a word to the table.
+            Some((topic, taken_at)) if taken_at == generation && topic.name() == name && !topic.is_ended_light() => {
+                topic
+            }
             _ => find_topic(broker, call, header, &name)?,
         };
         if let Some(attributes) = topic.unserved_attributes() {

@@ -141,6 +141,12 @@ impl Topic {
         *self.ended.write() = true;
     }
 
+    /// Whether it is a light topic whose queue is deleted.
+    pub fn is_ended_light(&self) -> bool {
+        self.name().starts_with(LMQ_PREFIX)
+            && self.queues.first().and_then(OnceLock::get).is_some_and(|queue| queue.is_deleted())
+    }
+
     /// The store's handle of queue `id`, made at first use; `None` beyond both queue numbers, of a light topic when the
     /// store has as many as it may, and of a topic that is deleted.
     pub fn queue(&self, store: &Store, id: u32) -> Option<&Arc<Queue>> {

@@ -184,6 +184,11 @@ fn a_queue_has_one_owner_within_a_group() {
         assert_eq!(granted(&b, "b").await, 0);
         assert_eq!(a.post(UNLOCK_BATCH_MQ, body("a")).await.code, 0);
         assert_eq!(granted(&b, "b").await, 2);
+        for (topic, broker_name) in [("T".repeat(128), "broker-a".to_owned()), ("T".to_owned(), "b".repeat(256))] {
+            let queue = json!({"brokerName": broker_name, "queueId": 7, "topic": topic});
+            let body = json!({"clientId": "b", "consumerGroup": "g", "mqSet": [queue]});
+            assert_eq!(b.post(LOCK_BATCH_MQ, body).await.json()["lockOKMQSet"], json!([]), "no such queue");
+        }
         b.leave();
         assert_eq!(granted(&a, "a").await, 0, "a lock outlives its owner's connection until it expires");
     });

@@ -66,7 +66,8 @@ impl Queue {
         Ok(removed)
     }
 
-    pub(crate) fn is_deleted(&self) -> bool {
+    /// Whether its topic was deleted: what is added to it is not stored.
+    pub fn is_deleted(&self) -> bool {
         self.deleted.load(Ordering::Acquire)
     }
 
