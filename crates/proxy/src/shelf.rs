@@ -2,7 +2,10 @@
 //!
 //! Pieces wait on a shelf for as long as the client has no room for them. Nobody is told when it never has: what still lies
 //! there after a while is taken away, so that a client that does not read costs no more than its place. The shelves of a
-//! connection, and all together, hold so many bytes; an answer for which there is no room is not given.
+//! connection, and all together, take answers until they hold so many bytes. Whoever takes messages for an answer asks before
+//! whether there is room: what is given back afterwards counts as another try of a message that nobody has seen.
+//!
+//! What HTTP/2 has taken to send lies on no shelf any more and is not counted: two pieces or a little more of each stream.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -26,9 +29,9 @@ use crate::status::Refused;
 /// How long a client may take for all pieces of an answer.
 const TAKEN_WITHIN: Duration = Duration::from_secs(60);
 
-/// Most bytes of answers that one connection has not read yet; a larger answer lies alone.
+/// A connection that has not read so many bytes of answers gets no further ones.
 const MAX_BYTES_OF_ONE: usize = 64 * 1024 * 1024;
-/// Most bytes of the answers that are not read yet, of all connections.
+/// Nobody gets further ones while so many bytes are not read, of all connections.
 const MAX_BYTES: usize = 512 * 1024 * 1024;
 
 /// Bytes of the answers on all shelves.
@@ -37,6 +40,19 @@ struct Taken {
     all: usize,
     /// By the address of the client's end; who has none is not in it.
     by_connection: HashMap<SocketAddr, usize>,
+}
+
+impl Taken {
+    fn check(&self, peer: SocketAddr) -> Result<(), Refused> {
+        let own = self.by_connection.get(&peer).copied().unwrap_or(0);
+        if self.all < MAX_BYTES && own < MAX_BYTES_OF_ONE {
+            return Ok(());
+        }
+        let why = format!(
+            "answers of {MAX_BYTES_OF_ONE} bytes of this connection, or {MAX_BYTES} of all, are not read; read them, or try again"
+        );
+        Err(Refused::new(Code::TooManyRequests, why))
+    }
 }
 
 /// All shelves.
@@ -66,7 +82,7 @@ impl Drop for Room {
 /// What lies on a shelf.
 struct Pieces<T> {
     waiting: VecDeque<T>,
-    _room: Room,
+    room: Room,
 }
 
 /// The client's side of a shelf. Its end tells the other.
@@ -77,20 +93,21 @@ struct Shelf<T> {
 }
 
 impl Shelves {
-    fn room(&self, peer: SocketAddr, bytes: usize) -> Option<Room> {
+    /// Refuses a caller for whose answer there would be no room now.
+    pub fn check(&self, caller: &Caller) -> Result<(), Refused> {
+        self.0.lock().check(caller.ends.peer)
+    }
+
+    fn room(&self, peer: SocketAddr, bytes: usize) -> Result<Room, Refused> {
         let mut taken = self.0.lock();
-        let all = taken.all.saturating_add(bytes);
-        let own = taken.by_connection.get(&peer).map_or(0, |own| own.saturating_add(bytes));
-        if all > MAX_BYTES || own > MAX_BYTES_OF_ONE {
-            return None;
-        }
-        taken.all = all;
+        taken.check(peer)?;
+        taken.all += bytes;
         *taken.by_connection.entry(peer).or_default() += bytes;
-        Some(Room { shelves: self.clone(), peer, bytes })
+        Ok(Room { shelves: self.clone(), peer, bytes })
     }
 
     /// An answer. `left` is told what the client has not taken, when it is gone or its time is over, or everything if there
-    /// is no room for it.
+    /// is no room for it any more. What `left` returns may take its time, but has no room: the pieces themselves are not in it.
     pub fn answer<T, F>(
         &self,
         caller: &Caller,
@@ -99,24 +116,26 @@ impl Shelves {
     ) -> Result<Answers<T>, Refused>
     where
         T: Message + 'static,
-        F: Future<Output = ()> + Send,
+        F: Future<Output = ()> + Send + 'static,
     {
-        let Some(_room) = self.room(caller.ends.peer, pieces.iter().map(T::encoded_len).sum()) else {
-            tokio::spawn(async move { left(pieces.into()).await });
-            let why = format!(
-                "answers of {MAX_BYTES_OF_ONE} bytes of this connection, or {MAX_BYTES} of all, are not read; read them, or try again"
-            );
-            return Err(Refused::new(Code::TooManyRequests, why));
+        let room = match self.room(caller.ends.peer, pieces.iter().map(T::encoded_len).sum()) {
+            Ok(room) => room,
+            Err(refused) => {
+                tokio::spawn(left(pieces.into()));
+                return Err(refused);
+            }
         };
-        let pieces = Arc::new(Mutex::new(Some(Pieces { waiting: pieces.into(), _room })));
+        let pieces = Arc::new(Mutex::new(Some(Pieces { waiting: pieces.into(), room })));
         let (here, gone) = oneshot::channel();
         let shelf = Shelf { pieces: Arc::clone(&pieces), _here: here };
         tokio::spawn(async move {
             // Either way: it has read all it ever will.
             let _ = tokio::time::timeout(TAKEN_WITHIN, gone).await;
             let rest = pieces.lock().take();
-            if let Some(rest) = rest.filter(|rest| !rest.waiting.is_empty()) {
-                left(rest.waiting).await;
+            if let Some(Pieces { waiting, room }) = rest.filter(|rest| !rest.waiting.is_empty()) {
+                let left = left(waiting);
+                drop(room);
+                left.await;
             }
         });
         Ok(Box::pin(shelf))
@@ -183,22 +202,21 @@ mod tests {
         // A piece is some bytes longer than what is in it.
         let half = MAX_BYTES_OF_ONE / 2;
         let (first, told_of_first) = answer(0, half);
-        let (second, told) = answer(0, half);
-        assert_eq!(second.err().unwrap().code, Code::TooManyRequests);
+        let (second, told_of_second) = answer(0, half);
+        let (third, told) = answer(0, half);
+        assert_eq!(third.err().unwrap().code, Code::TooManyRequests);
         assert_eq!(told.await.unwrap(), 2, "all of it is left");
+        assert!(shelves.check(&caller(0)).is_err() && shelves.check(&caller(1)).is_ok(), "others have room");
         let mut others: Vec<_> =
             (1..).map(|client| answer(client, half)).take_while(|(answer, _)| answer.is_ok()).collect();
-        assert_eq!(others.len() + 1, MAX_BYTES / half - 1, "one does not keep others away, all of them do");
-        for (answer, told) in [(first, told_of_first)].into_iter().chain(others.pop()) {
+        assert_eq!(others.len() + 2, MAX_BYTES / half, "one does not keep others away, all of them do");
+        assert!(shelves.check(&caller(1000)).is_err());
+        for (answer, told) in [(first, told_of_first), (second, told_of_second)].into_iter().chain(others.pop()) {
             drop(answer);
             assert_eq!(told.await.unwrap(), 2);
         }
         let (again, told) = answer(0, MAX_BYTES_OF_ONE);
-        assert_eq!(
-            again.unwrap().collect::<Vec<_>>().await.len(),
-            2,
-            "there is room again, and a large one lies alone"
-        );
+        assert_eq!(again.unwrap().collect::<Vec<_>>().await.len(), 2, "there is room again");
         assert!(told.await.is_err());
         for (answer, told) in others {
             drop(answer);

@@ -67,6 +67,7 @@ pub(crate) async fn pull(
     caller: &Caller,
     asked: PullMessageRequest,
 ) -> Result<Answers<PullMessageResponse>, Refused> {
+    service.shelves.check(caller)?;
     let pieces = read(service, caller, &asked).await?;
     // What is left unread is still where it was.
     service.shelves.answer(caller, pieces, |_| std::future::ready(()))

@@ -83,15 +83,24 @@ async fn answer(
     pieces.extend(messages.into_iter().map(|message| piece(Content::Message(message))));
     pieces.push(delivered());
     let (door, renewals, receiver) = (service.door.clone(), Arc::clone(&service.renewals), caller.clone());
-    service.shelves.answer(caller, pieces, move |left| async move {
-        let line = door.line(&receiver);
-        for piece in left {
-            let Some(Content::Message(message)) = piece.content else { continue };
-            if let Err(refused) = give_back(&line, &renewals, &receiver, (&topic, &group), message).await {
-                tracing::debug!(?refused, "a message that was not read is visible when its time is over");
+    service.shelves.answer(caller, pieces, move |left| {
+        let left: Vec<_> = left.into_iter().filter_map(handle_in).collect();
+        async move {
+            let line = door.line(&receiver);
+            for handle in left {
+                if let Err(refused) = give_back(&line, &renewals, &receiver, (&topic, &group), handle).await {
+                    tracing::debug!(?refused, "a message that was not read is visible when its time is over");
+                }
             }
         }
     })
+}
+
+/// The receipt handle of a piece's message, if it has one, and its lite topic.
+fn handle_in(piece: ReceiveMessageResponse) -> Option<(String, Option<String>)> {
+    let Some(Content::Message(message)) = piece.content else { return None };
+    let system = message.system_properties.unwrap_or_default();
+    Some((system.receipt_handle.unwrap_or_default(), system.lite_topic))
 }
 
 /// A message that the client has not read is soon for others.
@@ -100,10 +109,8 @@ async fn give_back(
     renewals: &Renewals,
     caller: &Caller,
     (topic, group): (&str, &str),
-    message: crate::pb::Message,
+    (handle, lite): (String, Option<String>),
 ) -> Result<(), Refused> {
-    let system = message.system_properties.unwrap_or_default();
-    let (handle, lite) = (system.receipt_handle.unwrap_or_default(), system.lite_topic);
     let latest = renewals.latest(caller, group, &handle).await?.of_lite(lite.as_deref());
     let outcome = invisible::one(line, topic, group, &latest.handle, Wait::of(NOT_TAKEN_MS)).await;
     renewals.release(latest);
@@ -134,6 +141,7 @@ struct Asked<'a> {
 }
 
 async fn pop(service: &Service, caller: &Caller, request: &ReceiveMessageRequest) -> Result<Popped, Refused> {
+    service.shelves.check(caller)?;
     let client = service.clients.receiving(caller, request).await?;
     let settings = client.settings();
     let queue = request.message_queue.as_ref();
@@ -225,7 +233,7 @@ async fn hand_out(
     let header = PopMessageResponseHeader::read(&command.fields)?;
     let starts = numbers(header.start_offset_info);
     let counts = numbers(header.order_count_info);
-    let mut messages = Vec::new();
+    let (mut messages, mut held) = (Vec::new(), Vec::new());
     let mut lite_counts = lite::counts(&header, asked.is_lite.then_some(command.body)).into_iter();
     for record in records::iter(command.body) {
         let lite_times = lite_counts.next();
@@ -257,24 +265,25 @@ async fn hand_out(
             dead_letter::forward_one(line, &asked.topic, (&asked.group, &asked.own), &handle, &unique_id(&record))
                 .await?;
         } else {
-            messages.push(made(service, asked, &record, handle, times));
+            messages.push(made(asked, &record, &handle, times));
+            if asked.auto_renew {
+                held.push(Held::new(asked.caller, &asked.topic, &asked.own, handle, times));
+            }
         }
     }
+    // Only now: a call that ends while it waits above has given its caller nothing that was to be kept for it.
+    held.into_iter().for_each(|held| service.renewals.hold(held));
     if messages.is_empty() {
         return Err(Refused::new(Code::MessageNotFound, "no new message"));
     }
     Ok(messages)
 }
 
-fn made(service: &Service, asked: &Asked<'_>, record: &Record<'_>, handle: Handle, times: i32) -> crate::pb::Message {
-    let received = Received { handle: &handle, invisible_ms: asked.invisible_ms };
+fn made(asked: &Asked<'_>, record: &Record<'_>, handle: &Handle, times: i32) -> crate::pb::Message {
+    let received = Received { handle, invisible_ms: asked.invisible_ms };
     let mut message = message::of_record(record, &asked.topic, Some(received));
     if let Some(properties) = &mut message.system_properties {
         properties.delivery_attempt = Some(times.saturating_add(1));
-        if asked.auto_renew {
-            let held = Held::new(asked.caller, &asked.topic, &asked.own, handle, times);
-            service.renewals.hold(held);
-        }
     }
     message
 }

@@ -223,6 +223,16 @@ pub async fn call_by_hand(
 ) -> (h2::client::ResponseFuture, h2::SendStream<bytes::Bytes>) {
     let (calls, connection) = h2::client::handshake(TcpStream::connect(addr).await.unwrap()).await.unwrap();
     tokio::spawn(connection);
+    call_over(&calls, name, timeout, said).await
+}
+
+/// The same over a connection of the caller.
+pub async fn call_over(
+    calls: &h2::client::SendRequest<bytes::Bytes>,
+    name: &str,
+    timeout: &'static str,
+    said: Vec<u8>,
+) -> (h2::client::ResponseFuture, h2::SendStream<bytes::Bytes>) {
     let path = format!("http://localhost/apache.rocketmq.v2.MessagingService/{name}");
     let request = tonic::codegen::http::Request::post(path)
         .header("content-type", "application/grpc")
@@ -230,7 +240,7 @@ pub async fn call_by_hand(
         .header("grpc-timeout", timeout)
         .body(())
         .unwrap();
-    let (answer, mut body) = calls.ready().await.unwrap().send_request(request, false).unwrap();
+    let (answer, mut body) = calls.clone().ready().await.unwrap().send_request(request, false).unwrap();
     body.send_data(said.into(), false).unwrap();
     (answer, body)
 }

@@ -93,6 +93,15 @@ async fn a_message_beyond_the_limit_is_refused_by_its_length_alone() {
     assert_eq!(answer.status.unwrap().code(), crate::pb::Code::MessageBodyTooLarge);
 }
 
+async fn receive_over(
+    calls: &h2::client::SendRequest<bytes::Bytes>,
+    asked: &ReceiveMessageRequest,
+) -> h2::client::ResponseFuture {
+    let (answer, mut request) = bench::call_over(calls, "ReceiveMessage", "60S", framed(asked)).await;
+    request.send_data(bytes::Bytes::new(), true).unwrap();
+    answer
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_that_are_never_read_cost_others_nothing() {
     const STREAMS: usize = 200;
@@ -114,16 +123,7 @@ async fn streams_that_are_never_read_cost_others_nothing() {
     };
     let mut answers = Vec::new();
     for _ in 0..STREAMS {
-        let request =
-            tonic::codegen::http::Request::post("http://localhost/apache.rocketmq.v2.MessagingService/ReceiveMessage")
-                .header("content-type", "application/grpc")
-                .header("x-mq-client-id", "never")
-                .body(())
-                .unwrap();
-        let mut calls = calls.clone().ready().await.unwrap();
-        let (answer, mut body) = calls.send_request(request, false).unwrap();
-        body.send_data(framed(&asked).into(), true).unwrap();
-        answers.push(answer);
+        answers.push(receive_over(&calls, &asked).await);
     }
     client.send("Unread", b"served meanwhile").await;
     client
@@ -132,6 +132,46 @@ async fn streams_that_are_never_read_cost_others_nothing() {
         .unwrap();
     drop(answers);
     client.send("Unread", b"and afterwards").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_read_answers_takes_no_further_messages() {
+    // A connection may leave 64 MiB unread.
+    const BODY: usize = 4_000_000;
+    const UNREAD: usize = 17;
+    let bench = bench::start_with(|config, _| config.http = Some("127.0.0.1:0".parse().unwrap()));
+    bench.client("sender").await.send("Full", &vec![b'x'; BODY]).await;
+    let socket = TcpStream::connect(bench.addr()).await.unwrap();
+    let (calls, connection) =
+        h2::client::Builder::new().initial_window_size(0).handshake::<_, bytes::Bytes>(socket).await.unwrap();
+    tokio::spawn(connection);
+    // Each group is new, and gets the topic's last message.
+    let asked = |group: &str| ReceiveMessageRequest {
+        group: resource(group),
+        message_queue: Some(crate::pb::MessageQueue { topic: resource("Full"), ..Default::default() }),
+        batch_size: 1,
+        invisible_duration: Some(prost_types::Duration { seconds: 60, nanos: 0 }),
+        ..ReceiveMessageRequest::default()
+    };
+    let mut unread = Vec::new();
+    for number in 0..UNREAD {
+        unread.push(receive_over(&calls, &asked(&format!("unread-{number}"))).await.await.unwrap());
+    }
+    // It does not read this answer either; the code of it is counted.
+    unread.push(receive_over(&calls, &asked("next")).await.await.unwrap());
+    let figures = bench::figures(bench.http_addr()).await;
+    let is_refused = |line: &str| line.contains(r#"response_code="too_many_requests""#) && line.ends_with("} 1");
+    assert!(figures.lines().any(is_refused), "{figures}");
+
+    let reader = bench.client("reader").await;
+    let mut pieces = reader.stream::<_, ReceiveMessageResponse>("ReceiveMessage", asked("next")).await.unwrap();
+    let mut attempts = Vec::new();
+    while let Some(piece) = pieces.message().await.unwrap() {
+        if let Some(receive_message_response::Content::Message(message)) = piece.content {
+            attempts.push(message.system_properties.unwrap().delivery_attempt);
+        }
+    }
+    assert_eq!(attempts, [Some(1)], "the message was taken from the queue before");
 }
 
 #[tokio::test(flavor = "multi_thread")]
