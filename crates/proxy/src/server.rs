@@ -55,8 +55,8 @@ pub struct ProxyConfig {
     pub http: Option<SocketAddr>,
     /// Where remoting clients connect that know the proxy only, if they are served.
     pub remoting: Option<RemotingDoor>,
-    /// Threads that serve them, at least 1, and half as many for TLS handshakes; gRPC clients of the broker of this process
-    /// are served on its reactors.
+    /// Threads that serve them, at least 1, beside those for TLS handshakes; gRPC clients of the broker of this process are
+    /// served on its reactors.
     pub threads: usize,
     /// Who has to speak TLS.
     pub tls_mode: TlsMode,
@@ -111,8 +111,8 @@ pub enum StartError {
 pub struct Proxy {
     addr: SocketAddr,
     runtime: Runtime,
-    /// For TLS handshakes alone.
-    handshakes: Runtime,
+    /// For TLS handshakes alone, where there are any.
+    handshakes: Option<Runtime>,
     stop: watch::Sender<bool>,
     served: JoinHandle<()>,
     service: Arc<Service>,
@@ -126,7 +126,7 @@ impl Proxy {
     /// Serves the broker of this process.
     pub fn start(config: &ProxyConfig, broker: &Broker) -> Result<Proxy, StartError> {
         let (runtime, handshakes) = runtimes(config)?;
-        let tls = start_tls(config, &runtime, &handshakes)?;
+        let tls = start_tls(config, &runtime, handshakes.as_ref())?;
         let remoting_tls = unsealed::remoting(runtime.handle().clone(), tls.clone());
         let peers = broker.local_peers();
         let homes = peers.reactors().cloned().collect();
@@ -146,7 +146,7 @@ impl Proxy {
             let _inside = runtime.enter();
             Cluster::start(cluster)?
         };
-        let tls = start_tls(config, &runtime, &handshakes)?;
+        let tls = start_tls(config, &runtime, handshakes.as_ref())?;
         let remoting_tls = unsealed::remoting(runtime.handle().clone(), tls.clone());
         let homes = vec![runtime.handle().clone()];
         let door = Door::Cluster(Arc::clone(&cluster));
@@ -172,7 +172,7 @@ impl Proxy {
     /// Connections of gRPC clients live on one of `homes` each.
     fn serve(
         config: &ProxyConfig,
-        (runtime, handshakes): (Runtime, Runtime),
+        (runtime, handshakes): (Runtime, Option<Runtime>),
         homes: Vec<Handle>,
         tls: Tls,
         door: Door,
@@ -235,14 +235,16 @@ impl Proxy {
                 cluster.shutdown().await;
             }
         });
-        self.handshakes.shutdown_background();
+        if let Some(handshakes) = self.handshakes {
+            handshakes.shutdown_background();
+        }
         self.runtime.shutdown_timeout(DRAIN);
     }
 }
 
 /// TLS as it is at any time.
-fn start_tls(config: &ProxyConfig, runtime: &Runtime, handshakes: &Runtime) -> Result<Tls, TlsError> {
-    let (mode, handshakes) = (config.tls_mode, handshakes.handle().clone());
+fn start_tls(config: &ProxyConfig, runtime: &Runtime, handshakes: Option<&Runtime>) -> Result<Tls, TlsError> {
+    let (mode, handshakes) = (config.tls_mode, handshakes.unwrap_or(runtime).handle().clone());
     let Some(files) = config.certificate.clone() else {
         if mode != TlsMode::Disabled {
             tracing::info!(
@@ -257,14 +259,22 @@ fn start_tls(config: &ProxyConfig, runtime: &Runtime, handshakes: &Runtime) -> R
     Ok(Tls { mode, acceptors, handshakes })
 }
 
-/// The proxy's threads, and half as many for handshakes: however many clients come at once, the other cores are free for
-/// those that are there.
-fn runtimes(config: &ProxyConfig) -> Result<(Runtime, Runtime), StartError> {
+/// The proxy's threads, and those of handshakes.
+fn runtimes(config: &ProxyConfig) -> Result<(Runtime, Option<Runtime>), StartError> {
     let of = |name, threads: usize| {
         let mut builder = Builder::new_multi_thread();
         builder.worker_threads(threads.max(1)).thread_name(name).enable_all().build().map_err(StartError::Threads)
     };
-    Ok((of("proxy", config.threads)?, of("handshakes", config.threads / 2)?))
+    let handshakes = match config.tls_mode {
+        TlsMode::Disabled => None,
+        TlsMode::Permissive | TlsMode::Enforcing => Some(of("handshakes", handshake_threads())?),
+    };
+    Ok((of("proxy", config.threads)?, handshakes))
+}
+
+/// Half of the cores: however many clients come at once, the others are free for those that are there.
+fn handshake_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get() / 2)
 }
 
 /// Threads on which connections live, from their first byte to their last.
