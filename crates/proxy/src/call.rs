@@ -17,6 +17,8 @@ use crate::tls::Ends;
 const MAX_CLIENT_ID_BYTES: usize = 255;
 /// A gRPC call waits at least so long for messages, milliseconds (`grpcClientConsumerMinLongPollingTimeoutMillis`).
 const LEAST_WAIT_MS: i64 = 5_000;
+/// Longest time after which a call is ended.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
 /// The caller of one request.
 #[derive(Clone)]
@@ -80,11 +82,12 @@ fn language_byte(name: &str) -> u8 {
     language_number(name.as_bytes())
 }
 
-/// `grpc-timeout`: a number of at most 8 digits and a unit.
+/// `grpc-timeout`: a number of at most 8 digits and a unit. Beyond a day it is none: Java's clients say sixty years for
+/// streams that are to stay.
 pub(crate) fn timeout(text: &str) -> Option<Duration> {
     let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let number: u64 = number.parse().ok().filter(|_| number.len() <= 8)?;
-    Some(match unit {
+    let timeout = match unit {
         "H" => Duration::from_secs(number * 3600),
         "M" => Duration::from_secs(number * 60),
         "S" => Duration::from_secs(number),
@@ -92,7 +95,8 @@ pub(crate) fn timeout(text: &str) -> Option<Duration> {
         "u" => Duration::from_micros(number),
         "n" => Duration::from_nanos(number),
         _ => return None,
-    })
+    };
+    Some(timeout).filter(|timeout| *timeout <= LONGEST_TIMEOUT)
 }
 
 /// How a call ends that takes longer than its client waits.
@@ -108,9 +112,9 @@ mod tests {
     #[test]
     fn timeouts_have_a_unit() {
         assert_eq!(timeout("3S"), Some(Duration::from_secs(3)));
-        assert_eq!(timeout("99999999m"), Some(Duration::from_millis(99_999_999)));
-        for broken in ["", "S", "3", "3x", "-1S", "123456789S", "é"] {
-            assert_eq!(timeout(broken), None, "{broken}");
+        assert_eq!(timeout("86400000m"), Some(Duration::from_secs(86_400)));
+        for none in ["", "S", "3", "3x", "-1S", "123456789S", "é", "86401S", "31536000M"] {
+            assert_eq!(timeout(none), None, "{none}");
         }
     }
 

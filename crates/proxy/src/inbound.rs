@@ -2,7 +2,8 @@
 //!
 //! A call that would go beyond ends with gRPC's own RESOURCE_EXHAUSTED or DEADLINE_EXCEEDED, since there is no request yet
 //! that an answer could belong to. The others are not held up by it. So ends a call whose client waits no longer, by what
-//! it has said itself: most clients give it up then, and those that are gone never will.
+//! it has said itself, while it waits for messages or for the rest of its request: most clients give it up then, and those
+//! that are gone never will. Other calls are soon over by themselves, since what they ask brokers has a limit of time.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -32,6 +33,9 @@ const MAX_BYTES: usize = 512 * 1024 * 1024;
 const WHOLE_WITHIN: Duration = Duration::from_secs(30);
 /// The call whose requests come at any time.
 const TALK: &str = "/apache.rocketmq.v2.MessagingService/Telemetry";
+/// The calls that wait for messages.
+const WAITING: [&str; 2] =
+    ["/apache.rocketmq.v2.MessagingService/ReceiveMessage", "/apache.rocketmq.v2.MessagingService/PullMessage"];
 
 /// What all calls together take.
 struct Taken {
@@ -90,9 +94,14 @@ impl hyper::service::Service<http::Request<Incoming>> for Calls {
             return Answering { answer, timeout: None, over: None, _held: None };
         };
         let held = Arc::new(Held { taken: Arc::clone(taken), bytes: AtomicUsize::new(0), _place: place });
-        let talks = request.uri().path() == TALK;
+        let path = request.uri().path();
+        let (talks, waits) = (path == TALK, WAITING.contains(&path));
         let timeout = request.headers().get("grpc-timeout").and_then(|text| call::timeout(text.to_str().ok()?));
-        let request = request.map(|body| Inbound::new(body, Arc::clone(&held), *max_message, talks));
+        // A conversation looks after its own end.
+        let within = timeout.filter(|_| !talks).map_or(WHOLE_WITHIN, |timeout| timeout.min(WHOLE_WITHIN));
+        let request = request.map(|body| Inbound::new(body, Arc::clone(&held), *max_message, talks, within));
+        // Most clients say a time with each call: only those that wait for messages pay for a timer.
+        let timeout = timeout.filter(|_| waits);
         Answering { answer: self.calls.clone().call(request), timeout, over: None, _held: Some(held) }
     }
 }
@@ -100,9 +109,9 @@ impl hyper::service::Service<http::Request<Incoming>> for Calls {
 /// The answer to a call, with what the call takes until then.
 pub(crate) struct Answering {
     answer: BoxFuture<http::Response<Body>, Infallible>,
-    /// How long the client waits, when it says so.
+    /// How long the client waits for messages, when it says so.
     timeout: Option<Duration>,
-    /// The end of that, for a call that cannot be answered at once.
+    /// The end of that, when there are none at once.
     over: Option<Pin<Box<Sleep>>>,
     _held: Option<Arc<Held>>,
 }
@@ -157,14 +166,16 @@ struct Inbound<B> {
     held: Arc<Held>,
     max_message: usize,
     talks: bool,
+    /// How long a request may take.
+    within: Duration,
     at: Framing,
     /// Runs while a request is under way and has to be waited for.
     patience: Option<Pin<Box<Sleep>>>,
 }
 
 impl<B> Inbound<B> {
-    fn new(body: B, held: Arc<Held>, max_message: usize, talks: bool) -> Self {
-        Inbound { body, held, max_message, talks, at: Framing::default(), patience: None }
+    fn new(body: B, held: Arc<Held>, max_message: usize, talks: bool, within: Duration) -> Self {
+        Inbound { body, held, max_message, talks, within, at: Framing::default(), patience: None }
     }
 
     fn take(&mut self, data: &[u8]) -> Result<(), Status> {
@@ -195,9 +206,10 @@ where
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(Status::from_error(error.into())))),
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Pending if !(me.talks && me.at.is_between()) => {
-                let patience = me.patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(WHOLE_WITHIN)));
+                let within = me.within;
+                let patience = me.patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(within)));
                 patience.as_mut().poll(cx).map(|()| {
-                    Some(Err(Status::deadline_exceeded(format!("the request was not whole within {WHOLE_WITHIN:?}"))))
+                    Some(Err(Status::deadline_exceeded(format!("the request was not whole within {within:?}"))))
                 })
             }
             Poll::Pending => Poll::Pending,
@@ -279,7 +291,7 @@ mod tests {
         let place = Arc::clone(&taken.calls).try_acquire_owned().unwrap();
         let held = Held { taken: Arc::clone(taken), bytes: AtomicUsize::new(0), _place: place };
         let body = Stalled(vec![Bytes::copy_from_slice(data)]);
-        Inbound::new(body, Arc::new(held), 100, talks)
+        Inbound::new(body, Arc::new(held), 100, talks, WHOLE_WITHIN)
     }
 
     async fn next(body: &mut Inbound<Stalled>) -> Option<Result<Frame<Bytes>, Status>> {
@@ -311,6 +323,15 @@ mod tests {
         drop(body);
         assert_eq!(taken.bytes.load(Ordering::Relaxed), 0);
         assert_eq!(taken.calls.available_permits(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_waits_for_messages_ends_at_its_deadline() {
+        let timeout = Duration::from_secs(6);
+        let answer = Box::pin(std::future::pending());
+        let answering = Answering { answer, timeout: Some(timeout), over: None, _held: None };
+        let answer = tokio::time::timeout(2 * timeout, answering).await.expect("it goes on").unwrap();
+        assert_eq!(answer.headers()["grpc-status"], (Code::DeadlineExceeded as i32).to_string().as_str());
     }
 
     #[tokio::test(start_paused = true)]

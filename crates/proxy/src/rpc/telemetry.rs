@@ -36,7 +36,7 @@ pub(crate) fn talk(
         let over = async {
             match caller.timeout {
                 Some(timeout) => {
-                    // Hardly any stream has one, and the others need not have room for it.
+                    // Few streams have one that counts, and the others need not have room for it.
                     Box::pin(tokio::time::sleep(timeout)).await;
                     commands.answer(Err(call::too_late(timeout))).await;
                 }

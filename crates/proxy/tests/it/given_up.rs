@@ -62,23 +62,6 @@ async fn send_and_receive(client: Client) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_does_not_wait_beyond_its_deadline_though_its_client_is_silent() {
-    let bench = bench::start();
-    let client = bench.client("stayer").await;
-    client.send(TOPIC, b"makes the topic").await;
-    receive(client.clone()).await;
-    let began = Instant::now();
-    let (_answer, mut request) =
-        bench::call_by_hand(bench.addr(), "ReceiveMessage", "6S", bench::framed(&asked())).await;
-    request.send_data(bytes::Bytes::new(), true).unwrap();
-    waiting_at_the_broker(&bench, "1").await;
-    waiting_at_the_broker(&bench, "0").await;
-    // It asks for twenty seconds.
-    assert!(began.elapsed() < Duration::from_secs(18), "{:?}", began.elapsed());
-    send_and_receive(client).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_stop_ends_streams_takes_calls_back_and_lets_nobody_in() {
     let mut bench = bench::start();
     let client = bench.client("talker").await;
