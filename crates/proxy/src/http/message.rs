@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::http::body::{Room, Taken};
 use crate::pb::{Encoding, Message};
 
-/// Largest body that is unpacked, bytes.
+/// Largest body that is unpacked, bytes; as JSON it may be six times as long.
 const MAX_UNPACKED_BYTES: usize = 64 * 1024 * 1024;
 /// Room is taken for so much of it at a time, KiB.
 const STEP_KIB: u32 = 64;
@@ -44,7 +44,7 @@ pub(crate) struct Received {
     queue_offset: i64,
     born_at_ms: i64,
     stored_at_ms: i64,
-    /// What a body takes that was unpacked.
+    /// What a body takes that was unpacked, as JSON.
     #[serde(skip)]
     pub room: Option<Taken>,
 }
@@ -87,7 +87,7 @@ fn since_1970(time: &Timestamp) -> i64 {
 }
 
 /// What a producer packed: remoting clients with zlib, unless told otherwise, gRPC clients with gzip. Few bytes may become
-/// very many, so that room is taken as it grows.
+/// very many, so that room is taken as it grows, and in the end for what it is as JSON.
 fn unpacked(body: &[u8], room: &Room) -> Option<(Vec<u8>, Taken)> {
     let mut packed: Box<dyn Read + '_> = match body {
         [0x1f, 0x8b, ..] => Box::new(GzDecoder::new(body)),
@@ -102,9 +102,24 @@ fn unpacked(body: &[u8], room: &Room) -> Option<(Vec<u8>, Taken)> {
             return None;
         }
         if (read as u64) < step {
+            let more = written(&whole).div_ceil(1024).saturating_sub(taken.num_permits());
+            taken.merge(room.take(u32::try_from(more).ok()?)?);
             return Some((whole, taken));
         }
     }
+}
+
+/// Length of a body as JSON: of a text with its escapes, or else of its base64.
+fn written(body: &[u8]) -> usize {
+    if std::str::from_utf8(body).is_err() {
+        return body.len().div_ceil(3) * 4;
+    }
+    let length = |byte: &u8| match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0c => 2,
+        ..0x20 => 6,
+        _ => 1,
+    };
+    body.iter().map(length).sum()
 }
 
 #[cfg(test)]
@@ -132,8 +147,12 @@ mod tests {
     }
 
     fn packed(bytes: usize) -> Message {
+        packed_of(b'x', bytes)
+    }
+
+    fn packed_of(byte: u8, bytes: usize) -> Message {
         let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
-        gzip.write_all(&vec![b'x'; bytes]).unwrap();
+        gzip.write_all(&vec![byte; bytes]).unwrap();
         let system_properties =
             SystemProperties { body_encoding: Encoding::Gzip.into(), ..SystemProperties::default() };
         let body = gzip.finish().unwrap().into();
@@ -151,5 +170,23 @@ mod tests {
         drop(first);
         assert!(!Received::of(packed(2 * step + 1), &room).compressed, "there is room again");
         assert!(Received::of(packed(MAX_UNPACKED_BYTES + 1), &Room::default()).compressed, "none is so large");
+    }
+
+    #[test]
+    fn room_is_taken_for_bodies_as_they_are_written() {
+        for text in ["plain, \u{e9} and \u{7f}", "\"\\\n\r\t\u{8}\u{c}", "\0\u{1}\u{b}\u{1f}"] {
+            let json = serde_json::to_string(text).unwrap();
+            assert_eq!(written(text.as_bytes()), json.len() - 2, "{json}");
+        }
+        for length in 1..5 {
+            let body = vec![0xff; length];
+            assert_eq!(written(&body), STANDARD.encode(&body).len());
+        }
+        let (step, room) = (STEP_KIB as usize * 1024, Room::of_kib(6 * STEP_KIB as usize));
+        let body = Received::of(packed_of(1, step - 1), &room);
+        assert_eq!(body.room.as_ref().map(Taken::num_permits), Some(6 * STEP_KIB as usize));
+        drop(body);
+        assert!(Received::of(packed_of(1, step + 1024), &room).compressed, "its text has no room");
+        assert!(!Received::of(packed_of(b'x', step + 1024), &room).compressed);
     }
 }
