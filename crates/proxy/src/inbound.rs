@@ -23,6 +23,7 @@ use tonic::codegen::{Body as HttpBody, BoxFuture, Bytes, Service as _, StdError,
 use crate::call;
 use crate::pb::messaging_service_server::MessagingServiceServer;
 use crate::service::{Connected, Service};
+use crate::sliced::Sliced;
 use crate::tls::Ends;
 
 /// Most calls at the same time, of all connections; a telemetry stream is one for as long as it is open.
@@ -91,7 +92,7 @@ impl hyper::service::Service<http::Request<Incoming>> for Calls {
         let Ok(place) = Arc::clone(&taken.calls).try_acquire_owned() else {
             let status = Status::resource_exhausted(format!("{MAX_CALLS} calls are served already"));
             let answer = Box::pin(std::future::ready(Ok(status.into_http())));
-            return Answering { answer, timeout: None, over: None, _held: None };
+            return Answering { answer, timeout: None, over: None, in_pieces: false, _held: None };
         };
         let held = Arc::new(Held { taken: Arc::clone(taken), bytes: AtomicUsize::new(0), _place: place });
         let path = request.uri().path();
@@ -102,7 +103,8 @@ impl hyper::service::Service<http::Request<Incoming>> for Calls {
         let request = request.map(|body| Inbound::new(body, Arc::clone(&held), *max_message, talks, within));
         // Most clients say a time with each call: only those that wait for messages pay for a timer.
         let timeout = timeout.filter(|_| waits);
-        Answering { answer: self.calls.clone().call(request), timeout, over: None, _held: Some(held) }
+        let answer = self.calls.clone().call(request);
+        Answering { answer, timeout, over: None, in_pieces: waits, _held: Some(held) }
     }
 }
 
@@ -113,6 +115,8 @@ pub(crate) struct Answering {
     timeout: Option<Duration>,
     /// The end of that, when there are none at once.
     over: Option<Pin<Box<Sleep>>>,
+    /// The answer may be of any size.
+    in_pieces: bool,
     _held: Option<Arc<Held>>,
 }
 
@@ -121,7 +125,8 @@ impl Future for Answering {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         if let Poll::Ready(answer) = self.answer.as_mut().poll(cx) {
-            return Poll::Ready(answer);
+            let sliced = |answer: http::Response<Body>| answer.map(|body| Body::new(Sliced::new(body)));
+            return Poll::Ready(if self.in_pieces { answer.map(sliced) } else { answer });
         }
         let Some(timeout) = self.timeout else { return Poll::Pending };
         let over = self.over.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
@@ -329,7 +334,7 @@ mod tests {
     async fn a_call_that_waits_for_messages_ends_at_its_deadline() {
         let timeout = Duration::from_secs(6);
         let answer = Box::pin(std::future::pending());
-        let answering = Answering { answer, timeout: Some(timeout), over: None, _held: None };
+        let answering = Answering { answer, timeout: Some(timeout), over: None, in_pieces: true, _held: None };
         let answer = tokio::time::timeout(2 * timeout, answering).await.expect("it goes on").unwrap();
         assert_eq!(answer.headers()["grpc-status"], (Code::DeadlineExceeded as i32).to_string().as_str());
     }

@@ -44,6 +44,7 @@ mod server;
 mod service;
 mod settings;
 mod shelf;
+mod sliced;
 mod status;
 mod tls;
 mod topic;

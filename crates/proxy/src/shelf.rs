@@ -5,7 +5,8 @@
 //! connection, and all together, take answers until they hold so many bytes. Whoever takes messages for an answer asks before
 //! whether there is room: what is given back afterwards counts as another try of a message that nobody has seen.
 //!
-//! What HTTP/2 has taken to send lies on no shelf any more and is not counted: two pieces or a little more of each stream.
+//! What HTTP/2 has taken to send, a slice of each stream, lies on no shelf any more and is not counted; nor is the piece it is
+//! sending once the shelf's time is over.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};

@@ -142,8 +142,7 @@ async fn who_does_not_read_answers_takes_no_further_messages() {
     let bench = bench::start_with(|config, _| config.http = Some("127.0.0.1:0".parse().unwrap()));
     bench.client("sender").await.send("Full", &vec![b'x'; BODY]).await;
     let socket = TcpStream::connect(bench.addr()).await.unwrap();
-    let (calls, connection) =
-        h2::client::Builder::new().initial_window_size(0).handshake::<_, bytes::Bytes>(socket).await.unwrap();
+    let (calls, connection) = h2::client::handshake(socket).await.unwrap();
     tokio::spawn(connection);
     // Each group is new, and gets the topic's last message.
     let asked = |group: &str| ReceiveMessageRequest {
