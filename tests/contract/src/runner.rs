@@ -20,7 +20,7 @@ use std::time::Instant;
 use tempfile::TempDir;
 
 /// Cases that run at the same time on the standing server.
-const SIDE_BY_SIDE: usize = 3;
+const SIDE_BY_SIDE: usize = 4;
 /// Most failed cases that run once more: more than that is no matter of a busy machine.
 const MAX_AGAIN: usize = 8;
 /// Folder of the standing server.
