@@ -216,12 +216,8 @@ impl Limits {
 
     /// Runs `answer` after `wait`, which is cut to [`MAX_HOLD`]; refuses when too many wait already.
     pub(crate) fn hold(&self, wait: Duration, answer: impl FnOnce() + Send + 'static) -> Result<(), Refusal> {
-        let permit = Arc::clone(&self.held).try_acquire_owned().map_err(|_| {
-            let remark = "[FLOW_CONTROL]too many pulls wait for rate limits, pull later";
-            Refusal::new(response::FLOW_CONTROL, remark)
-        })?;
-        after(wait.min(MAX_HOLD), permit, answer);
-        Ok(())
+        let remark = "[FLOW_CONTROL]too many pulls wait for rate limits, pull later";
+        hold_in(&self.held, remark, wait.min(MAX_HOLD), answer)
     }
 
     /// Runs `answer`, which refuses a send, after [`REFUSAL_HOLD`].
@@ -233,8 +229,20 @@ impl Limits {
     }
 }
 
+/// Runs `answer` after `wait`, in one of these places; refuses with `remark` when none is free.
+pub(crate) fn hold_in(
+    places: &Arc<Semaphore>,
+    remark: &'static str,
+    wait: Duration,
+    answer: impl FnOnce() + Send + 'static,
+) -> Result<(), Refusal> {
+    let place = Arc::clone(places).try_acquire_owned();
+    after(wait, place.map_err(|_| Refusal::new(response::FLOW_CONTROL, remark))?, answer);
+    Ok(())
+}
+
 /// Runs `answer` after `wait`, and gives its place back before.
-pub(crate) fn after(wait: Duration, permit: OwnedSemaphorePermit, answer: impl FnOnce() + Send + 'static) {
+fn after(wait: Duration, permit: OwnedSemaphorePermit, answer: impl FnOnce() + Send + 'static) {
     tokio::spawn(async move {
         tokio::time::sleep(wait).await;
         drop(permit);

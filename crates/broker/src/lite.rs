@@ -26,7 +26,6 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use ferromq_protocol::body::SubscriptionGroupConfig;
-use ferromq_protocol::code::response;
 use ferromq_remoting::Connection;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Semaphore;
@@ -119,12 +118,8 @@ impl Lites {
 
     /// Runs `answer`, that of a pull of a lite topic without a message, after `wait`; refuses when too many wait already.
     pub(crate) fn answer_later(&self, wait: Duration, answer: impl FnOnce() + Send + 'static) -> Result<(), Refusal> {
-        let permit = Arc::clone(&self.pulls).try_acquire_owned().map_err(|_| {
-            let remark = "[FLOW_CONTROL]too many pulls wait for lite topics that have no message, pull later";
-            Refusal::new(response::FLOW_CONTROL, remark)
-        })?;
-        limits::after(wait, permit, answer);
-        Ok(())
+        let remark = "[FLOW_CONTROL]too many pulls wait for lite topics that have no message, pull later";
+        limits::hold_in(&self.pulls, remark, wait, answer)
     }
 }
 

@@ -270,11 +270,7 @@ impl Offsets {
         for (key, queues) in file.offset_table.into_iter().chain(lights) {
             // All of them, though they be more than [`MAX_PAIRS`]: the next writing of the file would lose the others.
             let mut stripe = self.stripe(&key).write();
-            let pair = stripe.entry(key.into()).or_insert_with(|| {
-                self.pairs.fetch_add(1, Ordering::Relaxed);
-                Pair::default()
-            });
-            pair.offsets =
+            self.pair(&mut stripe, &key).offsets =
                 queues.into_iter().filter_map(|(id, offset)| Some((u32::try_from(id).ok()?, offset))).collect();
         }
     }
@@ -283,8 +279,15 @@ impl Offsets {
         if self.pairs.load(Ordering::Relaxed) >= MAX_PAIRS as u64 {
             return None;
         }
-        self.pairs.fetch_add(1, Ordering::Relaxed);
-        Some(stripe.entry(key.into()).or_default())
+        Some(self.pair(stripe, key))
+    }
+
+    /// One that is there, or one more.
+    fn pair<'a>(&self, stripe: &'a mut HashMap<Box<str>, Pair>, key: &str) -> &'a mut Pair {
+        stripe.entry(key.into()).or_insert_with(|| {
+            self.pairs.fetch_add(1, Ordering::Relaxed);
+            Pair::default()
+        })
     }
 
     /// What `f` picks of topics and groups; groups of broadcasting consumers are none that tools should see.

@@ -22,6 +22,7 @@ use ferromq_common::clock;
 use ferromq_protocol::body::{DataVersion, TopicConfig, TopicConfigSerializeWrapper};
 use ferromq_protocol::sys_flag::perm;
 use ferromq_protocol::topic as names;
+use ferromq_store::TopicKind;
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
@@ -29,7 +30,6 @@ pub use attributes::AttributeError;
 pub(crate) use attributes::{GROUP as GROUP_ATTRIBUTES, alter as alter_attributes, parse as parse_attributes};
 pub use topic::Topic;
 
-use self::attributes::{BATCH_CQ, QUEUE_TYPE};
 use crate::config::BrokerConfig;
 use crate::persist::{self, LoadError, SaveSignal};
 
@@ -263,7 +263,7 @@ impl Topics {
     pub fn new_batch_topics(&self, configs: Vec<TopicConfig>) -> Result<Vec<String>, TopicError> {
         let table = self.table.read();
         let changes = self.changes(&table, configs)?.into_iter();
-        let is_batch = |topic: &TopicConfig| topic.attributes.get(QUEUE_TYPE).is_some_and(|queues| queues == BATCH_CQ);
+        let is_batch = |config: &TopicConfig| topic::kind_of(config) == TopicKind::Batch;
         let is_new = |topic: &TopicConfig| !table.topics.contains_key(topic.topic_name.as_str());
         Ok(changes.filter(|topic| is_new(topic) && is_batch(topic)).map(|topic| topic.topic_name).collect())
     }

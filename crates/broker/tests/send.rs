@@ -143,18 +143,8 @@ fn pipelined_sends_are_all_answered_and_keep_their_order() {
 fn a_send_that_meets_the_end_of_its_topic_is_refused_and_the_next_topic_begins_without_it() {
     let bench = start();
     assert_eq!(number(&bench.send("Gone", 0, "", b"before"), "queueOffset"), Some(0));
-    let connection = bench.connection();
-    // Both arrive together: the send waits for the end of the turn, in which the topic is deleted.
-    let answer = connection.invoke(TIMEOUT, |out, opaque| {
-        let mut frame = FrameWriter::request(out, Encoding::Json, request::SEND_MESSAGE_V2, opaque, false);
-        send_header("Gone", 0, "").write_short(&mut frame);
-        frame.finish_with_body(b"in flight");
-        let mut frame =
-            FrameWriter::request(out, Encoding::Json, request::DELETE_TOPIC_IN_BROKER, opaque ^ i32::MIN, true);
-        frame.str("topic", "Gone");
-        frame.finish();
-    });
-    let answer = bench.runtime.block_on(answer).unwrap();
+    let send = |frame: &mut FrameWriter<'_>| send_header("Gone", 0, "").write_short(frame);
+    let answer = bench.call_as_topic_ends("Gone", request::SEND_MESSAGE_V2, b"in flight", send);
     assert_eq!(code(&answer), response::TOPIC_NOT_EXIST, "{}", remark(&answer));
     assert!(remark(&answer).contains("deleted"), "{}", remark(&answer));
     assert_eq!(number(&bench.send("Gone", 0, "", b"after"), "queueOffset"), Some(0));

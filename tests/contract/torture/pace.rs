@@ -181,15 +181,15 @@ fn sync_flush(lab: &Lab) -> Outcome {
     let folder = lab.folder("raw")?;
     let mut broker = Syncing::warm(lab, Make::Ferro, count / 10)?;
     let batch = broker.batch(count / 4)?;
-    let bytes = (batch * broker.record()? as f64) as usize;
-    let record = bytes as f64 / batch;
+    let record = broker.record()?;
+    let bytes = (batch * record as f64) as usize;
     let before = raw_rate(&folder, bytes)?;
     let start = ticks()?;
     let ours = broker.rate(count)?;
     let end = ticks()?;
     let busy = 1.0 - (end.1 - start.1) as f64 / (end.0 - start.0).max(1) as f64;
     let after = raw_rate(&folder, bytes)?;
-    let threads = raw_group_commit(&folder, record as usize)?;
+    let threads = raw_group_commit(&folder, record)?;
     broker.cluster.broker.stop()?;
     let mut broker = Syncing::warm(lab, Make::Java, count / 20)?;
     let java = broker.rate(count / 10)?;

@@ -28,18 +28,27 @@ pub struct Topic {
     lite: bool,
 }
 
+/// Which queues a topic with these settings has.
+pub(super) fn kind_of(config: &TopicConfig) -> TopicKind {
+    match (has_attribute(config, QUEUE_TYPE, BATCH_CQ), has_attribute(config, CLEANUP_POLICY, COMPACTION)) {
+        (true, _) => TopicKind::Batch,
+        (_, true) => TopicKind::Compacted,
+        _ => TopicKind::Simple,
+    }
+}
+
+fn has_attribute(config: &TopicConfig, key: &str, value: &str) -> bool {
+    config.attributes.get(key).is_some_and(|v| v == value)
+}
+
 impl Topic {
     pub(super) fn new(config: TopicConfig, before: Option<&Topic>) -> Self {
         let count = config.read_queue_nums.max(config.write_queue_nums).clamp(0, MAX_QUEUES_PER_TOPIC);
         let queues = (0..count as usize)
             .map(|id| before.and_then(|topic| topic.queues.get(id)).cloned().unwrap_or_default())
             .collect();
-        let has = |key: &str, value: &str| config.attributes.get(key).is_some_and(|v| v == value);
-        let kind = match (has(QUEUE_TYPE, BATCH_CQ), has(CLEANUP_POLICY, COMPACTION)) {
-            (true, _) => TopicKind::Batch,
-            (_, true) => TopicKind::Compacted,
-            _ => TopicKind::Simple,
-        };
+        let has = |key: &str, value: &str| has_attribute(&config, key, value);
+        let kind = kind_of(&config);
         let ended = before.map_or_else(Arc::default, |topic| Arc::clone(&topic.ended));
         let taken = before.map_or_else(|| Arc::new(Flow::new()), |topic| Arc::clone(&topic.taken));
         let limit = Bucket::of(&config.attributes, limits::SEND_RATE, before.and_then(|topic| topic.limit.as_ref()));

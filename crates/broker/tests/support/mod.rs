@@ -98,6 +98,27 @@ impl Bench {
         self.runtime.block_on(answer).unwrap()
     }
 
+    /// A request that meets the end of a topic; its answer. Both arrive together: what is stored waits for the end of the turn,
+    /// in which the topic is deleted.
+    pub fn call_as_topic_ends(
+        &self,
+        topic: &str,
+        code: i32,
+        body: &[u8],
+        fields: impl FnOnce(&mut FrameWriter<'_>),
+    ) -> OwnedCommand {
+        let answer = self.client.invoke(&self.addr, TIMEOUT, |out, opaque| {
+            let mut frame = FrameWriter::request(out, Encoding::Json, code, opaque, false);
+            fields(&mut frame);
+            frame.finish_with_body(body);
+            let deletion = request::DELETE_TOPIC_IN_BROKER;
+            let mut frame = FrameWriter::request(out, Encoding::Json, deletion, opaque ^ i32::MIN, true);
+            frame.str("topic", topic);
+            frame.finish();
+        });
+        self.runtime.block_on(answer).unwrap()
+    }
+
     pub fn send(&self, topic: &str, queue_id: i32, properties: &str, body: &[u8]) -> OwnedCommand {
         self.send_as(&send_header(topic, queue_id, properties), body)
     }

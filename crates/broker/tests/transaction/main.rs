@@ -13,10 +13,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ferromq_broker::{Broker, BrokerConfig};
+use ferromq_protocol::Text;
 use ferromq_protocol::code::{request, response};
 use ferromq_protocol::header::send::EndTransactionHeader;
 use ferromq_protocol::topic;
-use ferromq_protocol::{Encoding, FrameWriter, Text};
 use ferromq_store::StoreConfig;
 use producer::*;
 use support::*;
@@ -115,18 +115,7 @@ fn a_commit_that_meets_the_end_of_its_topic_is_not_said_to_be_stored() {
         commit_or_rollback: COMMIT,
         ..EndTransactionHeader::default()
     };
-    // Both arrive together: the commit waits for the end of the turn, in which the topic is deleted.
-    let connection = bench.connection();
-    let answer = connection.invoke(TIMEOUT, |out, opaque| {
-        let mut frame = FrameWriter::request(out, Encoding::Json, request::END_TRANSACTION, opaque, false);
-        end.write(&mut frame);
-        frame.finish();
-        let mut frame =
-            FrameWriter::request(out, Encoding::Json, request::DELETE_TOPIC_IN_BROKER, opaque ^ i32::MIN, true);
-        frame.str("topic", "Gone");
-        frame.finish();
-    });
-    let answer = bench.runtime.block_on(answer).unwrap();
+    let answer = bench.call_as_topic_ends("Gone", request::END_TRANSACTION, b"", |frame| end.write(frame));
     assert_eq!(code(&answer), response::TOPIC_NOT_EXIST, "{}", remark(&answer));
     assert!(remark(&answer).contains("deleted"), "{}", remark(&answer));
 }
